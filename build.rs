@@ -1,0 +1,62 @@
+//! Compiles the protos with a pure-Rust compiler (no `protoc`), twice: messages and clients as anyone would have them,
+//! then server traits whose hot replies are bytes that were encoded once.
+
+use std::{env, error::Error, path::PathBuf, process::Command};
+
+/// Types that `src/registry` owns; the generated code uses those.
+const REGISTRY_TYPES: [&str; 4] = ["Instance", "Status", "EventType", "Cause"];
+/// Replies that a server sends as bytes made once (`grpc::raw`).
+const RAW_REPLIES: [&str; 3] = ["LookupResponse", "WatchResponse", "SubscribeResponse"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rustc-env=ONAIR_COMMIT={}", commit());
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+
+    let api = protox::compile(["onair/v1/registry.proto", "onair/v1/error.proto"], ["proto"])?;
+    let mut clients = tonic_prost_build::configure()
+        .btree_map(".")
+        .build_server(false)
+        .compile_well_known_types(false)
+        .extern_path(".google.rpc", "::tonic_types::pb");
+    for name in REGISTRY_TYPES {
+        clients = clients.extern_path(format!(".onair.v1.{name}"), format!("crate::registry::{name}"));
+    }
+    clients.compile_fds(api.clone())?;
+
+    let servers_out = out.join("server");
+    std::fs::create_dir_all(&servers_out)?;
+    let mut servers = tonic_prost_build::configure()
+        .build_client(false)
+        .codec_path("crate::grpc::codec::Codec")
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .extern_path(".onair.v1", "crate::proto")
+        .out_dir(&servers_out);
+    for name in RAW_REPLIES {
+        servers = servers.extern_path(format!(".onair.v1.{name}"), format!("crate::grpc::raw::{name}"));
+    }
+    servers.compile_fds(api)?;
+
+    let floor = protox::compile(["onair/bench/v1/floor.proto"], ["proto/bench"])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(floor)?;
+
+    // With comments, so that `grpcurl describe` shows the specification.
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(["onair/v1/registry.proto", "onair/v1/error.proto"])?;
+    std::fs::write(out.join("onair.bin"), compiler.encode_file_descriptor_set())?;
+    Ok(())
+}
+
+/// The commit this is built from, `unknown` outside a checkout.
+fn commit() -> String {
+    println!("cargo:rerun-if-changed=.git/HEAD");
+    println!("cargo:rerun-if-changed=.git/logs/HEAD");
+    Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
+}

@@ -1,0 +1,3 @@
+//! onair.
+pub mod proto;
+pub mod registry;

@@ -1,0 +1,2 @@
+//! The `onair` command.
+fn main() {}

@@ -1,0 +1,14 @@
+//! The types that the protos describe, as generated; `Instance` and its enums are `registry`'s own.
+#![allow(missing_docs, clippy::all, clippy::pedantic)]
+
+pub use crate::registry::{Cause, EventType, Instance, Status};
+
+include!(concat!(env!("OUT_DIR"), "/onair.v1.rs"));
+
+/// The floor that benchmarks compare with.
+pub mod bench {
+    include!(concat!(env!("OUT_DIR"), "/onair.bench.v1.rs"));
+}
+
+/// Every descriptor of the API with its comments, as a serialised `FileDescriptorSet`: what reflection serves.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/onair.bin"));
