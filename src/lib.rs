@@ -1,3 +1,8 @@
-//! onair.
+//! onair: a service registry and discovery control plane.
+//!
+//! - [`proto`]: the API as generated from `proto/`.
+//! - [`registry`]: the state and every rule, pure and synchronous.
+//! - [`engine`]: orders proposals and makes them durable.
+pub mod engine;
 pub mod proto;
 pub mod registry;

@@ -1,0 +1,144 @@
+//! Orders proposals, makes them durable and gives them their revision. Knows nothing of rules, leases or clients: it
+//! stores what it is given and hands back what was committed, whoever proposed it.
+
+use std::{collections::VecDeque, future::Future, sync::Arc};
+
+use smol_str::SmolStr;
+use uuid::Uuid;
+
+use crate::registry::{Change, Event, Guarded, Record, Revision};
+
+pub mod memory;
+
+/// Most commands that one revision carries.
+pub const REVISION_COMMANDS_MAX: usize = 100;
+/// Most bytes of changes that one revision carries, one oversized command excepted.
+pub const REVISION_BYTES_MAX: usize = 512 * 1024;
+
+/// Names a proposal until its outcome is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Changes to commit together, in one revision.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// Its name.
+    pub ticket: Ticket,
+    /// What to commit. No two proposals in flight touch the same key.
+    pub changes: Vec<Guarded>,
+}
+
+/// Something that happened in the engine.
+#[derive(Debug)]
+pub enum Step {
+    /// Committed and durable. Changes of several proposals may share a revision, never two of one key.
+    Committed {
+        /// Larger than every one before; it may skip.
+        revision: Revision,
+        /// In order. Another node's proposals are here without a ticket.
+        changes: Vec<Change>,
+        /// Which of ours are in it.
+        tickets: Vec<Ticket>,
+    },
+    /// A guard no longer held: decide again.
+    Refused {
+        /// Which of ours.
+        ticket: Ticket,
+    },
+    /// The engine cannot commit. The outcome of every proposal in flight is unknown; none may be made until `Back`.
+    Away {
+        /// Why, as a sentence without a full stop.
+        reason: SmolStr,
+    },
+    /// What the engine holds now is the truth: whatever differs from the state was or was not committed after all.
+    Reload(Box<Recovered>),
+    /// Commits go on.
+    Back,
+}
+
+/// The engine can never go on; the process has to end.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct EngineError(pub String);
+
+/// Orders and commits.
+pub trait Engine: Send + 'static {
+    /// Takes the batch in; never waits.
+    fn propose(&mut self, batch: Vec<Proposal>);
+
+    /// The next thing that happened. Safe to drop and call again.
+    fn next(&mut self) -> impl Future<Output = Result<Step, EngineError>> + Send;
+
+    /// Commits what was proposed and lets go of the store.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// A stretch of history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// Random, so that a store brought back from a copy never continues another's history.
+    pub id: u64,
+    /// It begins after this revision.
+    pub after: Revision,
+}
+
+/// Everything that an engine holds when it opens.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Identity of the data.
+    pub registry_id: Uuid,
+    /// All stretches of history, oldest first; the last is the current one. Never empty.
+    pub epochs: Vec<Epoch>,
+    /// The last committed revision; 0 for none.
+    pub revision: Revision,
+    /// Every instance.
+    pub records: Vec<Arc<Record>>,
+    /// Services that had an instance once: namespace, service, Unix seconds of the last removal.
+    pub known: Vec<(SmolStr, SmolStr, u64)>,
+    /// The kept events of the last revisions, oldest first.
+    pub tail: Vec<TailEntry>,
+    /// The tail is complete for every revision after this one.
+    pub tail_after: Revision,
+}
+
+/// The events of one revision.
+#[derive(Debug)]
+pub struct TailEntry {
+    /// Which.
+    pub revision: Revision,
+    /// What watchers could see of it, in order; slots mean nothing here.
+    pub events: Vec<Event>,
+}
+
+/// Takes from the queue what the next revision carries: at most `REVISION_COMMANDS_MAX` commands and
+/// `REVISION_BYTES_MAX` bytes, at least one command if there is one.
+pub fn next_group(queue: &mut VecDeque<Proposal>) -> Vec<Proposal> {
+    let (mut group, mut bytes) = (Vec::new(), 0);
+    while group.len() < REVISION_COMMANDS_MAX
+        && let Some(proposal) = queue.front()
+    {
+        bytes += footprint(proposal);
+        if bytes > REVISION_BYTES_MAX && !group.is_empty() {
+            break;
+        }
+        group.extend(queue.pop_front());
+    }
+    group
+}
+
+/// Roughly the bytes that a proposal adds to a store.
+fn footprint(proposal: &Proposal) -> usize {
+    let change = |guarded: &Guarded| match &guarded.change {
+        Change::Put(put) => put.description.len() + 64,
+        Change::Delete(_) | Change::Forget { .. } => 96,
+    };
+    proposal.changes.iter().map(change).sum()
+}
+
+/// The committed step for a group.
+#[must_use]
+pub fn committed(revision: Revision, group: Vec<Proposal>) -> Step {
+    let tickets = group.iter().map(|proposal| proposal.ticket).collect();
+    let changes = group.into_iter().flat_map(|proposal| proposal.changes).map(|guarded| guarded.change).collect();
+    Step::Committed { revision, changes, tickets }
+}

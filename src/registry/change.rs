@@ -1,0 +1,151 @@
+//! What is committed, and what follows from it. A change is absolute: it says what is, never a difference, so that
+//! folding a revision twice equals folding it once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smol_str::SmolStr;
+
+use super::{
+    Cause,
+    key::{Key, Revision},
+    record::{Lease, Record, names},
+};
+
+/// A revision that is either known, or the one that the commit will have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamp {
+    /// The revision that this change is committed at.
+    Commit,
+    /// An earlier one.
+    At(Revision),
+}
+
+impl Stamp {
+    /// The revision meant by a change committed at `commit`.
+    #[must_use]
+    pub fn resolve(self, commit: Revision) -> Revision {
+        match self {
+            Self::Commit => commit,
+            Self::At(revision) => revision,
+        }
+    }
+}
+
+/// One committed change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This instance is registered so.
+    Put(Put),
+    /// This key is free.
+    Delete(Delete),
+    /// This service, which has no instance, is no longer known.
+    Forget {
+        /// Its namespace.
+        namespace: SmolStr,
+        /// Its name.
+        service: SmolStr,
+    },
+}
+
+/// A record to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// The encoded `Instance` without incarnation and revision.
+    pub description: Bytes,
+    /// Its lease.
+    pub lease: Lease,
+    /// Of which registration. `Commit`: a new one.
+    pub incarnation: Stamp,
+    /// The registration's place in its revision; with `Stamp::Commit` the place of this change is taken.
+    pub ordinal: u32,
+    /// Of the last change that watchers see. Not `Commit`: only the lease changes, and nobody is told.
+    pub revision: Stamp,
+}
+
+impl Put {
+    /// The key it is about.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        let (namespace, service, id) = names(&self.description);
+        Key::new(namespace, service, id)
+    }
+
+    /// The record it makes, committed at `commit` as change number `place`.
+    #[must_use]
+    pub fn record(&self, commit: Revision, place: u32) -> Record {
+        let ordinal = if self.incarnation == Stamp::Commit { place } else { self.ordinal };
+        let (incarnation, revision) = (self.incarnation.resolve(commit), self.revision.resolve(commit));
+        Record::new(&self.description, self.lease.clone(), incarnation, ordinal, revision)
+    }
+}
+
+/// A key to free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delete {
+    /// Which.
+    pub key: Key,
+    /// Why.
+    pub cause: Cause,
+    /// When, in seconds of Unix time: a service stays known for a day after its last instance.
+    pub at: u64,
+}
+
+impl Change {
+    /// The key that it changes; none for a `Forget`.
+    #[must_use]
+    pub fn key(&self) -> Option<Key> {
+        match self {
+            Self::Put(put) => Some(put.key()),
+            Self::Delete(delete) => Some(delete.key.clone()),
+            Self::Forget { .. } => None,
+        }
+    }
+}
+
+/// A change, good only as long as its key still has the record that it was decided by.
+#[derive(Clone, Debug)]
+pub struct Guarded {
+    /// What to commit.
+    pub change: Change,
+    /// The key's record when it was decided. It is also what a log entry holds as "before".
+    pub before: Option<Arc<Record>>,
+}
+
+/// What happened to one key by one committed change.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The record before; none: the key was free.
+    pub before: Option<Arc<Record>>,
+    /// The record after; none: the key is free.
+    pub after: Option<Arc<Record>>,
+    /// Why the instance went, if it did.
+    pub cause: Cause,
+    /// Where the state keeps (or kept) the record: this node's own business, never sent.
+    pub slot: u32,
+}
+
+impl Event {
+    /// The record that names the key.
+    #[must_use]
+    pub fn any(&self) -> Option<&Arc<Record>> {
+        self.after.as_ref().or(self.before.as_ref())
+    }
+
+    /// Whether watchers can see it: a new token for the same registration is no event.
+    #[must_use]
+    pub fn is_visible(&self) -> bool {
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => before.revision != after.revision,
+            (None, None) => false,
+            _ => true,
+        }
+    }
+
+    /// Roughly the memory it takes, in bytes.
+    #[must_use]
+    pub fn footprint(&self) -> usize {
+        let record = |record: &Option<Arc<Record>>| record.as_ref().map_or(0, |record| record.footprint());
+        size_of::<Self>() + record(&self.before) + record(&self.after)
+    }
+}

@@ -1,0 +1,127 @@
+//! Everything that can be refused, for people and for programs. Knows no status codes: the fronts translate.
+
+use std::fmt;
+
+use smol_str::SmolStr;
+
+/// One field that breaks a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field as in the request, for instance `instance.ports["admin"]`.
+    pub field: String,
+    /// What is wrong with it, as a sentence without a full stop.
+    pub description: String,
+}
+
+/// Why a command was refused. Nothing changed, unless the variant says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Fields that break a rule, all of them.
+    Invalid(Vec<Violation>),
+    /// Fields that this version does not support yet.
+    NotSupported(Vec<Violation>),
+    /// The key is live and belongs to another principal.
+    KeyHeld {
+        /// `namespace/service/id`.
+        key: String,
+    },
+    /// A newer incarnation holds the key.
+    Superseded {
+        /// `namespace/service/id`.
+        key: String,
+        /// Where the newer one runs.
+        holder: String,
+    },
+    /// The current incarnation, but not its secret.
+    LeaseDenied,
+    /// The caller lacks a permission.
+    Permission {
+        /// The permission's name.
+        permission: &'static str,
+    },
+    /// The wanted revision was not reached in time.
+    RevisionAhead {
+        /// What was asked for.
+        wanted: u64,
+        /// What is committed.
+        revision: u64,
+    },
+    /// A named limit is reached.
+    Limit {
+        /// Its name in `Limits`.
+        limit: &'static str,
+        /// Its value.
+        maximum: u64,
+        /// What is in use, or was asked for.
+        usage: u64,
+    },
+    /// More work than can be queued.
+    Overloaded {
+        /// The queue's capacity.
+        maximum: u64,
+    },
+    /// The store is away. Of a change under way the outcome is unknown.
+    StoreUnavailable {
+        /// What the store said.
+        reason: SmolStr,
+        /// Whether the command had been handed to the store.
+        outcome_unknown: bool,
+    },
+    /// The server is going away.
+    ShuttingDown,
+    /// The call's deadline passed before it was run.
+    Deadline,
+}
+
+impl Error {
+    /// A single violation.
+    #[must_use]
+    pub fn invalid(field: &str, description: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation { field: field.to_owned(), description: description.into() }])
+    }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, lead: &str, violations: &[Violation]) -> fmt::Result {
+    f.write_str(lead)?;
+    for (at, violation) in violations.iter().enumerate() {
+        write!(f, "{}{}: {}", if at == 0 { " " } else { "; " }, violation.field, violation.description)?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(violations) => list(f, "the request is invalid:", violations),
+            Self::NotSupported(violations) => {
+                list(f, "the request uses what this server does not support yet:", violations)
+            }
+            Self::KeyHeld { key } => write!(f, "{key} is online and was registered by another principal"),
+            Self::Superseded { key, holder } => {
+                write!(f, "{key} was registered anew and now runs at {holder}; stop, and do not register again")
+            }
+            Self::LeaseDenied => f.write_str("the lease token's secret is wrong"),
+            Self::Permission { permission } => write!(f, "the caller lacks the permission `{permission}`"),
+            Self::RevisionAhead { wanted, revision } => {
+                write!(f, "revision {wanted} was not reached in time; the registry is at {revision}")
+            }
+            Self::Limit { limit, maximum, usage } => write!(f, "the limit {limit} of {maximum} is reached ({usage})"),
+            Self::Overloaded { maximum } => {
+                write!(f, "the server has more work than it can queue ({maximum} commands); try again soon")
+            }
+            Self::StoreUnavailable { reason, outcome_unknown: true } => {
+                write!(
+                    f,
+                    "the store is unavailable ({reason}); whether the change was made is unknown: read before you repeat it"
+                )
+            }
+            Self::StoreUnavailable { reason, outcome_unknown: false } => {
+                write!(f, "the store is unavailable ({reason}); nothing was changed")
+            }
+            Self::ShuttingDown => f.write_str("the server is shutting down"),
+            Self::Deadline => f.write_str("the call's deadline passed before it was run; nothing was changed"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,150 @@
+//! What the state holds of one instance: its wire form, encoded once, and its lease. Knows neither time nor slots.
+
+use std::sync::Arc;
+
+use prost::{
+    Message,
+    encoding::{encode_varint, encoded_len_varint},
+};
+
+use super::{
+    Instance, Status,
+    key::{Fingerprint, Key, Revision},
+    token::{LeaseId, SecretHash},
+};
+
+/// Wire tags (field number and varint type) of the two fields that are known at commit only.
+const INCARNATION_TAG: u8 = 10 << 3;
+const REVISION_TAG: u8 = 11 << 3;
+
+/// Who may keep an instance, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Time to live in milliseconds.
+    pub ttl: u32,
+    /// Hash of the current token's secret.
+    pub secret: SecretHash,
+    /// Fingerprint of the request that made or last confirmed the registration; 0 for none.
+    pub request: u64,
+    /// Who registered it; none when everyone is one principal.
+    pub principal: Option<Arc<str>>,
+}
+
+/// An instance as committed. Immutable: a change makes a new one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The encoded `Instance`; it begins with namespace, service and id.
+    bytes: Box<[u8]>,
+    /// Its lease.
+    pub lease: Lease,
+    /// The revision of the registration.
+    pub incarnation: Revision,
+    /// The revision of the last change that a watcher can see.
+    pub revision: Revision,
+    /// The registration's place in its revision.
+    pub ordinal: u32,
+    /// Of its key.
+    pub fingerprint: Fingerprint,
+    /// Its status.
+    pub status: Status,
+}
+
+impl Record {
+    /// The record of `description` (an encoded `Instance` without incarnation and revision) as of the given revisions.
+    /// A description that is not one gives a record without names; the state never makes such.
+    #[must_use]
+    pub fn new(description: &[u8], lease: Lease, incarnation: Revision, ordinal: u32, revision: Revision) -> Self {
+        let tail = 2 + encoded_len_varint(incarnation) + encoded_len_varint(revision);
+        let mut bytes = Vec::with_capacity(description.len() + tail);
+        bytes.extend_from_slice(description);
+        bytes.push(INCARNATION_TAG);
+        encode_varint(incarnation, &mut bytes);
+        bytes.push(REVISION_TAG);
+        encode_varint(revision, &mut bytes);
+        let status = Instance::decode(description).map_or(Status::Unspecified, |instance| instance.status());
+        let (namespace, service, id) = names(description);
+        let fingerprint = Fingerprint::of(namespace, service, id);
+        Self { bytes: bytes.into_boxed_slice(), lease, incarnation, revision, ordinal, fingerprint, status }
+    }
+
+    /// The encoded `Instance`, complete.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The decoded instance.
+    #[must_use]
+    pub fn instance(&self) -> Instance {
+        Instance::decode(&*self.bytes).unwrap_or_default()
+    }
+
+    /// The encoded `Instance` as it was described: without incarnation and revision.
+    #[must_use]
+    pub fn description(&self) -> &[u8] {
+        let tail = 2 + encoded_len_varint(self.incarnation) + encoded_len_varint(self.revision);
+        &self.bytes[..self.bytes.len() - tail]
+    }
+
+    /// Namespace, service and id.
+    #[must_use]
+    pub fn names(&self) -> (&str, &str, &str) {
+        names(&self.bytes)
+    }
+
+    /// The id alone, as bytes: UTF-8 sorts as its bytes do.
+    #[must_use]
+    pub fn id_bytes(&self) -> &[u8] {
+        let (_, rest) = string_field(&self.bytes);
+        let (_, rest) = string_field(rest);
+        string_field(rest).0
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        let (namespace, service, id) = self.names();
+        Key::new(namespace, service, id)
+    }
+
+    /// Which registration it is.
+    #[must_use]
+    pub fn lease_id(&self) -> LeaseId {
+        LeaseId { revision: self.incarnation, ordinal: self.ordinal }
+    }
+
+    /// Whether lookups and watches mean it unless asked otherwise.
+    #[must_use]
+    pub fn is_routable(&self) -> bool {
+        self.status.is_routable()
+    }
+
+    /// Roughly the memory it takes, in bytes.
+    #[must_use]
+    pub fn footprint(&self) -> usize {
+        size_of::<Self>() + self.bytes.len() + 32
+    }
+}
+
+/// Namespace, service and id at the head of an encoded instance.
+#[must_use]
+pub fn names(encoded: &[u8]) -> (&str, &str, &str) {
+    let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+    let (namespace, rest) = string_field(encoded);
+    let (service, rest) = string_field(rest);
+    let (id, _) = string_field(rest);
+    (text(namespace), text(service), text(id))
+}
+
+/// The string field at the head, and what follows it. Names are at most 255 bytes: their length takes one or two bytes.
+fn string_field(encoded: &[u8]) -> (&[u8], &[u8]) {
+    let (len, at) = match encoded {
+        [_, low, ..] if *low < 0x80 => (usize::from(*low), 2),
+        [_, low, high, ..] => (usize::from(*low & 0x7f) | usize::from(*high) << 7, 3),
+        _ => return (&[], &[]),
+    };
+    match encoded.get(at..at + len) {
+        Some(field) => (field, &encoded[at + len..]),
+        None => (&[], &[]),
+    }
+}
