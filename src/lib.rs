@@ -3,6 +3,8 @@
 //! - [`proto`]: the API as generated from `proto/`.
 //! - [`registry`]: the state and every rule, pure and synchronous.
 //! - [`engine`]: orders proposals and makes them durable.
+//! - [`grpc`]: the gRPC front.
 pub mod engine;
+pub mod grpc;
 pub mod proto;
 pub mod registry;

@@ -1,1 +1,2 @@
 //! The gRPC front.
+pub mod floor;
