@@ -1,7 +1,7 @@
 //! Compiles the protos with a pure-Rust compiler (no `protoc`), twice: messages and clients as anyone would have them,
 //! then server traits whose hot replies are bytes that were encoded once.
 
-use std::{env, error::Error, path::PathBuf, process::Command};
+use std::{env, error::Error, path::{Path, PathBuf}, process::Command};
 
 /// Types that `src/registry` owns; the generated code uses those.
 const REGISTRY_TYPES: [&str; 4] = ["Instance", "Status", "EventType", "Cause"];
@@ -50,13 +50,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// The commit this is built from, `unknown` outside a checkout.
 fn commit() -> String {
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    println!("cargo:rerun-if-changed=.git/logs/HEAD");
-    Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output()
-        .ok()
-        .filter(|output| output.status.success())
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
+    for name in ["HEAD", "logs/HEAD"] {
+        // Of a worktree too, and only what is there: a missing file would mean a new build each time.
+        if let Some(path) = git(&["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists()) {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The one line that git answers, if it does.
+fn git(args: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
