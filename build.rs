@@ -1,7 +1,12 @@
 //! Compiles the protos with a pure-Rust compiler (no `protoc`), twice: messages and clients as anyone would have them,
 //! then server traits whose hot replies are bytes that were encoded once.
 
-use std::{env, error::Error, path::{Path, PathBuf}, process::Command};
+use std::{
+    env,
+    error::Error,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// Types that `src/registry` owns; the generated code uses those.
 const REGISTRY_TYPES: [&str; 4] = ["Instance", "Status", "EventType", "Cause"];
