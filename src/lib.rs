@@ -4,6 +4,8 @@
 //! - [`registry`]: the state and every rule, pure and synchronous.
 //! - [`engine`]: orders proposals and makes them durable.
 //! - [`grpc`]: the gRPC front.
+//! - [`config`]: settings, their defaults and units.
+pub mod config;
 pub mod engine;
 pub mod grpc;
 pub mod proto;

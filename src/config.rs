@@ -1,0 +1,262 @@
+//! Settings: one table per family that names every value, its unit, default, flag, variable and place in the file.
+//!
+//! Parsed, then checked, then passed whole. Knows neither the server nor the commands; reads files and the environment
+//! only in `sources`, so that everything else can be tested with plain values.
+
+mod kind;
+mod sources;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::OnceLock,
+    time::Duration,
+};
+
+pub use kind::{LogFormat, Output, Shape, duration, show_duration, show_size, size};
+pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, locate, platform_file, resolve};
+
+use kind::{Addresses, Choice, Count, Directory, Filter, HostPort, Kind, OnOff, Size, Span, Switch, Text};
+
+/// The port that servers listen on and clients dial unless told otherwise (ONAI on a telephone's keys).
+pub const DEFAULT_PORT: u16 = 6624;
+
+const MIB: u64 = 1 << 20;
+/// Bounds of `Span`, in milliseconds.
+const HOUR: u64 = 3_600_000;
+
+/// A family of settings that share a table of the file.
+pub trait Settings: Default + 'static {
+    /// Name of the table in the file, `serve` for `[serve]`.
+    const SECTION: &'static str;
+    /// Every setting, in the order of the fields.
+    fn table() -> &'static [Setting<Self>];
+    /// What is wrong with the settings as a whole, each in a sentence.
+    fn check(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// One row of a table: the same key gives the flag, the variable and the key in the file.
+pub struct Setting<S> {
+    /// The field's name, which is its key in the file.
+    pub key: &'static str,
+    /// `max-log-bytes`, without the dashes.
+    pub flag: String,
+    /// `ONAIR_MAX_LOG_BYTES`.
+    pub variable: String,
+    /// The field's documentation.
+    pub help: String,
+    /// What stands for the value in help.
+    pub value_name: &'static str,
+    /// How many values it takes.
+    pub shape: Shape,
+    /// Not shown in help.
+    pub hidden: bool,
+    pub(crate) read: fn(&mut S, &str) -> Result<(), String>,
+    pub(crate) show: fn(&S) -> String,
+}
+
+/// Declares a struct of settings, its defaults and its table in one go.
+macro_rules! settings {
+    (
+        $(#[doc = $about:literal])+
+        pub struct $name:ident in $section:literal checked by $check:path {
+            $($(#[doc = $doc:literal])+ $([$hidden:ident])? $key:ident: $type:ty = $default:expr, $kind:ty;)+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name {
+            $($(#[doc = $doc])+ pub $key: $type,)+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+
+        impl Settings for $name {
+            const SECTION: &'static str = $section;
+
+            fn table() -> &'static [Setting<Self>] {
+                static TABLE: OnceLock<Vec<Setting<$name>>> = OnceLock::new();
+                TABLE.get_or_init(|| vec![$(Setting {
+                    key: stringify!($key),
+                    flag: stringify!($key).replace('_', "-"),
+                    variable: format!("ONAIR_{}", stringify!($key).to_uppercase()),
+                    help: concat!($($doc),+).trim().to_owned(),
+                    value_name: <$kind as Kind<$type>>::VALUE_NAME,
+                    shape: <$kind as Kind<$type>>::SHAPE,
+                    hidden: stringify!($($hidden)?) == "hidden",
+                    read: |settings, text| {
+                        settings.$key = <$kind as Kind<$type>>::read(text)?;
+                        Ok(())
+                    },
+                    show: |settings| <$kind as Kind<$type>>::show(&settings.$key),
+                }),+])
+            }
+
+            fn check(&self) -> Vec<String> {
+                $check(self)
+            }
+        }
+    };
+}
+
+settings! {
+    /// Everything that `onair serve` can be told.
+    pub struct ServeSettings in "serve" checked by check_serve {
+        /// Addresses to listen on: several by repeating the flag, or joined by commas; port 0 takes a free one, which is
+        /// printed. Default 127.0.0.1:6624.
+        listen: Vec<SocketAddr> = vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT)], Addresses;
+        /// Directory of the registry's data, created if it is not there. Default: `onair` in the platform's directory
+        /// for data, on Linux ~/.local/share/onair.
+        data_dir: PathBuf = platform_data_dir(), Directory;
+        /// Keep nothing on disk; `data_dir` is not used. Each start is then a new, empty registry. Default false.
+        ephemeral: bool = false, Switch;
+        /// Listen beyond loopback although there is neither TLS nor a token, so that whoever reaches the port is an
+        /// operator. Default false.
+        insecure: bool = false, Switch;
+        /// Threads that serve connections, 1 to 256; with one, that thread owns the state too. Default 1.
+        io_threads: usize = 1, Count<1, 256>;
+        /// After a restart no lease ends sooner than this from when the port answers. Default 30s.
+        restart_grace: Duration = Duration::from_secs(30), Span<0, HOUR>;
+        /// Bytes of events kept in memory, so that watches can continue after a pause. Default 64MiB.
+        max_log_bytes: u64 = 64 * MIB, Size<{ 64 << 10 }, { 1 << 40 }>;
+        /// Hold back lapses when most of a service's instances in a zone fall silent at once: on or off. Default on.
+        breaker: bool = true, OnOff;
+        /// What to log, as tracing's filter: a level, or `target=level` joined by commas. Default info.
+        log: String = "info".to_owned(), Filter;
+        /// How to log: human, json, or auto, which is human on a terminal and json otherwise. Default auto.
+        log_format: LogFormat = LogFormat::Auto, Choice;
+        /// Address that other members and clients are told, as host:port. Default: the address listened on.
+        advertise: Option<String> = None, HostPort;
+        /// How long SIGTERM waits for open streams to end. Default 5s.
+        drain_wait: Duration = Duration::from_secs(5), Span<0, HOUR>;
+        /// Serve onair.bench.v1.Floor, with which benchmarks compare. Default false.
+        [hidden] bench_floor: bool = false, Switch;
+        /// Limit on instances in the whole registry. Default 2000000.
+        max_instances: usize = 2_000_000, Count<1, { u32::MAX as u64 }>;
+        /// Limit on services known in the whole registry. Default 1000000.
+        max_services: usize = 1_000_000, Count<1, { u32::MAX as u64 }>;
+        /// Limit on namespaces. Default 10000.
+        max_namespaces: usize = 10_000, Count<1, { u32::MAX as u64 }>;
+        /// Limit on watches and subscriptions open at once. Default 100000.
+        max_watches: usize = 100_000, Count<1, { u32::MAX as u64 }>;
+        /// Limit on subscriptions of one Subscribe stream. Default 10000.
+        max_subscriptions: usize = 10_000, Count<1, { u32::MAX as u64 }>;
+        /// Limit on selectors of one watch or subscription. Default 100.
+        max_selectors: usize = 100, Count<1, 100_000>;
+        /// Limit on beats in one message, and on tokens in one Deregister. Default 10000.
+        max_beats: usize = 10_000, Count<1, 1_000_000>;
+        /// Limit on the bytes of a request. Default 4MiB.
+        max_message_bytes: usize = 4 << 20, Size<{ 32 << 10 }, { 1 << 30 }>;
+        /// Limit on the bytes of a request's headers. Default 16KiB.
+        max_header_bytes: u32 = 16 << 10, Size<1024, { 1 << 24 }>;
+        /// Limit on calls and streams open at once on one connection. Default 2000.
+        max_concurrent_streams: u32 = 2_000, Count<1, { 1 << 31 }>;
+        /// Limit on commands that wait for the state; one more is refused at once. Default 8192.
+        max_inbox: usize = 8_192, Count<16, 1_000_000>;
+    }
+}
+
+settings! {
+    /// What every command that calls a registry can be told.
+    pub struct ClientSettings in "client" checked by check_client {
+        /// The registry: host:port, or http://host1,host2/namespace?ttl=5s&timeout=2s, whose hosts are tried in turn.
+        /// Default http://127.0.0.1:6624.
+        url: String = format!("http://127.0.0.1:{DEFAULT_PORT}"), Text;
+        /// The namespace to speak of; in reads * means all. Default: the url's, else `default`.
+        namespace: String = String::new(), Text;
+        /// How long one call to one host may take. Default 10s.
+        timeout: Duration = Duration::from_secs(10), Span<1, { 24 * HOUR }>;
+        /// How to print: table, or json (one object, for streams one a line). Default table.
+        output: Output = Output::Table, Choice;
+    }
+}
+
+/// `~/.local/share/onair` and its like; empty where the platform knows no home.
+fn platform_data_dir() -> PathBuf {
+    directories::ProjectDirs::from("", "", "onair").map_or_else(PathBuf::new, |dirs| dirs.data_dir().to_owned())
+}
+
+fn check_serve(settings: &ServeSettings) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if !settings.insecure {
+        wrong.extend(settings.listen.iter().filter(|address| !is_loopback(address)).map(|address| {
+            format!(
+                "listen: {address} can be reached from other machines, and there is neither TLS nor a token: \
+                 listen on loopback, or add --insecure if the network is trusted"
+            )
+        }));
+    }
+    for (position, address) in settings.listen.iter().enumerate() {
+        if address.port() != 0 && settings.listen[..position].contains(address) {
+            wrong.push(format!("listen: {address} is given twice"));
+        }
+    }
+    if settings.data_dir.as_os_str().is_empty() && !settings.ephemeral {
+        wrong.push("data_dir: this platform names no directory for data: give --data-dir, or --ephemeral".to_owned());
+    }
+    wrong
+}
+
+fn check_client(_: &ClientSettings) -> Vec<String> {
+    Vec::new()
+}
+
+fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_row<S: Settings>() -> Vec<(String, String, String)> {
+        let defaults = S::default();
+        S::table().iter().map(|row| (row.key.to_owned(), row.help.clone(), (row.show)(&defaults))).collect()
+    }
+
+    #[test]
+    fn documentation_says_the_default() {
+        for (key, help, shown) in every_row::<ServeSettings>().into_iter().chain(every_row::<ClientSettings>()) {
+            let said = help.rsplit_once("Default").map_or("", |(_, rest)| rest).trim_start_matches(':').trim();
+            let elsewhere = ["data_dir", "advertise", "namespace"].contains(&key.as_str());
+            assert!(elsewhere || said == format!("{shown}."), "{key}: documented {said:?}, is {shown:?}");
+            assert!(!said.is_empty(), "{key} documents no default");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read() {
+        fn round_trip<S: Settings + PartialEq + std::fmt::Debug>() {
+            let (mut read, defaults) = (S::default(), S::default());
+            for row in S::table() {
+                let shown = (row.show)(&defaults);
+                if !shown.is_empty() {
+                    (row.read)(&mut read, &shown).unwrap_or_else(|error| panic!("{}: {error}", row.key));
+                }
+            }
+            assert_eq!(read, defaults);
+        }
+        round_trip::<ServeSettings>();
+        round_trip::<ClientSettings>();
+    }
+
+    #[test]
+    fn beyond_loopback_needs_a_word() {
+        let open = |listen: &str, insecure| {
+            let mut settings = ServeSettings { insecure, data_dir: "x".into(), ..ServeSettings::default() };
+            settings.listen = listen.split(',').map(|address| address.parse().unwrap()).collect();
+            settings.check().len()
+        };
+        assert_eq!(open("127.0.0.1:1,[::1]:1,[::ffff:127.0.0.1]:1", false), 0);
+        assert_eq!(open("0.0.0.0:1,[::]:1,10.0.0.1:1", false), 3);
+        assert_eq!(open("0.0.0.0:1", true), 0);
+        assert_eq!(open("127.0.0.1:1,127.0.0.1:1", false), 1);
+        assert_eq!(open("127.0.0.1:0,127.0.0.1:0", false), 0);
+    }
+}

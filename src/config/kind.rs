@@ -1,0 +1,423 @@
+//! How one value is written: addresses, counts, durations, sizes, choices. Knows no table and no source.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// How many values a setting takes on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One.
+    One,
+    /// None, or `=true` and `=false`.
+    Switch,
+    /// Several: repeated, or joined by commas.
+    List,
+}
+
+/// The text form of a value of type `T`.
+pub(super) trait Kind<T> {
+    const VALUE_NAME: &'static str;
+    const SHAPE: Shape = Shape::One;
+    fn read(text: &str) -> Result<T, String>;
+    /// What `read` reads; empty when there is no value.
+    fn show(value: &T) -> String;
+}
+
+/// Socket addresses, joined by commas.
+pub(super) struct Addresses;
+impl Kind<Vec<SocketAddr>> for Addresses {
+    const VALUE_NAME: &'static str = "ADDRESS";
+    const SHAPE: Shape = Shape::List;
+
+    fn read(text: &str) -> Result<Vec<SocketAddr>, String> {
+        let address = |part: &str| {
+            let part = part.trim();
+            part.parse().map_err(|_| format!("`{part}` is not an address like 127.0.0.1:6624 or [::1]:6624"))
+        };
+        text.split(',').map(address).collect()
+    }
+
+    fn show(value: &Vec<SocketAddr>) -> String {
+        value.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// A path.
+pub(super) struct Directory;
+impl Kind<PathBuf> for Directory {
+    const VALUE_NAME: &'static str = "DIRECTORY";
+
+    fn read(text: &str) -> Result<PathBuf, String> {
+        if text.is_empty() { Err("a directory is needed".to_owned()) } else { Ok(PathBuf::from(text)) }
+    }
+
+    fn show(value: &PathBuf) -> String {
+        value.display().to_string()
+    }
+}
+
+/// `true` or `false`; as a flag, its presence.
+pub(super) struct Switch;
+impl Kind<bool> for Switch {
+    const VALUE_NAME: &'static str = "BOOL";
+    const SHAPE: Shape = Shape::Switch;
+
+    fn read(text: &str) -> Result<bool, String> {
+        match text {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err(format!("`{text}` is neither true nor false")),
+        }
+    }
+
+    fn show(value: &bool) -> String {
+        value.to_string()
+    }
+}
+
+/// `on` or `off`.
+pub(super) struct OnOff;
+impl Kind<bool> for OnOff {
+    const VALUE_NAME: &'static str = "on|off";
+
+    fn read(text: &str) -> Result<bool, String> {
+        Switch::read(text).map_err(|_| format!("`{text}` is neither on nor off"))
+    }
+
+    fn show(value: &bool) -> String {
+        if *value { "on" } else { "off" }.to_owned()
+    }
+}
+
+/// A whole number from `MIN` to `MAX`.
+pub(super) struct Count<const MIN: u64, const MAX: u64>;
+impl<T: TryFrom<u64> + TryInto<u64> + Copy, const MIN: u64, const MAX: u64> Kind<T> for Count<MIN, MAX> {
+    const VALUE_NAME: &'static str = "COUNT";
+
+    fn read(text: &str) -> Result<T, String> {
+        let number = text.replace('_', "").parse::<u64>().ok();
+        number
+            .filter(|number| (MIN..=MAX).contains(number))
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| format!("`{text}` is not a count from {MIN} to {MAX}"))
+    }
+
+    fn show(value: &T) -> String {
+        number(*value).to_string()
+    }
+}
+
+/// Bytes, from `MIN` to `MAX`.
+pub(super) struct Size<const MIN: u64, const MAX: u64>;
+impl<T: TryFrom<u64> + TryInto<u64> + Copy, const MIN: u64, const MAX: u64> Kind<T> for Size<MIN, MAX> {
+    const VALUE_NAME: &'static str = "SIZE";
+
+    fn read(text: &str) -> Result<T, String> {
+        let bytes = size(text)?;
+        (MIN..=MAX)
+            .contains(&bytes)
+            .then_some(bytes)
+            .and_then(|bytes| T::try_from(bytes).ok())
+            .ok_or_else(|| format!("`{text}` is not a size from {} to {}", show_size(MIN), show_size(MAX)))
+    }
+
+    fn show(value: &T) -> String {
+        show_size(number(*value))
+    }
+}
+
+/// A duration, from `MIN` to `MAX` milliseconds.
+pub(super) struct Span<const MIN: u64, const MAX: u64>;
+impl<const MIN: u64, const MAX: u64> Kind<Duration> for Span<MIN, MAX> {
+    const VALUE_NAME: &'static str = "DURATION";
+
+    fn read(text: &str) -> Result<Duration, String> {
+        let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
+        let value = duration(text)?;
+        if (min..=max).contains(&value) {
+            Ok(value)
+        } else {
+            Err(format!("`{text}` is not a duration from {} to {}", show_duration(min), show_duration(max)))
+        }
+    }
+
+    fn show(value: &Duration) -> String {
+        show_duration(*value)
+    }
+}
+
+/// A filter of tracing.
+pub(super) struct Filter;
+impl Kind<String> for Filter {
+    const VALUE_NAME: &'static str = "FILTER";
+
+    fn read(text: &str) -> Result<String, String> {
+        match tracing_subscriber::EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(format!("`{text}` is not a log filter like info or onair=debug,warn ({error})")),
+        }
+    }
+
+    fn show(value: &String) -> String {
+        value.clone()
+    }
+}
+
+/// Any text.
+pub(super) struct Text;
+impl Kind<String> for Text {
+    const VALUE_NAME: &'static str = "TEXT";
+
+    fn read(text: &str) -> Result<String, String> {
+        Ok(text.to_owned())
+    }
+
+    fn show(value: &String) -> String {
+        value.clone()
+    }
+}
+
+/// `host:port`, or nothing.
+pub(super) struct HostPort;
+impl Kind<Option<String>> for HostPort {
+    const VALUE_NAME: &'static str = "HOST:PORT";
+
+    fn read(text: &str) -> Result<Option<String>, String> {
+        let parts = text.rsplit_once(':').filter(|(host, port)| {
+            let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+            !host.is_empty() && !bare_v6 && port.parse::<u16>().is_ok_and(|port| port != 0)
+        });
+        match parts {
+            Some(_) => Ok(Some(text.to_owned())),
+            None => Err(format!("`{text}` is not host:port, like registry.example:6624 or [2001:db8::1]:6624")),
+        }
+    }
+
+    fn show(value: &Option<String>) -> String {
+        value.clone().unwrap_or_default()
+    }
+}
+
+/// One of a few words.
+pub(super) struct Choice;
+impl<T: Word> Kind<T> for Choice {
+    const VALUE_NAME: &'static str = T::VALUE_NAME;
+
+    fn read(text: &str) -> Result<T, String> {
+        let found = T::WORDS.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or_else(|| format!("`{text}` is not one of {}", T::VALUE_NAME))
+    }
+
+    fn show(value: &T) -> String {
+        T::WORDS.iter().find(|(_, known)| known == value).map_or("", |(word, _)| *word).to_owned()
+    }
+}
+
+/// A type whose values have names.
+pub(super) trait Word: Copy + PartialEq + 'static {
+    const VALUE_NAME: &'static str;
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// An object a line.
+    Json,
+}
+
+impl Word for LogFormat {
+    const VALUE_NAME: &'static str = "auto|human|json";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("human", Self::Human), ("json", Self::Json)];
+}
+
+/// How commands print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Aligned columns for people.
+    Table,
+    /// Canonical proto JSON.
+    Json,
+}
+
+impl Word for Output {
+    const VALUE_NAME: &'static str = "table|json";
+    const WORDS: &'static [(&'static str, Self)] = &[("table", Self::Table), ("json", Self::Json)];
+}
+
+fn number<T: TryInto<u64>>(value: T) -> u64 {
+    value.try_into().unwrap_or(u64::MAX)
+}
+
+const DURATION_UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+];
+
+/// Reads `250ms`, `30s`, `1.5s`, `1m30s`; a bare number only if it is 0, since it would lack a unit.
+///
+/// # Errors
+/// A sentence that quotes the text.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let refused = || format!("`{text}` is not a duration like 250ms, 30s or 1m30s");
+    let mut rest = text.trim();
+    if rest.bytes().all(|byte| byte.is_ascii_digit()) && !rest.is_empty() {
+        return if rest.bytes().all(|byte| byte == b'0') {
+            Ok(Duration::ZERO)
+        } else {
+            Err(format!("`{text}` has no unit: say {rest}s or {rest}ms"))
+        };
+    }
+    let mut nanos = 0_u64;
+    while !rest.is_empty() {
+        let (figure, unit, after) = figure_and_unit(rest).ok_or_else(refused)?;
+        let scale = DURATION_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refused)?.1;
+        nanos = scaled(figure, scale).and_then(|part| nanos.checked_add(part)).ok_or_else(refused)?;
+        rest = after;
+    }
+    if text.trim().is_empty() { Err(refused()) } else { Ok(Duration::from_nanos(nanos)) }
+}
+
+/// `1m`, `90s`, `250ms`: in the largest unit that divides it.
+#[must_use]
+pub fn show_duration(value: Duration) -> String {
+    let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+    if nanos == 0 {
+        return "0s".to_owned();
+    }
+    match DURATION_UNITS.iter().find(|(_, scale)| nanos.is_multiple_of(*scale)) {
+        Some((unit, scale)) => format!("{}{unit}", nanos / scale),
+        None => format!("{}s", value.as_secs_f64()),
+    }
+}
+
+const SIZE_UNITS: [(&str, u64); 10] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("", 1),
+];
+
+/// Reads `64MiB`, `16 KiB`, `4MB` (millions), `4096` (bytes).
+///
+/// # Errors
+/// A sentence that quotes the text.
+pub fn size(text: &str) -> Result<u64, String> {
+    let refused = || format!("`{text}` is not a size like 64MiB, 16KiB or 4096");
+    let (figure, unit, rest) = figure_and_unit(text.trim()).ok_or_else(refused)?;
+    let scale = SIZE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(refused)?.1;
+    if rest.is_empty() { scaled(figure, scale).ok_or_else(refused) } else { Err(refused()) }
+}
+
+/// `64MiB`: in the largest binary unit that divides it.
+#[must_use]
+pub fn show_size(bytes: u64) -> String {
+    let fits = SIZE_UNITS.iter().take(5).find(|(_, scale)| bytes >= *scale && bytes.is_multiple_of(*scale));
+    let (unit, scale) = fits.copied().unwrap_or(("B", 1));
+    format!("{}{unit}", bytes / scale)
+}
+
+/// Splits `1.5s rest` into the figure, its unit and what follows.
+fn figure_and_unit(text: &str) -> Option<(&str, &str, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (figure, rest) = text.split_at(end);
+    let rest = rest.trim_start();
+    let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+    let (unit, rest) = rest.split_at(end);
+    (!figure.is_empty()).then_some((figure, unit, rest.trim_start()))
+}
+
+/// `figure` (digits with at most one point) times `scale`, exactly; what is finer than one is cut off.
+fn scaled(figure: &str, scale: u64) -> Option<u64> {
+    let (whole, fraction) = figure.split_once('.').unwrap_or((figure, "0"));
+    if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let parts = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let part = u128::from(scale) * fraction.parse::<u128>().ok()? / parts;
+    whole.parse::<u64>().ok()?.checked_mul(scale)?.checked_add(u64::try_from(part).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("250ms", 250),
+            ("30s", 30_000),
+            ("1m", 60_000),
+            ("1.5s", 1_500),
+            ("1m30s", 90_000),
+            ("1h 5m", 3_900_000),
+            ("2d", 172_800_000),
+            ("0", 0),
+            ("0s", 0),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", " ", "s", "30", "-1s", "1x", "1..5s", "1.s", "1s-", "99999999999999999999s", "999999999d", "∞"]
+        {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert_eq!(duration("30").unwrap_err(), "`30` has no unit: say 30s or 30ms");
+        for (value, shown) in [(0, "0s"), (250, "250ms"), (1_500, "1500ms"), (90_000, "90s"), (3_600_000, "1h")] {
+            assert_eq!(show_duration(Duration::from_millis(value)), shown);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("64MiB", 64 << 20),
+            ("16 KiB", 16 << 10),
+            ("16kib", 16 << 10),
+            ("4MB", 4_000_000),
+            ("4096", 4096),
+            ("4096B", 4096),
+            ("1.5KiB", 1536),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MiB", "-1", "1 XB", "1MiB1", "99999999999TiB", "1.2.3"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        for (bytes, shown) in [(64 << 20, "64MiB"), (1536, "1536B"), (2048, "2KiB"), (0, "0B")] {
+            assert_eq!(show_size(bytes), shown);
+        }
+    }
+
+    #[test]
+    fn bounds_are_said() {
+        type Few = Count<1, 9>;
+        assert_eq!(<Few as Kind<usize>>::read("1_0").unwrap_err(), "`1_0` is not a count from 1 to 9");
+        assert_eq!(<Few as Kind<u32>>::read("9"), Ok(9));
+        type Small = Size<1024, 2048>;
+        assert_eq!(<Small as Kind<u64>>::read("4KiB").unwrap_err(), "`4KiB` is not a size from 1KiB to 2KiB");
+        assert_eq!(Span::<1, 1000>::read("2s").unwrap_err(), "`2s` is not a duration from 1ms to 1s");
+    }
+
+    #[test]
+    fn hosts_and_ports() {
+        for text in ["a:1", "10.0.0.1:6624", "[::1]:6624"] {
+            assert_eq!(HostPort::read(text), Ok(Some(text.to_owned())));
+        }
+        for text in ["", "a", ":1", "a:", "a:0", "a:70000", "::1:6624"] {
+            assert!(HostPort::read(text).is_err(), "{text}");
+        }
+    }
+}
