@@ -1,0 +1,203 @@
+//! The types of `registry` that have a wire form agree with the descriptors that the protos give, and the descriptors
+//! carry a comment for everything a client can name: they are the specification that reflection shows.
+
+use onair::{
+    proto::DESCRIPTORS,
+    registry::{Cause, EventType, Instance, Status},
+};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use prost_types::{FileDescriptorProto, FileDescriptorSet, Timestamp, value::Kind};
+use serde_json::{Value as Json, json};
+
+fn pool() -> DescriptorPool {
+    DescriptorPool::decode(DESCRIPTORS).unwrap()
+}
+
+fn instance_descriptor() -> MessageDescriptor {
+    pool().get_message_by_name("onair.v1.Instance").unwrap()
+}
+
+/// What the descriptor reads in `instance`.
+fn read(instance: &Instance) -> DynamicMessage {
+    DynamicMessage::decode(instance_descriptor(), instance.encode_to_vec().as_slice()).unwrap()
+}
+
+/// With the names that the protos give.
+fn as_json(message: &DynamicMessage) -> Json {
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    message.serialize_with_options(serde_json::value::Serializer, &options).unwrap()
+}
+
+/// With every field set, each to a value of its own, so that no two can be mistaken for one another.
+fn full() -> Instance {
+    Instance {
+        namespace: "shop".into(),
+        service: "web".into(),
+        id: "web-1".into(),
+        host: "10.0.0.7".into(),
+        port: 8001,
+        version: "1.2.3".into(),
+        zone: "a".into(),
+        weight: Some(7),
+        status: Status::Draining as i32,
+        incarnation: 41,
+        revision: 42,
+        protocol: "https".into(),
+        url: "https://10.0.0.7:8001/base".into(),
+        ports: [("admin".to_owned(), 8002)].into(),
+        metadata: Some(prost_types::Value { kind: Some(Kind::NumberValue(1.5)) }),
+        online_since: Some(Timestamp { seconds: 1, nanos: 500_000_000 }),
+    }
+}
+
+fn full_json() -> Json {
+    json!({
+        "namespace": "shop",
+        "service": "web",
+        "id": "web-1",
+        "host": "10.0.0.7",
+        "port": 8001,
+        "version": "1.2.3",
+        "zone": "a",
+        "weight": 7,
+        "status": "STATUS_DRAINING",
+        "incarnation": "41",
+        "revision": "42",
+        "protocol": "https",
+        "url": "https://10.0.0.7:8001/base",
+        "ports": {"admin": 8002},
+        "metadata": 1.5,
+        "online_since": "1970-01-01T00:00:01.500Z",
+    })
+}
+
+#[test]
+fn an_instance_reads_as_the_descriptor_says() {
+    let read = read(&full());
+    assert_eq!(read.unknown_fields().count(), 0, "fields that the proto does not have");
+    for field in instance_descriptor().fields() {
+        assert!(read.has_field(&field), "{} is not set by `registry::Instance`", field.name());
+    }
+    assert_eq!(as_json(&read), full_json());
+}
+
+#[test]
+fn an_instance_keeps_all_that_the_descriptor_has() {
+    let written = DynamicMessage::deserialize(instance_descriptor(), full_json()).unwrap();
+    assert_eq!(written.fields().count(), instance_descriptor().fields().count(), "`full_json` leaves a field out");
+    let kept = Instance::decode(written.encode_to_vec().as_slice()).unwrap();
+    assert_eq!(kept, full());
+    assert_eq!(as_json(&read(&kept)), full_json());
+}
+
+#[test]
+fn absence_is_kept_where_it_means_something() {
+    assert_eq!(as_json(&read(&Instance::default())), json!({}));
+    let without_traffic = Instance { weight: Some(0), ..Instance::default() };
+    assert_eq!(as_json(&read(&without_traffic)), json!({"weight": 0}));
+}
+
+/// `Unspecified` of `EventType` is `EVENT_TYPE_UNSPECIFIED` in the protos.
+fn proto_name(type_name: &str, variant: &str) -> String {
+    let mut name = String::new();
+    for letter in type_name.chars().chain(variant.chars()) {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+/// Every value of the descriptor is one of `T` by number and name, and `T` has no other.
+fn assert_enum_agrees<T: TryFrom<i32> + std::fmt::Debug>(name: &str) {
+    let descriptor = pool().get_enum_by_name(&format!("onair.v1.{name}")).unwrap();
+    let described: Vec<_> = descriptor.values().map(|value| (value.number(), value.name().to_owned())).collect();
+    let ours: Vec<_> = (-1..=1_000)
+        .filter_map(|number| T::try_from(number).ok().map(|value| (number, proto_name(name, &format!("{value:?}")))))
+        .collect();
+    assert_eq!(ours, described, "{name}");
+}
+
+#[test]
+fn enums_have_the_descriptors_numbers_and_names() {
+    assert_enum_agrees::<Status>("Status");
+    assert_enum_agrees::<EventType>("EventType");
+    assert_enum_agrees::<Cause>("Cause");
+}
+
+/// Everything in `file` that a client can name: its path in the file's `SourceCodeInfo`, and its name.
+fn nameable(file: &FileDescriptorProto) -> Vec<(Vec<i32>, String)> {
+    let mut all = Vec::new();
+    let mut add = |path: &[i32], names: &[&str]| all.push((path.to_vec(), names.join(".")));
+    for (at, message) in (0..).zip(&file.message_type) {
+        let nested = message.nested_type.iter().filter(|nested| !is_map_entry(nested)).count();
+        assert_eq!(nested + message.enum_type.len(), 0, "{}: nested types are not looked into", message.name());
+        add(&[4, at], &[message.name()]);
+        for (index, field) in (0..).zip(&message.field) {
+            add(&[4, at, 2, index], &[message.name(), field.name()]);
+        }
+        for (index, oneof) in (0..).zip(&message.oneof_decl) {
+            // An `optional` field is described as the only one of a oneof that nobody wrote.
+            if !message.field.iter().any(|field| field.proto3_optional() && field.oneof_index == Some(index)) {
+                add(&[4, at, 8, index], &[message.name(), oneof.name()]);
+            }
+        }
+    }
+    for (at, enumeration) in (0..).zip(&file.enum_type) {
+        add(&[5, at], &[enumeration.name()]);
+        for (index, value) in (0..).zip(&enumeration.value) {
+            add(&[5, at, 2, index], &[value.name()]);
+        }
+    }
+    for (at, service) in (0..).zip(&file.service) {
+        add(&[6, at], &[service.name()]);
+        for (index, method) in (0..).zip(&service.method) {
+            add(&[6, at, 2, index], &[service.name(), method.name()]);
+        }
+    }
+    all
+}
+
+fn is_map_entry(message: &prost_types::DescriptorProto) -> bool {
+    message.options.as_ref().is_some_and(prost_types::MessageOptions::map_entry)
+}
+
+/// What has no comment before it.
+fn uncommented(file: &FileDescriptorProto) -> Vec<String> {
+    let locations = file.source_code_info.as_ref().map_or(&[][..], |info| &info.location);
+    let commented = |path: &[i32]| {
+        locations.iter().any(|location| location.path == path && !location.leading_comments().trim().is_empty())
+    };
+    nameable(file).into_iter().filter(|(path, _)| !commented(path)).map(|(_, name)| name).collect()
+}
+
+fn our_files() -> Vec<FileDescriptorProto> {
+    let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+    set.file.into_iter().filter(|file| file.package().starts_with("onair.")).collect()
+}
+
+#[test]
+fn everything_has_a_comment() {
+    let files = our_files();
+    assert!(files.iter().any(|file| file.name() == "onair/v1/registry.proto"));
+    for file in &files {
+        assert_eq!(uncommented(file), [""; 0], "{}: no comment before these", file.name());
+    }
+}
+
+#[test]
+fn a_missing_comment_is_noticed() {
+    for file in our_files() {
+        for (path, name) in nameable(&file) {
+            let mut file = file.clone();
+            for location in &mut file.source_code_info.as_mut().unwrap().location {
+                if location.path == path {
+                    location.leading_comments = Some(" \n".to_owned());
+                }
+            }
+            assert_eq!(uncommented(&file), [name]);
+        }
+    }
+}
