@@ -5,14 +5,24 @@
 
 mod change;
 mod error;
+mod filter;
 mod instance;
 mod key;
+mod name;
 mod record;
+mod selector;
+mod syntax;
 mod token;
+mod version;
 
 pub use change::{Change, Delete, Event, Guarded, Put, Stamp};
 pub use error::{Error, Violation};
+pub use filter::{Filter, FilterSet, Scope};
 pub use instance::{Cause, EventType, Instance, Status};
 pub use key::{Fingerprint, Key, Revision, request_fingerprint};
+pub use name::{ALL_NAMESPACES, DEFAULT_NAMESPACE, MAX_NAME_BYTES, check_name, check_new_namespace};
 pub use record::{Lease, Record};
+pub use selector::{MAX_SELECTOR_BYTES, Selector};
+pub use syntax::SyntaxError;
 pub use token::{LeaseId, LeaseToken, Secret, SecretHash};
+pub use version::{MAX_VERSION_BYTES, VersionMatch};

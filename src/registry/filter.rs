@@ -1,0 +1,194 @@
+//! What a lookup or a watch means as a whole: where to look, which version, which selector, which statuses. Knows no
+//! rights: what a caller may see is another's concern.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use smol_str::SmolStr;
+
+use super::name::{ALL_NAMESPACES, DEFAULT_NAMESPACE, check_name};
+use super::selector::Selector;
+use super::syntax::{SyntaxError, quoted};
+use super::version::VersionMatch;
+use super::{Instance, Violation};
+
+/// One selector of a watch, or all that a lookup asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// None: every namespace.
+    namespace: Option<SmolStr>,
+    /// None: every service.
+    service: Option<SmolStr>,
+    version: VersionMatch,
+    selector: Selector,
+}
+
+/// Where the matches of a filter can be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Anywhere.
+    All,
+    /// In one namespace.
+    Namespace(SmolStr),
+    /// In one namespace, under one service.
+    Service(SmolStr, SmolStr),
+}
+
+impl Scope {
+    /// Whether a namespace's service is within.
+    #[must_use]
+    pub fn covers(&self, namespace: &str, service: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Namespace(only) => only == namespace,
+            Self::Service(only, only_service) => only == namespace && only_service == service,
+        }
+    }
+}
+
+impl Filter {
+    /// Reads the texts of a request. An empty namespace is `default`, `*` is all; an empty service is every service.
+    ///
+    /// # Errors
+    /// All violations, by the names of the parameters.
+    pub fn new(namespace: &str, service: &str, version: &str, selector: &str) -> Result<Self, Vec<Violation>> {
+        let mut violations = Vec::new();
+        let namespace = match namespace {
+            ALL_NAMESPACES => None,
+            "" => Some(DEFAULT_NAMESPACE),
+            _ => {
+                check_name("namespace", namespace, &mut violations);
+                Some(namespace)
+            }
+        };
+        let service = (!service.is_empty()).then_some(service);
+        if let Some(service) = service {
+            check_name("service", service, &mut violations);
+        }
+        let mut refuse = |field: &str, error: &SyntaxError| {
+            violations.push(Violation { field: field.to_owned(), description: error.to_string() });
+        };
+        let version = VersionMatch::parse(version).map_err(|error| refuse("version", &error));
+        let selector = Selector::parse(selector).map_err(|error| refuse("selector", &error));
+        match (version, selector) {
+            (Ok(version), Ok(selector)) if violations.is_empty() => {
+                Ok(Self { namespace: namespace.map(Into::into), service: service.map(Into::into), version, selector })
+            }
+            _ => Err(violations),
+        }
+    }
+
+    /// Where to look; elsewhere nothing matches. A service of every namespace is looked for everywhere.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match (&self.namespace, &self.service) {
+            (None, _) => Scope::All,
+            (Some(namespace), None) => Scope::Namespace(namespace.clone()),
+            (Some(namespace), Some(service)) => Scope::Service(namespace.clone(), service.clone()),
+        }
+    }
+
+    /// Whether within the scope an instance matches exactly if its status is routable, so that nothing else of it needs
+    /// to be known.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let scope_is_exact = self.namespace.is_some() || self.service.is_none();
+        scope_is_exact && self.version == VersionMatch::Any && self.selector.is_empty()
+    }
+
+    /// Whether the instance is meant.
+    #[must_use]
+    pub fn matches(&self, instance: &Instance) -> bool {
+        self.namespace.as_ref().is_none_or(|only| *only == instance.namespace)
+            && self.service.as_ref().is_none_or(|only| *only == instance.service)
+            && (self.selector.speaks_of_status() || instance.status().is_routable())
+            && self.version.matches(&instance.version)
+            && self.selector.matches(instance)
+    }
+}
+
+/// The canonical text: equal filters have equal texts.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is quoted cannot be taken for the rest of the text.
+        let name = |name: &Option<SmolStr>| match name {
+            Some(name) => quoted(name, |c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ':')).into_owned(),
+            None => "*".to_owned(),
+        };
+        write!(f, "{}/{}", name(&self.namespace), name(&self.service))?;
+        if self.version != VersionMatch::Any {
+            write!(f, " version {}", quoted(&self.version.to_string(), |_| false))?;
+        }
+        if !self.selector.is_empty() {
+            write!(f, " selector {}", self.selector)?;
+        }
+        Ok(())
+    }
+}
+
+/// The union of the selectors of one watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterSet {
+    /// In the order of their canonical texts, each once, at least one.
+    filters: Box<[Filter]>,
+    fingerprint: u64,
+}
+
+impl FilterSet {
+    /// The union of `filters`; of none: every service of `default`.
+    #[must_use]
+    pub fn new(filters: impl IntoIterator<Item = Filter>) -> Self {
+        let mut filters: Vec<_> = filters.into_iter().collect();
+        if filters.is_empty() {
+            filters.push(Filter {
+                namespace: Some(DEFAULT_NAMESPACE.into()),
+                service: None,
+                version: VersionMatch::Any,
+                selector: Selector::default(),
+            });
+        }
+        filters.sort_by_cached_key(Filter::to_string);
+        filters.dedup();
+        let mut set = Self { filters: filters.into(), fingerprint: 0 };
+        let digest: [u8; 32] = Sha256::digest(set.to_string()).into();
+        set.fingerprint = digest.into_iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(byte));
+        set
+    }
+
+    /// Each filter once, in a fixed order.
+    #[must_use]
+    pub fn filters(&self) -> &[Filter] {
+        &self.filters
+    }
+
+    /// Whether any filter matches.
+    #[must_use]
+    pub fn matches(&self, instance: &Instance) -> bool {
+        self.filters.iter().any(|filter| filter.matches(instance))
+    }
+
+    /// Equal for equal sets, in every process: the first 8 bytes of the SHA-256 of the canonical text.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
+impl Default for FilterSet {
+    fn default() -> Self {
+        Self::new([])
+    }
+}
+
+/// The canonical text: a filter a line.
+impl fmt::Display for FilterSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, filter) in self.filters.iter().enumerate() {
+            write!(f, "{}{filter}", if place > 0 { "\n" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
