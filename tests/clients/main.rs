@@ -1,0 +1,5 @@
+//! Clients of others, with code generated from `proto/` by their own tools: one file a language. Each is fetched on
+//! first use, so that `cargo test` alone is enough.
+
+mod python;
+mod tools;

@@ -1,0 +1,27 @@
+//! Programs that are not ours, by the names that `.ci/install` knows. Knows nothing of what they are used for.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Where the tool is; it is fetched if it is not there yet.
+pub fn tool(name: &str) -> PathBuf {
+    let install = Command::new("bash").args([".ci/install", name]).current_dir(top()).output().unwrap();
+    let said = String::from_utf8_lossy(&install.stderr);
+    assert!(install.status.success(), "this test runs {name}, which cannot be had here:\n{said}");
+    PathBuf::from(String::from_utf8(install.stdout).unwrap().trim_end())
+}
+
+/// Runs `command` to its end; what it said if it failed.
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The top of the checkout.
+pub fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
