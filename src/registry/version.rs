@@ -4,8 +4,10 @@
 //! `*` part: a dot-separated part that is `*`, or one of the up to three numeric parts of a version. So `1.x`, `v1.*`
 //! and `1.2.x-beta` are ranges, while `1.2.3-x`, `x-large`, `release.x` and also `1.2` are exact texts.
 //!
-//! The grammar is the one that npm publishes, read strictly: a comma reads as white space, nothing that is not
-//! understood is passed over, and a set of comparators that cannot all hold matches nothing.
+//! The grammar is the one that npm publishes, read strictly: nothing that is not understood is passed over, and a set of
+//! comparators that cannot all hold matches nothing. A comma reads as a space. Differences to npm's own implementation:
+//! a number after a wildcard (`^1.x.3`) is an error everywhere, a union with `*` still has the pre-releases that its
+//! other parts name, and `>=0.0.0` keeps out pre-releases of 0.0.0.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -149,7 +151,11 @@ fn parse_set(cursor: &mut Cursor<'_>) -> Result<Set, SyntaxError> {
         if !at_boundary(cursor) {
             return Err(cursor.expected("a space, a comma or `||`"));
         }
-        let operator = operator.unwrap_or(Operator::Equal);
+        let operator = match operator {
+            // Nothing is beyond all versions, as nothing is below them.
+            Some(Operator::Greater) if partial.known == 0 => Operator::Less,
+            operator => operator.unwrap_or(Operator::Equal),
+        };
         let comparators = operator.comparators(&partial).ok_or_else(|| at.error(TOO_LARGE))?;
         if !comparators.is_empty() {
             terms.push((operator, operator.text(&partial), comparators));
@@ -230,7 +236,7 @@ impl Operator {
     fn text(self, partial: &Partial<'_>) -> String {
         match self {
             Self::Equal => partial.to_string(),
-            Self::Less | Self::Greater if partial.known == 0 => "<*".to_owned(),
+            Self::Less if partial.known == 0 => "<*".to_owned(),
             Self::GreaterEqual => format!(">={partial}"),
             Self::Greater => format!(">{partial}"),
             Self::Caret => format!("^{partial}"),
@@ -248,7 +254,7 @@ impl Operator {
         let below_next = |place| Some(bound(Relation::Less, next(numbers, place)?, "0"));
         let at_least = bound(Relation::GreaterEqual, numbers, pre);
         Some(match (self, known) {
-            (Self::Less | Self::Greater, 0) => vec![bound(Relation::Less, [0; 3], "0")],
+            (Self::Less, 0) => vec![bound(Relation::Less, [0; 3], "0")],
             (_, 0) => Vec::new(),
             (Self::Caret, _) => {
                 let first = numbers[..known].iter().position(|&number| number > 0).unwrap_or(known - 1);
@@ -341,6 +347,8 @@ struct Partial<'a> {
     /// How many numbers count: those before the first wildcard or the end.
     known: usize,
     wildcard: bool,
+    /// Where a number follows a wildcard, which means nothing.
+    misplaced: Option<Cursor<'a>>,
     /// Empty unless all three numbers count. Build metadata is read and dropped, it never matters.
     pre: &'a str,
 }
@@ -349,7 +357,7 @@ impl<'a> Partial<'a> {
     /// The text as one version, if it is one.
     fn whole(text: &'a str) -> Option<Self> {
         let mut cursor = Cursor::new(text);
-        Self::parse(&mut cursor).ok().filter(|_| cursor.is_at_end())
+        Self::read(&mut cursor).ok().filter(|_| cursor.is_at_end())
     }
 
     fn is_full(&self) -> bool {
@@ -357,15 +365,24 @@ impl<'a> Partial<'a> {
     }
 
     fn parse(cursor: &mut Cursor<'a>) -> Result<Self, SyntaxError> {
-        let mut partial = Self { numbers: [0; 3], known: 0, wildcard: false, pre: "" };
+        let partial = Self::read(cursor)?;
+        match partial.misplaced {
+            Some(at) => Err(at.error("a number in a version cannot follow a wildcard")),
+            None => Ok(partial),
+        }
+    }
+
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, SyntaxError> {
+        let mut partial = Self { numbers: [0; 3], known: 0, wildcard: false, misplaced: None, pre: "" };
         cursor.eat("v");
         for place in 0..3 {
+            let at = *cursor;
             match parse_number(cursor)? {
                 Some(number) if !partial.wildcard => {
                     partial.numbers[place] = number;
                     partial.known = place + 1;
                 }
-                Some(_) => {}
+                Some(_) => partial.misplaced = Some(at),
                 None => partial.wildcard = true,
             }
             if place < 2 && !cursor.eat(".") {
