@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::registry::{Change, Event, Guarded, Record, Revision};
 
+pub mod local;
 pub mod memory;
 
 /// Most commands that one revision carries.

@@ -71,12 +71,28 @@ impl Put {
         Key::new(namespace, service, id)
     }
 
+    /// The registration's place in its revision, if this is change number `place`.
+    #[must_use]
+    pub fn ordinal(&self, place: u32) -> u32 {
+        if self.incarnation == Stamp::Commit { place } else { self.ordinal }
+    }
+
     /// The record it makes, committed at `commit` as change number `place`.
     #[must_use]
     pub fn record(&self, commit: Revision, place: u32) -> Record {
-        let ordinal = if self.incarnation == Stamp::Commit { place } else { self.ordinal };
+        let ordinal = self.ordinal(place);
         let (incarnation, revision) = (self.incarnation.resolve(commit), self.revision.resolve(commit));
         Record::new(&self.description, self.lease.clone(), incarnation, ordinal, revision)
+    }
+}
+
+/// The cause of the event that a put makes: what was there before decides it.
+#[must_use]
+pub fn put_cause(before: Option<&Record>, incarnation: Revision) -> Cause {
+    match before {
+        None => Cause::Registered,
+        Some(before) if before.incarnation != incarnation => Cause::Replaced,
+        Some(_) => Cause::Unspecified,
     }
 }
 

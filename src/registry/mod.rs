@@ -16,13 +16,13 @@ mod syntax;
 mod token;
 mod version;
 
-pub use change::{Change, Delete, Event, Guarded, Put, Stamp};
+pub use change::{Change, Delete, Event, Guarded, Put, Stamp, put_cause};
 pub use error::{Error, Violation};
 pub use filter::{Filter, FilterSet, Scope};
 pub use instance::{Cause, EventType, Instance, Status};
 pub use key::{Fingerprint, Key, Revision, request_fingerprint};
 pub use name::{ALL_NAMESPACES, DEFAULT_NAMESPACE, MAX_NAME_BYTES, check_name, check_new_namespace};
-pub use record::{Lease, Record};
+pub use record::{Lease, Record, names};
 pub use registration::{Context, LeaseTtl, Registration};
 pub use selector::{MAX_SELECTOR_BYTES, Selector};
 pub use syntax::SyntaxError;

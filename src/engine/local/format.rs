@@ -1,0 +1,265 @@
+//! The stored forms, as protobuf messages: what is on disk can be read by any later onair and by a person with the
+//! field numbers below. Nothing of this process is in them: no slots, no addresses, no `usize`. A field number is never
+//! used again for something else; what a reader of format 1 does not know, it may skip.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use smol_str::SmolStr;
+
+use crate::registry::{Cause, Change, Event, Guarded, Lease, Put, Record, Revision, SecretHash, names, put_cause};
+
+/// The version of everything in this file. A change that format 1 cannot skip makes it 2, with an upgrade from 1.
+pub(super) const FORMAT: u32 = 1;
+
+/// Ends a name in a key: names have no control characters, so keys sort by namespace, service and id.
+const END: u8 = 0;
+
+/// Value of the `state` keyspace: an instance and its lease.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StoredRecord {
+    /// The encoded `Instance` without incarnation and revision.
+    #[prost(bytes = "bytes", tag = "1")]
+    description: Bytes,
+    /// Revision of the registration.
+    #[prost(uint64, tag = "2")]
+    incarnation: u64,
+    /// Revision of the last change that watchers see.
+    #[prost(uint64, tag = "3")]
+    revision: u64,
+    /// The registration's place in its revision.
+    #[prost(uint32, tag = "4")]
+    ordinal: u32,
+    /// The lease's time to live in milliseconds.
+    #[prost(uint32, tag = "5")]
+    ttl: u32,
+    /// First half of the hash of the lease's secret, big-endian.
+    #[prost(fixed64, tag = "6")]
+    secret_high: u64,
+    /// Second half.
+    #[prost(fixed64, tag = "7")]
+    secret_low: u64,
+    /// Fingerprint of the request that made or last confirmed the registration; 0 for none.
+    #[prost(fixed64, tag = "8")]
+    request: u64,
+    /// Who registered it; absent when everyone is one principal.
+    #[prost(string, optional, tag = "9")]
+    principal: Option<String>,
+}
+
+/// One change in a `StoredRevision`.
+#[derive(Clone, PartialEq, Message)]
+struct StoredEvent {
+    /// An encoded `StoredRecord`: before the change; absent if the key was free.
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    before: Option<Bytes>,
+    /// An encoded `StoredRecord`: after the change; absent if the key is free.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    after: Option<Bytes>,
+    /// `onair.v1.Cause`.
+    #[prost(enumeration = "Cause", tag = "3")]
+    cause: i32,
+}
+
+/// Value of the `log` keyspace: what watchers could see of one revision, in order.
+#[derive(Clone, PartialEq, Message)]
+struct StoredRevision {
+    #[prost(message, repeated, tag = "1")]
+    events: Vec<StoredEvent>,
+}
+
+/// Value of `meta/last`: where the history stands.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct StoredLast {
+    /// The last committed revision.
+    #[prost(uint64, tag = "1")]
+    pub(super) revision: u64,
+    /// The log is complete for every revision after this one.
+    #[prost(uint64, tag = "2")]
+    pub(super) tail_after: u64,
+}
+
+/// Value of `meta/epochs`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StoredEpochs {
+    /// Oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub(super) epochs: Vec<StoredEpoch>,
+}
+
+/// A stretch of history.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct StoredEpoch {
+    /// Random.
+    #[prost(fixed64, tag = "1")]
+    pub(super) id: u64,
+    /// It begins after this revision.
+    #[prost(uint64, tag = "2")]
+    pub(super) after: u64,
+}
+
+/// A value that is not what it should be.
+#[derive(Debug)]
+pub(super) struct Undecodable;
+
+impl From<prost::DecodeError> for Undecodable {
+    fn from(_: prost::DecodeError) -> Self {
+        Self
+    }
+}
+
+/// The `state` key of an instance.
+pub(super) fn state_key(namespace: &str, service: &str, id: &str) -> Vec<u8> {
+    let mut key = known_key(namespace, service);
+    key.push(END);
+    key.extend_from_slice(id.as_bytes());
+    key
+}
+
+/// The `known` key of a service.
+pub(super) fn known_key(namespace: &str, service: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(namespace.len() + service.len() + 64);
+    key.extend_from_slice(namespace.as_bytes());
+    key.push(END);
+    key.extend_from_slice(service.as_bytes());
+    key
+}
+
+/// The entry that a `known` key and value stand for.
+pub(super) fn decode_known(key: &[u8], value: &[u8]) -> Result<(SmolStr, SmolStr, u64), Undecodable> {
+    let text = std::str::from_utf8(key).map_err(|_| Undecodable)?;
+    let (namespace, service) = text.split_once('\0').ok_or(Undecodable)?;
+    Ok((namespace.into(), service.into(), decode_u64(value)?))
+}
+
+/// A number whose bytes sort as it does: `log` keys, and seconds in `known`.
+pub(super) fn encode_u64(number: u64) -> [u8; 8] {
+    number.to_be_bytes()
+}
+
+/// The number back.
+pub(super) fn decode_u64(bytes: &[u8]) -> Result<u64, Undecodable> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| Undecodable)
+}
+
+impl StoredRecord {
+    fn new(description: Bytes, lease: &Lease, incarnation: Revision, ordinal: u32, revision: Revision) -> Self {
+        let secret = u128::from_be_bytes(lease.secret.0);
+        Self {
+            description,
+            incarnation,
+            revision,
+            ordinal,
+            ttl: lease.ttl,
+            secret_high: (secret >> 64) as u64,
+            secret_low: secret as u64,
+            request: lease.request,
+            principal: lease.principal.as_deref().map(Into::into),
+        }
+    }
+
+    fn of_record(record: &Record) -> Self {
+        let description = Bytes::copy_from_slice(record.description());
+        Self::new(description, &record.lease, record.incarnation, record.ordinal, record.revision)
+    }
+
+    /// What `put.record(commit, place)` would be, without making it.
+    fn of_put(put: &Put, commit: Revision, place: u32) -> Self {
+        let incarnation = put.incarnation.resolve(commit);
+        let ordinal = put.ordinal(place);
+        Self::new(put.description.clone(), &put.lease, incarnation, ordinal, put.revision.resolve(commit))
+    }
+
+    fn encoded(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+}
+
+/// Makes records of stored ones; principals that repeat are shared.
+#[derive(Default)]
+pub(super) struct Decoder {
+    principal: Option<Arc<str>>,
+}
+
+impl Decoder {
+    /// The record that `stored` is the encoded form of.
+    pub(super) fn record(&mut self, stored: Bytes) -> Result<Record, Undecodable> {
+        let stored = StoredRecord::decode(stored)?;
+        if names(&stored.description).1.is_empty() {
+            return Err(Undecodable);
+        }
+        let secret = u128::from(stored.secret_high) << 64 | u128::from(stored.secret_low);
+        let lease = Lease {
+            ttl: stored.ttl,
+            secret: SecretHash(secret.to_be_bytes()),
+            request: stored.request,
+            principal: stored.principal.map(|principal| self.shared(&principal)),
+        };
+        Ok(Record::new(&stored.description, lease, stored.incarnation, stored.ordinal, stored.revision))
+    }
+
+    /// The events of a `log` value.
+    pub(super) fn events(&mut self, stored: Bytes) -> Result<Vec<Event>, Undecodable> {
+        let events = StoredRevision::decode(stored)?.events;
+        events.into_iter().map(|event| self.event(event)).collect()
+    }
+
+    fn event(&mut self, stored: StoredEvent) -> Result<Event, Undecodable> {
+        let cause = stored.cause();
+        let mut record = |bytes: Option<Bytes>| bytes.map(|bytes| self.record(bytes).map(Arc::new)).transpose();
+        Ok(Event { before: record(stored.before)?, after: record(stored.after)?, cause, slot: 0 })
+    }
+
+    fn shared(&mut self, principal: &str) -> Arc<str> {
+        match &self.principal {
+            Some(held) if **held == *principal => Arc::clone(held),
+            _ => Arc::clone(self.principal.insert(principal.into())),
+        }
+    }
+}
+
+/// Gathers the `log` value of a revision while its changes are written.
+#[derive(Default)]
+pub(super) struct LogEntry(StoredRevision);
+
+impl LogEntry {
+    /// Notes a put and gives the `state` key and value that it makes.
+    pub(super) fn put(&mut self, guarded: &Guarded, put: &Put, commit: Revision, place: u32) -> (Vec<u8>, Bytes) {
+        let stored = StoredRecord::of_put(put, commit, place);
+        let value = stored.encoded();
+        let before = guarded.before.as_deref();
+        if before.is_none_or(|before| before.revision != stored.revision) {
+            let cause = put_cause(before, stored.incarnation);
+            self.note(before, Some(value.clone()), cause);
+        }
+        let (namespace, service, id) = names(&put.description);
+        (state_key(namespace, service, id), value)
+    }
+
+    /// Notes a removal.
+    pub(super) fn delete(&mut self, before: Option<&Record>, cause: Cause) {
+        if before.is_some() {
+            self.note(before, None, cause);
+        }
+    }
+
+    fn note(&mut self, before: Option<&Record>, after: Option<Bytes>, cause: Cause) {
+        let before = before.map(|record| StoredRecord::of_record(record).encoded());
+        self.0.events.push(StoredEvent { before, after, cause: cause.into() });
+    }
+
+    /// The value; none if watchers see nothing of this revision.
+    pub(super) fn encoded(&self) -> Option<Vec<u8>> {
+        (!self.0.events.is_empty()).then(|| self.0.encode_to_vec())
+    }
+}
+
+/// Whether a change keeps a service's entry in `known`, as (namespace, service, seconds), or takes it away.
+pub(super) fn known_change(change: &Change) -> Option<(Vec<u8>, Option<u64>)> {
+    match change {
+        Change::Put(_) => None,
+        Change::Delete(delete) => Some((known_key(&delete.key.namespace, &delete.key.service), Some(delete.at))),
+        Change::Forget { namespace, service } => Some((known_key(namespace, service), None)),
+    }
+}

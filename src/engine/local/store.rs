@@ -1,0 +1,293 @@
+//! The store on the embedded library: how revisions become key-value pairs, and how they are read back. Knows nothing
+//! of threads, tickets or retries.
+//!
+//! | keyspace | key | value |
+//! | --- | --- | --- |
+//! | `state` | namespace NUL service NUL id | `StoredRecord` |
+//! | `known` | namespace NUL service | Unix seconds of the last removal, 8 bytes big-endian |
+//! | `log` | revision, 8 bytes big-endian | `StoredRevision`; none for a revision that no watcher sees |
+//! | `meta` | `last`, `epochs`, `registry` | `StoredLast`, `StoredEpochs`, the 16 bytes of the registry id |
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use prost::Message;
+use uuid::Uuid;
+
+use super::format::{
+    Decoder, LogEntry, StoredEpoch, StoredEpochs, StoredLast, Undecodable, decode_known, decode_u64, encode_u64,
+    known_change,
+};
+use crate::{
+    engine::{Epoch, Proposal, Recovered, TailEntry},
+    registry::{Change, Revision},
+};
+
+/// Bytes that each keyspace gathers in memory before they become a table.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Cache of table blocks: only recovery reads.
+const CACHE_BYTES: u64 = 4 << 20;
+/// Journals may take so much; the library's least. What is in them is replayed at the start.
+const JOURNAL_BYTES: u64 = 64 << 20;
+/// The library halts a writer for ever when 4 memtables wait for a worker that has died, so we halt before that.
+const SEALED_MAX: usize = 2;
+/// The same for tables that wait for compaction, where it halts at 30.
+const TABLES_WAITING_MAX: usize = 18;
+/// How often a halted writer looks again.
+const HALT: Duration = Duration::from_millis(2);
+/// Epochs kept. A resume token of an older one is answered as one of another history: with a snapshot.
+const EPOCHS_MAX: usize = 1024;
+
+/// A revision to be written.
+pub(super) struct Group {
+    /// Its number.
+    pub(super) revision: Revision,
+    /// What it commits, in order.
+    pub(super) proposals: Vec<Proposal>,
+}
+
+/// What went wrong in the store.
+#[derive(Debug)]
+pub(super) enum StoreError {
+    /// Another process has it open.
+    Locked,
+    /// The system refused.
+    Io(io::Error),
+    /// A sync failed: what the system holds in memory may differ from the disk.
+    Sync(io::Error),
+    /// The library does not write any more since an earlier failure.
+    Poisoned,
+    /// What is stored is not what was stored.
+    Corrupt(String),
+}
+
+impl From<fjall::Error> for StoreError {
+    fn from(error: fjall::Error) -> Self {
+        match error {
+            fjall::Error::Locked => Self::Locked,
+            fjall::Error::Poisoned => Self::Poisoned,
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::NotFound => {
+                    Self::Corrupt(error.to_string())
+                }
+                _ => Self::Io(error),
+            },
+            other => Self::Corrupt(other.to_string()),
+        }
+    }
+}
+
+impl StoreError {
+    fn undecodable(keyspace: &str) -> impl Fn(Undecodable) -> Self {
+        move |Undecodable| Self::Corrupt(format!("an entry of {keyspace} cannot be read"))
+    }
+}
+
+/// An open store.
+pub(super) struct FjallStore {
+    db: Database,
+    state: Keyspace,
+    known: Keyspace,
+    log: Keyspace,
+    meta: Keyspace,
+    max_log_bytes: u64,
+    /// What the log holds, oldest first: revision and bytes as stored.
+    logged: VecDeque<(Revision, u64)>,
+    log_bytes: u64,
+    tail_after: Revision,
+}
+
+/// Fills an empty directory with a store that has no history.
+pub(super) fn create(dir: &Path, registry_id: Uuid) -> Result<(), StoreError> {
+    let db = database(dir)?;
+    let meta = keyspaces(&db)?[3].clone();
+    let mut batch = db.batch().durability(Some(PersistMode::SyncAll));
+    batch.insert(&meta, "registry", registry_id.as_bytes().as_slice());
+    batch.insert(&meta, "last", StoredLast::default().encode_to_vec());
+    batch.insert(&meta, "epochs", StoredEpochs::default().encode_to_vec());
+    Ok(batch.commit()?)
+}
+
+fn database(dir: &Path) -> Result<Database, StoreError> {
+    let builder = Database::builder(dir).manual_journal_persist(true);
+    Ok(builder.cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES).open()?)
+}
+
+fn keyspaces(db: &Database) -> Result<[Keyspace; 4], StoreError> {
+    let options = || KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(MEMTABLE_BYTES);
+    let open = |name| db.keyspace(name, options);
+    Ok([open("state")?, open("known")?, open("log")?, open("meta")?])
+}
+
+impl FjallStore {
+    /// Opens the store in `dir`, which has been created before, and reads all of it.
+    pub(super) fn open(dir: &Path, max_log_bytes: u64) -> Result<(Self, Recovered), StoreError> {
+        let db = database(dir)?;
+        if db.keyspace_count() != 4 {
+            return Err(StoreError::Corrupt(format!("it has {} of 4 keyspaces", db.keyspace_count())));
+        }
+        let [state, known, log, meta] = keyspaces(&db)?;
+        let (logged, log_bytes, tail_after) = (VecDeque::new(), 0, 0);
+        let mut store = Self { db, state, known, log, meta, max_log_bytes, logged, log_bytes, tail_after };
+        let recovered = store.recover()?;
+        Ok((store, recovered))
+    }
+
+    fn recover(&mut self) -> Result<Recovered, StoreError> {
+        let missing = |name: &str| StoreError::Corrupt(format!("its entry meta/{name} is missing or unreadable"));
+        let get = |name: &str| self.meta.get(name)?.ok_or_else(|| missing(name));
+        let registry_id = Uuid::from_slice(&get("registry")?).map_err(|_| missing("registry"))?;
+        let last = StoredLast::decode(&*get("last")?).map_err(|_| missing("last"))?;
+        let epochs = StoredEpochs::decode(&*get("epochs")?).map_err(|_| missing("epochs"))?.epochs;
+        self.tail_after = last.tail_after;
+        Ok(Recovered {
+            registry_id,
+            epochs: epochs.into_iter().map(|StoredEpoch { id, after }| Epoch { id, after }).collect(),
+            revision: last.revision,
+            records: self.records()?,
+            known: self.known_services()?,
+            tail: self.tail()?,
+            tail_after: last.tail_after,
+        })
+    }
+
+    fn records(&self) -> Result<Vec<Arc<crate::registry::Record>>, StoreError> {
+        let mut decoder = Decoder::default();
+        let mut records = Vec::with_capacity(self.state.approximate_len());
+        for entry in self.state.iter() {
+            let value = Bytes::copy_from_slice(&entry.value()?);
+            records.push(Arc::new(decoder.record(value).map_err(StoreError::undecodable("state"))?));
+        }
+        Ok(records)
+    }
+
+    fn known_services(&self) -> Result<Vec<(smol_str::SmolStr, smol_str::SmolStr, u64)>, StoreError> {
+        let decode = |entry: fjall::Guard| {
+            let (key, value) = entry.into_inner()?;
+            decode_known(&key, &value).map_err(StoreError::undecodable("known"))
+        };
+        self.known.iter().map(decode).collect()
+    }
+
+    fn tail(&mut self) -> Result<Vec<TailEntry>, StoreError> {
+        let (mut decoder, mut tail) = (Decoder::default(), Vec::new());
+        // From there on: entries that were trimmed are not even read over.
+        for entry in self.log.range(encode_u64(self.tail_after + 1)..) {
+            let (key, value) = entry.into_inner()?;
+            let revision = decode_u64(&key).map_err(StoreError::undecodable("log"))?;
+            let bytes = Bytes::copy_from_slice(&value);
+            let events = decoder.events(bytes).map_err(StoreError::undecodable("log"))?;
+            self.logged.push_back((revision, logged_bytes(value.len())));
+            self.log_bytes += logged_bytes(value.len());
+            tail.push(TailEntry { revision, events });
+        }
+        Ok(tail)
+    }
+
+    /// Adds an epoch that begins after `after`; it is on disk when this returns.
+    pub(super) fn begin(&mut self, epochs: &mut Vec<Epoch>, epoch: Epoch) -> Result<(), StoreError> {
+        let surplus = (epochs.len() + 1).saturating_sub(EPOCHS_MAX);
+        epochs.drain(..surplus);
+        epochs.push(epoch);
+        let stored = epochs.iter().map(|&Epoch { id, after }| StoredEpoch { id, after }).collect();
+        let mut batch = self.db.batch().durability(None);
+        batch.insert(&self.meta, "epochs", StoredEpochs { epochs: stored }.encode_to_vec());
+        batch.commit()?;
+        self.sync()
+    }
+
+    /// Writes the groups in order, each atomically; all are on disk when this returns.
+    pub(super) fn commit(&mut self, groups: &[Group]) -> Result<(), StoreError> {
+        for group in groups {
+            self.halt()?;
+            self.write(group)?;
+        }
+        self.sync()
+    }
+
+    fn write(&mut self, group: &Group) -> Result<(), StoreError> {
+        let mut batch = self.db.batch().durability(None);
+        let mut entry = LogEntry::default();
+        // Within one batch the library does not say which of two writes of one key is the later: the last wins here.
+        let mut known = BTreeMap::new();
+        let changes = group.proposals.iter().flat_map(|proposal| &proposal.changes);
+        for (place, guarded) in changes.enumerate() {
+            match &guarded.change {
+                Change::Put(put) => {
+                    let (key, value) = entry.put(guarded, put, group.revision, place as u32);
+                    batch.insert(&self.state, key, &*value);
+                }
+                Change::Delete(delete) => {
+                    let key = &delete.key;
+                    entry.delete(guarded.before.as_deref(), delete.cause);
+                    batch.remove(&self.state, super::format::state_key(&key.namespace, &key.service, &key.id));
+                }
+                Change::Forget { .. } => {}
+            }
+            known.extend(known_change(&guarded.change));
+        }
+        for (key, at) in known {
+            match at {
+                Some(at) => batch.insert(&self.known, key, encode_u64(at).as_slice()),
+                None => batch.remove(&self.known, key),
+            }
+        }
+        self.log(&mut batch, group.revision, entry.encoded());
+        let last = StoredLast { revision: group.revision, tail_after: self.tail_after };
+        batch.insert(&self.meta, "last", last.encode_to_vec());
+        Ok(batch.commit()?)
+    }
+
+    /// Adds a revision's events to the log and trims it to its size.
+    fn log(&mut self, batch: &mut fjall::OwnedWriteBatch, revision: Revision, entry: Option<Vec<u8>>) {
+        let Some(entry) = entry else { return };
+        let bytes = logged_bytes(entry.len());
+        while self.log_bytes + bytes > self.max_log_bytes
+            && let Some((oldest, freed)) = self.logged.pop_front()
+        {
+            batch.remove(&self.log, encode_u64(oldest).as_slice());
+            self.tail_after = oldest;
+            self.log_bytes -= freed;
+        }
+        if bytes > self.max_log_bytes {
+            self.tail_after = revision;
+            return;
+        }
+        self.logged.push_back((revision, bytes));
+        self.log_bytes += bytes;
+        batch.insert(&self.log, encode_u64(revision).as_slice(), entry);
+    }
+
+    /// Waits for the library's workers where it would wait itself, but not for dead ones.
+    fn halt(&self) -> Result<(), StoreError> {
+        let behind = |keyspace: &Keyspace| {
+            keyspace.tree.sealed_memtable_count() > SEALED_MAX || keyspace.tree.l0_run_count() > TABLES_WAITING_MAX
+        };
+        while [&self.state, &self.known, &self.log, &self.meta].into_iter().any(behind) {
+            self.db.persist(PersistMode::Buffer)?; // refused when a worker has died
+            std::thread::sleep(HALT);
+        }
+        Ok(())
+    }
+
+    /// Puts everything written so far on disk.
+    fn sync(&self) -> Result<(), StoreError> {
+        self.db.persist(PersistMode::Buffer)?;
+        self.db.persist(PersistMode::SyncAll).map_err(|error| match error.into() {
+            StoreError::Io(error) => StoreError::Sync(error),
+            other => other,
+        })
+    }
+}
+
+/// What an entry counts for in the log's size: its key and value as stored.
+fn logged_bytes(value: usize) -> u64 {
+    8 + value as u64
+}

@@ -1,0 +1,257 @@
+//! The durable engine against a plain model, against a second opener, and against damage.
+
+use std::{collections::BTreeMap, fs, sync::Arc};
+
+use proptest::prelude::*;
+use prost::Message;
+use smol_str::SmolStr;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    engine::{Epoch, TailEntry, Ticket},
+    registry::{
+        Cause, Change, Delete, Event, Guarded, Instance, Key, Lease, Put, Record, Revision, SecretHash, Stamp, Status,
+        put_cause,
+    },
+};
+
+const REGISTRY_ID: Uuid = Uuid::from_u128(7);
+
+fn options(epoch: u64) -> Options {
+    Options { max_log_bytes: 1 << 20, epoch, fresh_registry_id: REGISTRY_ID }
+}
+
+/// What a test does to a key.
+#[derive(Clone, Debug)]
+pub(super) enum Op {
+    Register { key: u8, size: usize },
+    Update { key: u8 },
+    Renew { key: u8 },
+    Delete { key: u8 },
+    Forget { key: u8 },
+}
+
+impl Op {
+    fn key(&self) -> u8 {
+        match *self {
+            Self::Register { key, .. } | Self::Update { key } | Self::Renew { key } => key,
+            Self::Delete { key } | Self::Forget { key } => key,
+        }
+    }
+}
+
+/// Two keys a service.
+fn name(key: u8) -> Key {
+    Key::new("default", format!("service-{}", key / 2), format!("id-{key}"))
+}
+
+fn lease(ttl: u32, principal: Option<&str>) -> Lease {
+    let secret = SecretHash([ttl as u8; 16]);
+    Lease { ttl, secret, request: u64::MAX - u64::from(ttl), principal: principal.map(Into::into) }
+}
+
+fn describe(key: &Key, status: Status, size: usize) -> bytes::Bytes {
+    let instance = Instance {
+        namespace: key.namespace.to_string(),
+        service: key.service.to_string(),
+        id: key.id.to_string(),
+        version: "v".repeat(size),
+        status: status.into(),
+        ..Instance::default()
+    };
+    instance.encode_to_vec().into()
+}
+
+/// What an engine should hold, kept the simple way.
+#[derive(Default)]
+pub(super) struct Model {
+    pub(super) revision: Revision,
+    pub(super) records: BTreeMap<Key, Arc<Record>>,
+    pub(super) known: BTreeMap<(SmolStr, SmolStr), u64>,
+    pub(super) log: Vec<TailEntry>,
+    pub(super) epochs: Vec<Epoch>,
+    tickets: u64,
+}
+
+impl Model {
+    /// The proposal that `op` is in this state, if it is one.
+    pub(super) fn propose(&mut self, op: &Op) -> Option<Proposal> {
+        let key = name(op.key());
+        let before = self.records.get(&key).cloned();
+        let put = |description, lease, incarnation, ordinal, revision| {
+            Change::Put(Put { description, lease, incarnation, ordinal, revision })
+        };
+        let change = match (op, &before) {
+            (Op::Register { size, .. }, _) => {
+                let lease = lease(10_000 + *size as u32, (size % 2 == 0).then_some("someone"));
+                put(describe(&key, Status::Serving, *size), lease, Stamp::Commit, 0, Stamp::Commit)
+            }
+            (Op::Update { .. }, Some(held)) => {
+                let incarnation = Stamp::At(held.incarnation);
+                let description = describe(&key, Status::Draining, 3);
+                put(description, held.lease.clone(), incarnation, held.ordinal, Stamp::Commit)
+            }
+            (Op::Renew { .. }, Some(held)) => {
+                let (incarnation, revision) = (Stamp::At(held.incarnation), Stamp::At(held.revision));
+                let description = bytes::Bytes::copy_from_slice(held.description());
+                put(description, lease(5, None), incarnation, held.ordinal, revision)
+            }
+            (Op::Delete { .. }, Some(_)) => {
+                let at = 1_000 + self.tickets;
+                Change::Delete(Delete { key, cause: Cause::Expired, at })
+            }
+            (Op::Forget { .. }, _) => Change::Forget { namespace: key.namespace, service: key.service },
+            _ => return None,
+        };
+        self.tickets += 1;
+        Some(Proposal { ticket: Ticket(self.tickets), changes: vec![Guarded { change, before }] })
+    }
+
+    /// Takes in what was committed.
+    pub(super) fn fold(&mut self, revision: Revision, changes: &[Change]) {
+        assert!(revision > self.revision);
+        self.revision = revision;
+        let mut events = Vec::new();
+        for (place, change) in changes.iter().enumerate() {
+            match change {
+                Change::Put(put) => {
+                    let record = Arc::new(put.record(revision, place as u32));
+                    let before = self.records.insert(put.key(), Arc::clone(&record));
+                    let cause = put_cause(before.as_deref(), record.incarnation);
+                    events.push(Event { before, after: Some(record), cause, slot: 0 });
+                }
+                Change::Delete(delete) => {
+                    let before = self.records.remove(&delete.key);
+                    self.known.insert((delete.key.namespace.clone(), delete.key.service.clone()), delete.at);
+                    events.push(Event { before, after: None, cause: delete.cause, slot: 0 });
+                }
+                Change::Forget { namespace, service } => {
+                    self.known.remove(&(namespace.clone(), service.clone()));
+                }
+            }
+        }
+        events.retain(Event::is_visible);
+        if !events.is_empty() {
+            self.log.push(TailEntry { revision, events });
+        }
+    }
+
+    /// Panics where `recovered` differs.
+    pub(super) fn check(&self, recovered: &Recovered) {
+        assert_eq!(recovered.registry_id, REGISTRY_ID);
+        assert_eq!(recovered.epochs, self.epochs);
+        assert_eq!(recovered.revision, self.revision);
+        let by_key = recovered.records.iter().map(|record| (record.key(), Arc::clone(record))).collect();
+        assert_eq!(self.records, by_key);
+        let known = recovered.known.iter().map(|(namespace, service, at)| ((namespace.clone(), service.clone()), *at));
+        assert_eq!(self.known, known.collect());
+        let kept: Vec<_> = self.log.iter().filter(|entry| entry.revision > recovered.tail_after).collect();
+        assert_eq!(format!("{kept:?}"), format!("{:?}", recovered.tail.iter().collect::<Vec<_>>()));
+    }
+}
+
+/// Proposes each batch and folds what is committed of it into the model.
+pub(super) async fn drive<E: Engine>(engine: &mut E, model: &mut Model, batches: &[Vec<Op>]) {
+    for batch in batches {
+        let mut taken = Vec::new();
+        let mut proposals = Vec::new();
+        for op in batch {
+            // One proposal a key, and a `Forget` alone with its service, as latches have it.
+            if !taken.contains(&(op.key() / 2)) {
+                taken.push(op.key() / 2);
+                proposals.extend(model.propose(op));
+            }
+        }
+        let mut waiting: Vec<_> = proposals.iter().map(|proposal| proposal.ticket).collect();
+        engine.propose(proposals);
+        while !waiting.is_empty() {
+            match engine.next().await {
+                Ok(Step::Committed { revision, changes, tickets }) => {
+                    model.fold(revision, &changes);
+                    waiting.retain(|ticket| !tickets.contains(ticket));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+pub(super) fn op() -> impl Strategy<Value = Op> {
+    let key = 0..12u8;
+    prop_oneof![
+        4 => (key.clone(), 0..2_000usize).prop_map(|(key, size)| Op::Register { key, size }),
+        2 => key.clone().prop_map(|key| Op::Update { key }),
+        2 => key.clone().prop_map(|key| Op::Renew { key }),
+        3 => key.clone().prop_map(|key| Op::Delete { key }),
+        1 => key.prop_map(|key| Op::Forget { key }),
+    ]
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever was committed before a restart is what the next start recovers, with an epoch more.
+    #[test]
+    fn recovers_what_was_committed(
+        lives in prop::collection::vec(prop::collection::vec(prop::collection::vec(op(), 1..8), 0..8), 1..4),
+        max_log_bytes in prop_oneof![Just(0), 500..20_000u64, Just(1 << 20)],
+    ) {
+        let dir = TempDir::new().unwrap();
+        let mut model = Model::default();
+        for (life, batches) in lives.iter().enumerate() {
+            let epoch = 100 + life as u64;
+            model.epochs.push(Epoch { id: epoch, after: model.revision });
+            let options = Options { max_log_bytes, ..options(epoch) };
+            let (mut engine, recovered) = LocalEngine::open(dir.path(), options).unwrap();
+            model.check(&recovered);
+            let kept: usize = recovered.tail.iter().map(|entry| entry.events.len()).sum();
+            prop_assert!(kept == 0 || max_log_bytes > 0);
+            runtime().block_on(async {
+                drive(&mut engine, &mut model, batches).await;
+                engine.close().await;
+            });
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_opener_is_told_so_and_a_later_one_is_not() {
+    let dir = TempDir::new().unwrap();
+    let (engine, _) = LocalEngine::open(dir.path(), options(1)).unwrap();
+    let refused = LocalEngine::open(dir.path(), options(2)).unwrap_err();
+    assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+    engine.close().await;
+    let (_engine, recovered) = LocalEngine::open(dir.path(), options(3)).unwrap();
+    assert_eq!(recovered.epochs.iter().map(|epoch| epoch.id).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn a_directory_of_something_else_is_left_alone() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("thesis.txt"), "years of work").unwrap();
+    let refused = LocalEngine::open(dir.path(), options(1)).unwrap_err();
+    assert!(matches!(refused, OpenError::NotOurs { .. }), "{refused}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    let refused = LocalEngine::open(&dir.path().join("thesis.txt"), options(1)).unwrap_err();
+    assert!(matches!(refused, OpenError::Io { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_untouched() {
+    let dir = TempDir::new().unwrap();
+    let (engine, _) = LocalEngine::open(dir.path(), options(1)).unwrap();
+    engine.close().await;
+    let format = dir.path().join("store/format");
+    let text = fs::read_to_string(&format).unwrap();
+    fs::write(&format, "onair store, format 9\n").unwrap();
+    let refused = LocalEngine::open(dir.path(), options(2)).unwrap_err();
+    assert!(matches!(refused, OpenError::Newer { found: 9, supported: 1, .. }), "{refused}");
+    fs::write(&format, text).unwrap();
+    let (_engine, recovered) = LocalEngine::open(dir.path(), options(3)).unwrap();
+    assert_eq!(recovered.epochs.len(), 2);
+}
