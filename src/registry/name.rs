@@ -18,8 +18,8 @@ pub fn check_name(field: &str, value: &str, violations: &mut Vec<Violation>) {
     }
 }
 
-/// As `check_name`, for a namespace that something is to be registered in: no namespace may be called `*`, which means all
-/// of them in reads, or `frontend`, which begins the health names of frontends.
+/// As `check_name`, for a namespace that something is to be registered in: no namespace may be called `*`, which means
+/// all of them in reads, or `frontend`, which begins the health names of frontends.
 pub fn check_new_namespace(field: &str, value: &str, violations: &mut Vec<Violation>) {
     if value == ALL_NAMESPACES || value == "frontend" {
         violations.push(Violation { field: field.to_owned(), description: format!("`{value}` is reserved") });

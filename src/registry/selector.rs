@@ -6,16 +6,16 @@
 //! term     = field | "!" field | field ( "=" | "!=" ) value | field ( "in" | "notin" ) "(" value *( "," value ) ")"
 //! field    = "id" | "host" | "zone" | "status" | "version" | "weight" | "metadata" 1*( "." part )
 //! ```
-//! White space may stand around everything but the dots of a path. A value or a part is a JSON string, or bare: a part of
-//! letters, digits, `_`, `-` and `/`; a value of anything but white space, control characters and
+//! White space may stand around everything but the dots of a path. A value or a part is a JSON string, or bare: a part
+//! of letters, digits, `_`, `-` and `/`; a value of anything but white space, control characters and
 //! `,` `=` `!` `(` `)` `"` `<` `>` `[` `]` `{` `}` `\`.
 //!
-//! All terms must hold. A missing field makes `f`, `f=v` and `f in (…)` false, and `!f`, `f!=v` and `f notin (…)` true. An empty
-//! host, zone or version is missing. An absent weight is 1, so that a weight is never missing; nor is a status or an id.
-//! A version value is a version text, so it may be a range. Metadata values compare as text: strings by content, numbers
-//! in the form of RFC 8785 (`1`, `1.5`, `1e+21`), `true`, `false`, `null`; objects and lists are there, but equal
-//! nothing. A path leads through objects only. `status=*` is `status`: there is always one, but now the selector speaks
-//! of it.
+//! All terms must hold. A missing field makes `f`, `f=v` and `f in (…)` false; `!f`, `f!=v` and `f notin (…)` true. An
+//! empty host, zone or version is missing. An absent weight is 1, so that a weight is never missing; nor is a status or
+//! an id. A version value is a version text, so it may be a range. Metadata values compare as text: strings by content,
+//! numbers in the form of RFC 8785 (`1`, `1.5`, `1e+21`), `true`, `false`, `null`; objects and lists are there, but
+//! equal nothing. A path leads through objects only. `status=*` is `status`: there is always one, but now the selector
+//! speaks of it.
 
 use std::borrow::Cow;
 use std::fmt;

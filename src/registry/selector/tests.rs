@@ -297,7 +297,9 @@ fn instances() -> impl Strategy<Value = Instance> {
 
 proptest! {
     #[test]
-    fn any_text_is_read_or_refused(text in any::<String>(), prefix in prop::sample::select(vec!["", "zone=", "metadata.", "id in (\""])) {
+    fn any_text_is_read_or_refused(
+        text in any::<String>(), prefix in prop::sample::select(vec!["", "zone=", "metadata.", "id in (\""]),
+    ) {
         let text = format!("{prefix}{text}");
         let position = Selector::parse(&text).map_or_else(|error| error.position, |_| 0);
         prop_assert!(text.is_char_boundary(position));
@@ -316,7 +318,8 @@ proptest! {
 
     #[test]
     fn all_terms_must_hold(a in texts(), b in texts(), instance in instances()) {
-        if let (Ok(left), Ok(right), Ok(both)) = (Selector::parse(&a), Selector::parse(&b), Selector::parse(&format!("{a},{b}"))) {
+        let [left, right, both] = [&a, &b, &format!("{a},{b}")].map(|text| Selector::parse(text));
+        if let (Ok(left), Ok(right), Ok(both)) = (left, right, both) {
             prop_assert_eq!(both.matches(&instance), left.matches(&instance) && right.matches(&instance));
         }
     }
