@@ -29,6 +29,8 @@ const HOUR: u64 = 3_600_000;
 pub trait Settings: Default + 'static {
     /// Name of the table in the file, `serve` for `[serve]`.
     const SECTION: &'static str;
+    /// What help calls the group.
+    const HEADING: &'static str;
     /// Every setting, in the order of the fields.
     fn table() -> &'static [Setting<Self>];
     /// What is wrong with the settings as a whole, each in a sentence.
@@ -61,7 +63,7 @@ pub struct Setting<S> {
 macro_rules! settings {
     (
         $(#[doc = $about:literal])+
-        pub struct $name:ident in $section:literal checked by $check:path {
+        pub struct $name:ident in $section:literal as $heading:literal checked by $check:path {
             $($(#[doc = $doc:literal])+ $([$hidden:ident])? $key:ident: $type:ty = $default:expr, $kind:ty;)+
         }
     ) => {
@@ -79,6 +81,7 @@ macro_rules! settings {
 
         impl Settings for $name {
             const SECTION: &'static str = $section;
+            const HEADING: &'static str = $heading;
 
             fn table() -> &'static [Setting<Self>] {
                 static TABLE: OnceLock<Vec<Setting<$name>>> = OnceLock::new();
@@ -107,7 +110,7 @@ macro_rules! settings {
 
 settings! {
     /// Everything that `onair serve` can be told.
-    pub struct ServeSettings in "serve" checked by check_serve {
+    pub struct ServeSettings in "serve" as "Settings" checked by check_serve {
         /// Addresses to listen on: several by repeating the flag, or joined by commas; port 0 takes a free one, which is
         /// printed. Default 127.0.0.1:6624.
         listen: Vec<SocketAddr> = vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT)], Addresses;
@@ -164,7 +167,7 @@ settings! {
 
 settings! {
     /// What every command that calls a registry can be told.
-    pub struct ClientSettings in "client" checked by check_client {
+    pub struct ClientSettings in "client" as "Registry and output" checked by check_client {
         /// The registry: host:port, or http://host1,host2/namespace?ttl=5s&timeout=2s, whose hosts are tried in turn.
         /// Default http://127.0.0.1:6624.
         url: String = format!("http://127.0.0.1:{DEFAULT_PORT}"), Text;

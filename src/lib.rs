@@ -5,6 +5,8 @@
 //! - [`engine`]: orders proposals and makes them durable.
 //! - [`grpc`]: the gRPC front.
 //! - [`config`]: settings, their defaults and units.
+//! - [`cli`]: the `onair` command.
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod grpc;

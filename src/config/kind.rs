@@ -249,6 +249,14 @@ impl Word for Output {
     const WORDS: &'static [(&'static str, Self)] = &[("table", Self::Table), ("json", Self::Json)];
 }
 
+impl std::str::FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Choice::read(text)
+    }
+}
+
 fn number<T: TryInto<u64>>(value: T) -> u64 {
     value.try_into().unwrap_or(u64::MAX)
 }

@@ -64,6 +64,7 @@ impl<S: Settings> Given<S> {
             .hide_env_values(true)
             .value_name(row.value_name)
             .help(row.help.as_str())
+            .help_heading(if row.help.starts_with("Limit on") { "Limits" } else { S::HEADING })
             .hide(row.hidden);
         match row.shape {
             Shape::One => argument.action(ArgAction::Set),
@@ -81,6 +82,7 @@ impl<S: Settings> clap::Args for Given<S> {
             .hide_env_values(true)
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
+            .help_heading(S::HEADING)
             .help(format!(
                 "File of settings (TOML). Default: {FILE_NAME} here if it has a [{}] table, else the one in the \
                  platform's directory for configuration",

@@ -1,0 +1,348 @@
+//! How a command ends when it does not succeed: the exit codes, and one sentence with its details and a hint. Knows no
+//! command.
+
+use std::{error::Error as _, fmt::Write as _, io, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::text::safe;
+use crate::config::{Refused, show_duration};
+
+/// What the root command's help says of exit codes.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   the call, or the server, failed
+  2   wrong usage or configuration
+  3   nothing found, or not serving
+  4   superseded: another process has registered the same instance
+  70  a fault of onair itself";
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The arguments contradict each other or cannot be read.
+    Usage(String),
+    /// Settings were refused.
+    Settings(Refused),
+    /// No host gave an answer that helps.
+    Call(CallFailed),
+    /// Something else went wrong outside.
+    Other(String),
+    /// There is nothing of what was asked for.
+    Nothing(String),
+    /// A newer incarnation holds the key.
+    Superseded(String),
+    /// Standard output is gone or full.
+    Output(io::Error),
+    /// This should not happen.
+    Internal(String),
+}
+
+impl Failure {
+    /// See `EXIT_CODES`.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            // Whoever read our output has had enough: `onair watch | head -1`.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Call(_) | Self::Other(_) | Self::Output(_) => 1,
+            Self::Usage(_) | Self::Settings(_) => 2,
+            Self::Nothing(_) => 3,
+            Self::Superseded(_) => 4,
+            Self::Internal(_) => 70,
+        }
+    }
+
+    /// What to say on standard error, without a newline at the end; nothing if nobody needs to know.
+    #[must_use]
+    pub fn report(&self) -> Option<String> {
+        Some(match self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return None,
+            Self::Output(error) => format!("onair: cannot write: {error}"),
+            Self::Call(failed) => format!("onair: {}", failed.report()),
+            Self::Settings(Refused(wrong)) if wrong.len() == 1 => format!("onair: {}", safe(&wrong[0])),
+            Self::Settings(Refused(wrong)) => {
+                let lines: String = wrong.iter().map(|line| format!("\n  {}", safe(line))).collect();
+                format!("onair: {} settings are wrong:{lines}", wrong.len())
+            }
+            Self::Usage(what) | Self::Other(what) | Self::Nothing(what) | Self::Superseded(what) => {
+                format!("onair: {}", safe(what))
+            }
+            Self::Internal(what) => format!("onair: internal fault: {} (please report it)", safe(what)),
+        })
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self::Settings(refused)
+    }
+}
+
+impl From<CallFailed> for Failure {
+    fn from(failed: CallFailed) -> Self {
+        Self::Call(failed)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// A call that no host answered well.
+#[derive(Debug)]
+pub struct CallFailed {
+    /// What was attempted: `look up web`.
+    pub what: String,
+    /// Host and cause, in the order they were tried; never empty.
+    pub causes: Vec<(String, Cause)>,
+}
+
+impl CallFailed {
+    /// What the last host said, which decides what to do next.
+    #[must_use]
+    pub fn last(&self) -> Option<&Cause> {
+        self.causes.last().map(|(_, cause)| cause)
+    }
+
+    /// Whether trying again later may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.last().is_none_or(Cause::is_transient)
+    }
+
+    /// One sentence, a line for each further detail, and a hint.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut text = format!("cannot {}", safe(&self.what));
+        if let [(host, cause)] = &self.causes[..] {
+            _ = write!(text, " at {host}: {}", cause.sentence());
+        } else {
+            _ = write!(text, ": none of {} hosts answered", self.causes.len());
+            self.causes.iter().for_each(|(host, cause)| _ = write!(text, "\n  {host}: {}", cause.sentence()));
+        }
+        if let Some(Cause::Status(status)) = self.last() {
+            let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+            for violation in violations {
+                _ = write!(text, "\n  {}: {}", safe(&violation.field), safe(&violation.description));
+            }
+        }
+        if let Some(hint) = self.last().and_then(Cause::hint) {
+            _ = write!(text, "\n  hint: {hint}");
+        }
+        text
+    }
+
+    /// The first sentence alone, for a running commentary.
+    #[must_use]
+    pub fn short(&self) -> String {
+        let causes: Vec<_> = self.causes.iter().map(|(host, cause)| format!("{host}: {}", cause.sentence())).collect();
+        causes.join("; ")
+    }
+}
+
+/// Why one host did not help.
+#[derive(Debug)]
+pub enum Cause {
+    /// There was no connection, or it broke.
+    Transport {
+        /// What the system said.
+        text: String,
+        /// Nobody listens there.
+        refused: bool,
+    },
+    /// No answer in time.
+    Timeout(Duration),
+    /// The server answered with an error.
+    Status(Box<Status>),
+}
+
+impl Cause {
+    /// Tells what a server said from what the transport made of its silence.
+    #[must_use]
+    pub fn from_status(status: Status) -> Self {
+        match status.source() {
+            Some(source) => Self::from_error(source),
+            None => Self::Status(Box::new(status)),
+        }
+    }
+
+    /// The deepest cause of a transport's error.
+    #[must_use]
+    pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
+        let (mut deepest, mut refused) = (error, false);
+        loop {
+            refused |=
+                deepest.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            match deepest.source() {
+                Some(source) => deepest = source,
+                None => break,
+            }
+        }
+        let text = if refused { "connection refused".to_owned() } else { deepest.to_string() };
+        Self::Transport { text, refused }
+    }
+
+    /// The status code, if the server gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Status(status) => Some(status.code()),
+            Self::Transport { .. } | Self::Timeout(_) => None,
+        }
+    }
+
+    /// The `reason` of `ErrorInfo`.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Status(status) => status.get_details_error_info().map(|info| info.reason),
+            Self::Transport { .. } | Self::Timeout(_) => None,
+        }
+    }
+
+    /// How long the server asks to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status(status) => status.get_details_retry_info()?.retry_delay,
+            Self::Transport { .. } | Self::Timeout(_) => None,
+        }
+    }
+
+    /// Whether another host may do better.
+    #[must_use]
+    pub fn is_of_this_host(&self) -> bool {
+        matches!(self.code(), None | Some(Code::Unavailable))
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.code(),
+            None | Some(
+                Code::Unavailable
+                    | Code::DeadlineExceeded
+                    | Code::ResourceExhausted
+                    | Code::Cancelled
+                    | Code::Unknown
+                    | Code::Internal
+            )
+        )
+    }
+
+    /// One sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Transport { text, .. } => safe(text).into_owned(),
+            Self::Timeout(limit) => format!("no answer within {}", show_duration(*limit)),
+            Self::Status(status) => {
+                let reason = self.reason().map_or_else(String::new, |reason| format!(" ({})", safe(&reason)));
+                format!("{}{reason}: {}", code_name(status.code()), safe(status.message()))
+            }
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        if let Self::Transport { refused, .. } = self {
+            return Some(if *refused {
+                "is `onair serve` running?"
+            } else {
+                "is it the address of an onair server (`--url`, ONAIR_URL)?"
+            });
+        }
+        match self.reason().as_deref() {
+            Some("KEY_HELD") => Some("choose another --id, or wait until its lease has ended"),
+            Some("OVERLOADED" | "LIMIT") => Some("`onair info` shows the limits"),
+            Some("STORE_UNAVAILABLE") => Some("the outcome is unknown: look first, then try again"),
+            Some("REVISION_AHEAD") => Some("give it more time with --wait"),
+            Some(_) => None,
+            None if self.code() == Some(Code::Unimplemented) => {
+                Some("is it an onair server, of a version that knows this call?")
+            }
+            None => None,
+        }
+    }
+}
+
+/// `INVALID_ARGUMENT` and its like.
+#[must_use]
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::{ErrorDetails, FieldViolation};
+
+    use super::*;
+
+    fn failed(causes: Vec<Cause>) -> CallFailed {
+        let hosts = (1..).map(|n| format!("http://h{n}:1"));
+        CallFailed { what: "look up web".to_owned(), causes: hosts.zip(causes).collect() }
+    }
+
+    #[test]
+    fn violations_come_a_line_each() {
+        let mut details = ErrorDetails::with_error_info("INVALID", "onair", []);
+        details.set_bad_request(vec![
+            FieldViolation { field: "service".into(), description: "is empty".into(), ..Default::default() },
+            FieldViolation { field: "version".into(), description: "esc \u{1b}[2J".into(), ..Default::default() },
+        ]);
+        let status = Status::with_error_details(Code::InvalidArgument, "2 fields are wrong", details);
+        let report = failed(vec![Cause::from_status(status)]).report();
+        let expected = "cannot look up web at http://h1:1: INVALID_ARGUMENT (INVALID): 2 fields are wrong\n  \
+                        service: is empty\n  version: esc \u{fffd}[2J";
+        assert_eq!(report, expected);
+    }
+
+    #[test]
+    fn hosts_that_fail_are_all_named() {
+        let refused = Cause::from_error(&io::Error::from(io::ErrorKind::ConnectionRefused));
+        let report = failed(vec![Cause::Timeout(Duration::from_secs(3)), refused]).report();
+        let expected = "cannot look up web: none of 2 hosts answered\n  http://h1:1: no answer within 3s\n  \
+                        http://h2:1: connection refused\n  hint: is `onair serve` running?";
+        assert_eq!(report, expected);
+    }
+
+    #[test]
+    fn exit_codes() {
+        let pipe = Failure::Output(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((pipe.exit_code(), pipe.report()), (0, None));
+        for (failure, code) in [
+            (Failure::Call(failed(vec![Cause::Timeout(Duration::ZERO)])), 1),
+            (Failure::Usage("x".into()), 2),
+            (Failure::Settings(Refused(vec!["x".into()])), 2),
+            (Failure::Nothing("x".into()), 3),
+            (Failure::Superseded("x".into()), 4),
+            (Failure::Internal("x".into()), 70),
+        ] {
+            assert_eq!(failure.exit_code(), code);
+            assert!(EXIT_CODES.contains(&format!("\n  {code}  ")), "{code} is documented");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! `onair join`: registers an instance and keeps it until a signal comes. The arguments are here, the lease in `keeper`.
+
+mod keeper;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clap::ValueEnum;
+
+use super::{
+    failure::Failure,
+    session::{Session, duration_argument, to_wire},
+};
+use crate::{
+    config::{ClientSettings, Given},
+    proto::{Instance, RegisterRequest, Status},
+};
+pub(in crate::cli) use keeper::address;
+use keeper::{Keeper, Stop};
+
+const EXAMPLES: &str = "\
+Examples:
+  onair join web --port 8000
+  onair join web --port 8000 --version 2.1.0 --zone eu --metadata '{\"tier\":\"gold\"}'
+  onair join docs --service-url https://docs.example/v2 --ttl 30s
+
+It beats every third of the TTL, registers again by itself when its lease was lost, and takes the \
+instance away on SIGINT and SIGTERM. Exit code 4: another process has registered the same instance.";
+
+/// Arguments of `join`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The service's name, by which clients look it up.
+    name: String,
+    /// The port it listens on.
+    #[arg(long, value_name = "PORT", required_unless_present = "service_url",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Its host name or address. Default: the address that this call comes from.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    host: String,
+    /// Its version; semantic versions can be looked up by range.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    version: String,
+    /// How long it stays registered after its last heartbeat, 1s to 1h. Default: the url's `ttl`, else 10s.
+    #[arg(long, value_name = "DURATION", value_parser = duration_argument)]
+    ttl: Option<Duration>,
+    /// Where it runs.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    zone: String,
+    /// Its share of the traffic for weighted picks; 0 is none. Default: 1.
+    #[arg(long)]
+    weight: Option<u32>,
+    /// Anything else to know about it, as JSON.
+    #[arg(long, value_name = "JSON", value_parser = metadata)]
+    metadata: Option<prost_types::Value>,
+    /// Which copy of the service it is. Default: host:port.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    id: String,
+    /// Scheme of its url. Default: http.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    protocol: String,
+    /// Its whole url, if it is not protocol://host:port.
+    #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
+    service_url: String,
+    /// Another port by name; may be repeated.
+    #[arg(long, value_name = "NAME=PORT", value_parser = named_port)]
+    named_port: Vec<(String, u32)>,
+    /// What it says of itself at first.
+    #[arg(long, value_enum, default_value_t = Initial::Serving)]
+    status: Initial,
+    #[command(flatten)]
+    given: Given<ClientSettings>,
+}
+
+/// The statuses that are a registrant's to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Initial {
+    /// Not ready for traffic yet.
+    Starting,
+    /// Ready.
+    Serving,
+    /// Finishing what it has.
+    Draining,
+}
+
+impl From<Initial> for Status {
+    fn from(initial: Initial) -> Self {
+        match initial {
+            Initial::Starting => Self::Starting,
+            Initial::Serving => Self::Serving,
+            Initial::Draining => Self::Draining,
+        }
+    }
+}
+
+/// Registers and keeps the lease.
+///
+/// # Errors
+/// It was refused, was superseded, or could not be taken away at the end.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let session = Session::open(&args.given)?;
+    // Before the registration, so that no signal in between leaves an instance behind.
+    let stop = Stop::listen()?;
+    let request = request(args, &session);
+    let mut keeper = Keeper::new(session, stop, request);
+    keeper.keep().await?;
+    keeper.leave().await
+}
+
+fn request(args: Args, session: &Session) -> RegisterRequest {
+    let ports: BTreeMap<_, _> = args.named_port.into_iter().collect();
+    let instance = Instance {
+        namespace: session.namespace.clone(),
+        service: args.name,
+        id: args.id,
+        host: args.host,
+        port: args.port.map_or(0, u32::from),
+        version: args.version,
+        zone: args.zone,
+        weight: args.weight,
+        status: Status::from(args.status).into(),
+        protocol: args.protocol,
+        url: args.service_url,
+        ports,
+        metadata: args.metadata,
+        ..Instance::default()
+    };
+    let ttl = args.ttl.or(session.ttl).and_then(to_wire);
+    RegisterRequest { instance: Some(instance), ttl, ..RegisterRequest::default() }
+}
+
+fn named_port(text: &str) -> Result<(String, u32), String> {
+    let parts = text.rsplit_once('=').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));
+    match parts {
+        Some((name, port)) if port != 0 => Ok((name.to_owned(), u32::from(port))),
+        _ => Err("it is not NAME=PORT with a port from 1 to 65535".to_owned()),
+    }
+}
+
+fn metadata(text: &str) -> Result<prost_types::Value, String> {
+    serde_json::from_str(text).map(to_proto).map_err(|error| format!("it is not JSON: {error}"))
+}
+
+fn to_proto(json: serde_json::Value) -> prost_types::Value {
+    use prost_types::value::Kind;
+    use serde_json::Value as Json;
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(truth) => Kind::BoolValue(truth),
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
+        Json::String(text) => Kind::StringValue(text),
+        Json::Array(values) => {
+            Kind::ListValue(prost_types::ListValue { values: values.into_iter().map(to_proto).collect() })
+        }
+        Json::Object(fields) => Kind::StructValue(prost_types::Struct {
+            fields: fields.into_iter().map(|(name, value)| (name, to_proto(value))).collect(),
+        }),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::print::to_json, proto::RegisterRequest};
+
+    #[test]
+    fn metadata_is_kept() {
+        let text = r#"{"a":[1.0,true,null,"x"],"b":{"c":-2.5}}"#;
+        let instance = Instance { metadata: Some(metadata(text).unwrap()), ..Instance::default() };
+        let json = to_json("RegisterRequest", &RegisterRequest { instance: Some(instance), ..Default::default() });
+        let kept = &json.unwrap()["instance"]["metadata"];
+        assert_eq!(*kept, serde_json::from_str::<serde_json::Value>(text).unwrap());
+        assert!(metadata("{").unwrap_err().starts_with("it is not JSON"));
+    }
+
+    #[test]
+    fn named_ports() {
+        assert_eq!(named_port("admin=9000"), Ok(("admin".to_owned(), 9000)));
+        for text in ["", "admin", "admin=", "admin=0", "admin=70000"] {
+            assert!(named_port(text).is_err(), "{text}");
+        }
+    }
+}

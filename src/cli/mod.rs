@@ -1,0 +1,141 @@
+//! The `onair` command: what can be said on the command line, and what each command does.
+//!
+//! Client commands speak gRPC like any other client and know nothing of the server's inside; `serve` hands its settings
+//! to `server`.
+
+mod connection;
+mod doctor;
+mod failure;
+mod health;
+mod info;
+mod join;
+mod lookup;
+mod print;
+mod serve;
+mod session;
+mod text;
+mod watch;
+
+use std::{env, io, path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{self, Given, Refused, Resolved, Settings};
+use failure::{EXIT_CODES, Failure};
+
+/// A service registry: services register and keep a lease, clients look up and watch.
+#[derive(Debug, Parser)]
+#[command(
+    name = "onair",
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ONAIR_COMMIT"), ")"),
+    after_help = EXIT_CODES,
+    max_term_width = 120,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a registry.
+    Serve(serve::Args),
+    /// Register an instance and keep it registered until this command is stopped.
+    Join(Box<join::Args>),
+    /// Take instances away, as an operator.
+    Leave(lookup::LeaveArgs),
+    /// Find the instances of a service.
+    Lookup(lookup::LookupArgs),
+    /// List the known services.
+    List(lookup::ListArgs),
+    /// Print who is online, then every change as it happens.
+    Watch(watch::Args),
+    /// Ask for the health of the registry, or of a service.
+    Health(health::Args),
+    /// Show the server's identity, limits and counts.
+    Info(info::Args),
+    /// Examine the registry and the way to it.
+    Doctor(doctor::Args),
+    /// Print a script that completes this command's arguments in a shell.
+    #[command(after_help = "Example:\n  onair completions bash > ~/.local/share/bash-completion/completions/onair")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Does what was asked, and says on standard error why it could not be done.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(report) = failure.report() {
+                use io::Write as _;
+                // Without a standard error the exit code has to do.
+                let _ = writeln!(io::stderr().lock(), "{report}");
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let Some(command) = cli.command else {
+        return Ok(Cli::command().print_help()?);
+    };
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Join(args) => client(join::run(*args)),
+        Command::Leave(args) => client(lookup::leave(args)),
+        Command::Lookup(args) => client(lookup::lookup(args)),
+        Command::List(args) => client(lookup::list(args)),
+        Command::Watch(args) => client(watch::run(args)),
+        Command::Health(args) => client(health::run(args)),
+        Command::Info(args) => client(info::run(args)),
+        Command::Doctor(args) => client(doctor::run(args)),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "onair", &mut script);
+            use io::Write as _;
+            Ok(io::stdout().lock().write_all(&script)?)
+        }
+    }
+}
+
+/// Runs a client command: one thread is plenty for one conversation.
+fn client(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::Internal(format!("no runtime: {error}")))?.block_on(command)
+}
+
+/// The settings of a family from all their sources.
+fn resolved<S: Settings>(given: &Given<S>) -> Result<Resolved<S>, Refused> {
+    let here = env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+    let file = config::locate::<S>(given.config.as_deref(), &here, config::platform_file().as_deref())?;
+    config::resolve(given, file.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("onair {}", command.get_name())), "{} has no example", command.get_name());
+        }
+    }
+
+    #[test]
+    fn without_a_command_there_is_help() {
+        assert!(Cli::try_parse_from(["onair"]).is_ok_and(|cli| cli.command.is_none()));
+    }
+}

@@ -1,0 +1,246 @@
+//! A command's line to the registry: settings, the hosts tried in turn, timeouts, backoff. Knows no command.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    connection::{Connection, Host},
+    failure::{CallFailed, Cause, Failure},
+    print::Printer,
+};
+use crate::config::{self, ClientSettings, Given, Origin};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The server is told this much more than we wait ourselves, so that it is we who say that time is up.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
+
+/// What every client command starts with.
+pub struct Session {
+    /// The way to the registry.
+    pub line: Line,
+    /// The namespace to speak of, empty for `default`.
+    pub namespace: String,
+    /// The TTL that the connection string asks for.
+    pub ttl: Option<Duration>,
+    /// Where results go.
+    pub print: Printer,
+}
+
+impl Session {
+    /// Reads the settings. Dials nothing yet.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings.
+    pub fn open(given: &Given<ClientSettings>) -> Result<Self, Failure> {
+        let resolved = super::resolved(given)?;
+        let settings = &resolved.settings;
+        let connection = Connection::parse(&settings.url).map_err(|why| match resolved.origin("url") {
+            Origin::Default => Failure::Usage(why),
+            origin => Failure::Usage(format!("{origin}: {why}")),
+        })?;
+        let timeout = match (resolved.origin("timeout"), connection.timeout) {
+            (Origin::Default, Some(of_url)) => of_url,
+            _ => settings.timeout,
+        };
+        Ok(Self {
+            line: Line { hosts: connection.hosts, at: 0, channel: None, timeout },
+            namespace: if settings.namespace.is_empty() { connection.namespace } else { settings.namespace.clone() },
+            ttl: connection.ttl,
+            print: Printer::new(settings.output),
+        })
+    }
+}
+
+/// Hosts of one registry, one of which is in use.
+pub struct Line {
+    hosts: Vec<Host>,
+    at: usize,
+    channel: Option<Channel>,
+    timeout: Duration,
+}
+
+impl Line {
+    /// Every host.
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The host that was used last.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.hosts[self.at].to_string()
+    }
+
+    /// A line to one of the hosts alone.
+    #[must_use]
+    pub fn only(&self, host: &Host) -> Self {
+        Self { hosts: vec![host.clone()], at: 0, channel: None, timeout: self.timeout }
+    }
+
+    /// How long a call may take that does not wait on purpose.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// A unary call, each host tried once, beginning with the one in use; `what` is for the error: `look up web`.
+    ///
+    /// # Errors
+    /// The first answer that another host would not give differently, else every host's cause.
+    pub async fn call<Q: Clone, R>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        request: Q,
+        send: impl AsyncFn(Channel, Request<Q>) -> Result<Response<R>, Status>,
+    ) -> Result<R, CallFailed> {
+        let request = || {
+            let mut request = Request::new(request.clone());
+            request.set_timeout(limit + DEADLINE_MARGIN);
+            request
+        };
+        self.attempt(what, limit, async |channel| send(channel, request()).await).await
+    }
+
+    /// Opens a stream; the same, without a deadline for what comes.
+    ///
+    /// # Errors
+    /// As `call`.
+    pub async fn stream<Q: Clone, R>(
+        &mut self,
+        what: &str,
+        request: Q,
+        send: impl AsyncFn(Channel, Request<Q>) -> Result<Response<R>, Status>,
+    ) -> Result<R, CallFailed> {
+        let limit = self.timeout;
+        self.attempt(what, limit, async |channel| send(channel, Request::new(request.clone())).await).await
+    }
+
+    async fn attempt<R>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        send: impl AsyncFn(Channel) -> Result<Response<R>, Status>,
+    ) -> Result<R, CallFailed> {
+        let mut causes = Vec::new();
+        for _ in 0..self.hosts.len() {
+            let cause = match self.once(limit, &send).await {
+                Ok(answer) => return Ok(answer),
+                Err(cause) => cause,
+            };
+            let elsewhere = cause.is_of_this_host();
+            causes.push((self.host(), cause));
+            if !elsewhere {
+                // The others' silence is not worth telling beside an answer.
+                causes.drain(..causes.len() - 1);
+                break;
+            }
+            self.hang_up();
+        }
+        Err(CallFailed { what: what.to_owned(), causes })
+    }
+
+    async fn once<R>(
+        &mut self,
+        limit: Duration,
+        send: &impl AsyncFn(Channel) -> Result<Response<R>, Status>,
+    ) -> Result<R, Cause> {
+        let channel = match &self.channel {
+            Some(channel) => channel.clone(),
+            None => {
+                let patience = CONNECT_TIMEOUT.min(self.timeout);
+                self.channel.insert(connect(&self.hosts[self.at], patience).await?).clone()
+            }
+        };
+        match timeout(limit, send(channel)).await {
+            Ok(answer) => answer.map(Response::into_inner).map_err(Cause::from_status),
+            Err(_) => Err(Cause::Timeout(limit)),
+        }
+    }
+
+    /// Leaves the current connection; the next call dials the next host.
+    pub fn hang_up(&mut self) {
+        self.channel = None;
+        self.at = (self.at + 1) % self.hosts.len();
+    }
+}
+
+/// Without HTTP/2 keepalive: some servers and proxies punish pings, so silence is noticed by deadlines and bookmarks.
+async fn connect(host: &Host, patience: Duration) -> Result<Channel, Cause> {
+    let endpoint = Endpoint::from_shared(host.to_string())
+        .and_then(|endpoint| endpoint.user_agent(concat!("onair/", env!("CARGO_PKG_VERSION"))))
+        .map_err(|error| Cause::from_error(&error))?;
+    match timeout(patience, endpoint.connect_timeout(patience).connect()).await {
+        Ok(connected) => connected.map_err(|error| Cause::from_error(&error)),
+        Err(_) => Err(Cause::Timeout(patience)),
+    }
+}
+
+/// Delays between attempts: from 100 ms doubling to 2 s, each with up to half as much again at random.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// How long to wait after one more failure.
+    pub fn next(&mut self) -> Duration {
+        let base = Duration::from_millis(100 << self.failures.min(5)).min(Duration::from_secs(2));
+        self.failures += 1;
+        base + base.mul_f64(0.5 * chance())
+    }
+
+    /// The last attempt went well.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Between 0 and 1, at random; so that what failed together is not tried again together.
+#[must_use]
+pub fn chance() -> f64 {
+    getrandom::u32().map_or(0.5, |drawn| f64::from(drawn) / f64::from(u32::MAX))
+}
+
+/// A prost duration of a std one.
+#[must_use]
+pub fn to_wire(duration: Duration) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(duration).ok()
+}
+
+/// A std duration of a prost one; none if it is absent or negative.
+#[must_use]
+pub fn from_wire(duration: Option<prost_types::Duration>) -> Option<Duration> {
+    duration.and_then(|duration| Duration::try_from(duration).ok())
+}
+
+/// Reads a duration for clap.
+///
+/// # Errors
+/// A sentence.
+pub fn duration_argument(text: &str) -> Result<Duration, String> {
+    config::duration(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_to_two_seconds() {
+        let mut backoff = Backoff::default();
+        for base in [100, 200, 400, 800, 1_600, 2_000, 2_000, 2_000] {
+            let millis = backoff.next().as_millis();
+            assert!((base..=base * 3 / 2).contains(&millis), "{millis} for {base}");
+        }
+        backoff.reset();
+        assert!(backoff.next().as_millis() <= 150);
+    }
+}

@@ -1,0 +1,214 @@
+//! What a watch has told so far, and what is new in the next message. Pure: no clock, no I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    mem,
+};
+
+use prost::Message;
+
+use crate::{
+    cli::{join::address, print::enum_name},
+    proto::{Cause, Event, EventType, Instance, WatchResponse},
+};
+
+/// The cause of an OFFLINE that nobody sent: a snapshot after a reset did not name the instance any more.
+const RESET: &str = "RESET";
+
+/// A line for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) event: EventType,
+    pub(super) namespace: String,
+    pub(super) service: String,
+    pub(super) id: String,
+    pub(super) address: String,
+    pub(super) cause: String,
+}
+
+type Key = (String, String, String);
+
+/// What is known of an instance: where it is, and a hash of its description.
+struct Known {
+    address: String,
+    description: u64,
+}
+
+/// The instances that are online as far as this watch knows.
+#[derive(Default)]
+pub(super) struct Fold {
+    known: BTreeMap<Key, Known>,
+    /// After a reset: what was known before and is not named by the snapshot yet.
+    unnamed: Option<BTreeSet<Key>>,
+    /// Events of a revision that goes on in the next message.
+    unfinished: Vec<Event>,
+    /// The snapshot has ended: from here on revisions are acted on whole.
+    live: bool,
+    /// A revision goes on in the next message.
+    partial: bool,
+}
+
+impl Fold {
+    /// A stream has ended: what came of an unfinished revision comes again.
+    pub(super) fn broken(&mut self) {
+        self.unfinished.clear();
+        self.partial = false;
+    }
+
+    /// Whether everything that has come may be acted on.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.partial
+    }
+
+    /// A snapshot begins: keep what is known, and drop at its end what it did not name.
+    pub(super) fn reset(&mut self) {
+        self.unfinished.clear();
+        self.live = false;
+        self.unnamed = Some(self.known.keys().cloned().collect());
+    }
+
+    /// What is new in `message`.
+    pub(super) fn take(&mut self, message: WatchResponse) -> Vec<Step> {
+        if message.reset.is_some() {
+            self.reset();
+        }
+        if !message.resume_token.is_empty() || message.snapshot_end {
+            // Tokens come with whole revisions, and only outside a snapshot.
+            self.live = true;
+        }
+        self.unfinished.extend(message.events);
+        self.partial = self.live && message.more;
+        if self.partial {
+            return Vec::new();
+        }
+        let mut steps: Vec<Step> =
+            mem::take(&mut self.unfinished).into_iter().filter_map(|event| self.event(event)).collect();
+        if message.snapshot_end {
+            for key in self.unnamed.take().unwrap_or_default() {
+                if let Some(gone) = self.known.remove(&key) {
+                    let (namespace, service, id) = key;
+                    let event = EventType::Offline;
+                    steps.push(Step { event, namespace, service, id, address: gone.address, cause: RESET.to_owned() });
+                }
+            }
+        }
+        steps
+    }
+
+    fn event(&mut self, event: Event) -> Option<Step> {
+        let (kind, cause) = (event.r#type(), event.cause());
+        let instance = event.instance?;
+        let key = (instance.namespace.clone(), instance.service.clone(), instance.id.clone());
+        let known = Known { address: address(&instance), description: described(&instance) };
+        let address = known.address.clone();
+        if let Some(unnamed) = &mut self.unnamed {
+            unnamed.remove(&key);
+        }
+        let kind = match kind {
+            EventType::Offline => {
+                self.known.remove(&key);
+                kind
+            }
+            EventType::Online | EventType::Updated | EventType::Unspecified => {
+                let description = known.description;
+                match self.known.insert(key, known) {
+                    // A snapshot after a reset names what is known already: only differences are news.
+                    Some(before) if cause == Cause::Snapshot && before.description == description => return None,
+                    Some(_) if cause == Cause::Snapshot => EventType::Updated,
+                    _ => kind,
+                }
+            }
+        };
+        let Instance { namespace, service, id, .. } = instance;
+        let cause = match cause {
+            Cause::Unspecified => String::new(),
+            known => enum_name("Cause", known.into(), "CAUSE_"),
+        };
+        Some(Step { event: kind, namespace, service, id, address, cause })
+    }
+}
+
+/// What the instance says of itself, without the registry's numbering, which may begin anew.
+fn described(instance: &Instance) -> u64 {
+    let plain = Instance { incarnation: 0, revision: 0, online_since: None, ..instance.clone() };
+    let mut hasher = DefaultHasher::new();
+    plain.encode_to_vec().hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Reset;
+
+    fn event(kind: EventType, cause: Cause, id: &str, port: u32) -> Event {
+        let instance = Instance {
+            namespace: "default".into(),
+            service: "web".into(),
+            id: id.into(),
+            host: "h".into(),
+            port,
+            ..Instance::default()
+        };
+        Event { r#type: kind.into(), cause: cause.into(), instance: Some(instance) }
+    }
+
+    fn online(cause: Cause, id: &str) -> Event {
+        event(EventType::Online, cause, id, 1)
+    }
+
+    fn shown(steps: &[Step]) -> Vec<String> {
+        steps.iter().map(|step| format!("{:?} {} {} {}", step.event, step.id, step.address, step.cause)).collect()
+    }
+
+    fn snapshot(ids: &[&str]) -> WatchResponse {
+        let events = ids.iter().map(|id| online(Cause::Snapshot, id)).collect();
+        WatchResponse { events, snapshot_end: true, resume_token: "t".into(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_reset_tells_only_differences() {
+        let mut fold = Fold::default();
+        assert_eq!(fold.take(snapshot(&["a", "b", "c"])).len(), 3);
+        let begins = WatchResponse {
+            reset: Some(Reset::default()),
+            events: vec![online(Cause::Snapshot, "a"), event(EventType::Online, Cause::Snapshot, "b", 2)],
+            more: true,
+            ..Default::default()
+        };
+        assert_eq!(shown(&fold.take(begins)), ["Updated b h:2 SNAPSHOT"]);
+        assert_eq!(shown(&fold.take(snapshot(&["d"]))), ["Online d h:1 SNAPSHOT", "Offline c h:1 RESET"]);
+        assert_eq!(fold.known.len(), 3);
+    }
+
+    #[test]
+    fn revisions_are_taken_whole() {
+        let mut fold = Fold::default();
+        fold.take(snapshot(&[]));
+        let part = |id, more| WatchResponse { events: vec![online(Cause::Registered, id)], more, ..Default::default() };
+        assert!(fold.take(part("a", true)).is_empty());
+        fold.broken();
+        assert!(fold.take(part("a", true)).is_empty());
+        assert_eq!(shown(&fold.take(part("b", false))), ["Online a h:1 REGISTERED", "Online b h:1 REGISTERED"]);
+    }
+
+    #[test]
+    fn a_snapshot_is_shown_as_it_comes() {
+        let mut fold = Fold::default();
+        let part = WatchResponse { events: vec![online(Cause::Snapshot, "a")], more: true, ..Default::default() };
+        assert_eq!(fold.take(part).len(), 1);
+        // It broke before its end, and begins anew.
+        fold.broken();
+        fold.reset();
+        assert_eq!(shown(&fold.take(snapshot(&["b"]))), ["Online b h:1 SNAPSHOT", "Offline a h:1 RESET"]);
+    }
+
+    #[test]
+    fn a_resumed_stream_is_live_from_its_first_token() {
+        let mut fold = Fold::default();
+        fold.take(WatchResponse { resume_token: "t".into(), ..Default::default() });
+        let part = WatchResponse { events: vec![online(Cause::Registered, "a")], more: true, ..Default::default() };
+        assert!(fold.take(part).is_empty());
+    }
+}

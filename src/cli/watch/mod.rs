@@ -1,0 +1,265 @@
+//! `onair watch`: follows services over any number of streams as if it were one. What is known is in `fold`.
+
+mod fold;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Streaming, transport::Channel};
+
+use super::{
+    failure::{CallFailed, Cause, Failure},
+    info::server_info,
+    lookup::bare,
+    print::{note, to_json},
+    session::{Backoff, Session, chance, from_wire},
+    text::{Tone, clock, human, safe},
+};
+use crate::{
+    config::{ClientSettings, Given},
+    proto::{EventType, Reset, ResetReason, Selector, WatchRequest, WatchResponse, registry_client::RegistryClient},
+};
+use fold::{Fold, Step};
+
+/// Of a server that does not tell its own.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+/// Beyond two silent intervals, for the way.
+const SILENCE_MARGIN: Duration = Duration::from_secs(1);
+
+const EXAMPLES: &str = "\
+Examples:
+  onair watch
+  onair watch web api --selector 'zone=eu'
+  onair watch web --version '^2' --output json
+  onair watch web --resume-token \"$TOKEN\"
+
+Prints a line for each event: time (UTC), what happened, service, id, address, cause. When the stream \
+ends or is silent for too long it goes on by itself from the last resume token and says so on standard \
+error: nothing is missed or printed twice. With --output json each line is a WatchResponse, whose resumeToken serves --resume-token.";
+
+/// Arguments of `watch`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The services. Default: every service of the namespace.
+    names: Vec<String>,
+    /// Only this version, or this range in npm's grammar.
+    #[arg(long, value_name = "RANGE", default_value = "", hide_default_value = true)]
+    version: String,
+    /// Only what matches these terms, as in `onair lookup --help`.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    selector: String,
+    /// Go on from here, with the same names, version and selector.
+    #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
+    resume_token: String,
+    #[command(flatten)]
+    given: Given<ClientSettings>,
+}
+
+/// Watches until something ends it for good.
+///
+/// # Errors
+/// The first attempt failed, or a later one in a way that trying again cannot mend.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let session = Session::open(&args.given)?;
+    let names = if args.names.is_empty() { vec![String::new()] } else { args.names };
+    let selector = |service| Selector {
+        namespace: session.namespace.clone(),
+        service,
+        version: args.version.clone(),
+        selector: args.selector.clone(),
+        ..Selector::default()
+    };
+    let request = WatchRequest {
+        selectors: names.into_iter().map(selector).collect(),
+        resume_token: args.resume_token,
+        coalesce: false,
+    };
+    let mut watcher = Watcher {
+        session,
+        request,
+        fold: Fold::default(),
+        silence: silence(BOOKMARK_INTERVAL),
+        outage: None,
+        held: Vec::new(),
+        begun: false,
+    };
+    watcher.run().await
+}
+
+fn silence(bookmark_interval: Duration) -> Duration {
+    bookmark_interval * 2 + SILENCE_MARGIN
+}
+
+struct Watcher {
+    session: Session,
+    /// What to watch; holds the last resume token.
+    request: WatchRequest,
+    fold: Fold,
+    /// After this long without a message the connection counts as dead.
+    silence: Duration,
+    /// Since when there has been no stream.
+    outage: Option<Instant>,
+    /// JSON of a revision that goes on in the next message: if the stream breaks now, all of it comes again.
+    held: Vec<serde_json::Value>,
+    /// A message has come at some time.
+    begun: bool,
+}
+
+/// How a stream ended.
+enum End {
+    Failed(CallFailed),
+    Silent,
+    /// Without a status that says why, which no server should do.
+    Closed,
+}
+
+impl Watcher {
+    async fn run(&mut self) -> Result<(), Failure> {
+        let mut backoff = Backoff::default();
+        loop {
+            let (end, heard) = self.one_stream().await?;
+            if heard {
+                backoff.reset();
+            }
+            let (text, retry_after) = match end {
+                End::Failed(failed) if !self.begun || is_final(&failed) => return Err(failed.into()),
+                End::Failed(failed) => (failed.short(), failed.last().and_then(Cause::retry_after)),
+                End::Silent => (format!("{}: silent for {}", self.session.line.host(), human(self.silence)), None),
+                End::Closed => (format!("{}: ended without a reason", self.session.line.host()), None),
+            };
+            if self.outage.is_none() {
+                self.outage = Some(Instant::now());
+                note(&format!("the stream broke ({text}); resuming"));
+            }
+            self.fold.broken();
+            self.held.clear();
+            let wait = retry_after.map_or_else(|| backoff.next(), |delay| delay.mul_f64(1.0 + 0.5 * chance()));
+            sleep(wait).await;
+        }
+    }
+
+    /// Follows one stream to its end; also whether anything came.
+    async fn one_stream(&mut self) -> Result<(End, bool), Failure> {
+        let mut stream = match self.open().await {
+            Ok(stream) => stream,
+            Err(failed) => return Ok((End::Failed(failed), false)),
+        };
+        let mut heard = false;
+        loop {
+            let message = match timeout(self.silence, stream.message()).await {
+                Ok(Ok(Some(message))) => message,
+                Ok(Ok(None)) => return Ok((End::Closed, heard)),
+                Ok(Err(status)) => {
+                    let causes = vec![(self.session.line.host(), Cause::from_status(status))];
+                    let failed = CallFailed { what: "watch".to_owned(), causes };
+                    if failed.last().is_some_and(Cause::is_of_this_host) {
+                        self.session.line.hang_up();
+                    }
+                    return Ok((End::Failed(failed), heard));
+                }
+                Err(_) => {
+                    self.session.line.hang_up();
+                    return Ok((End::Silent, heard));
+                }
+            };
+            if !heard {
+                heard = true;
+                self.opened(&message)?;
+            }
+            self.take(message)?;
+        }
+    }
+
+    async fn open(&mut self) -> Result<Streaming<WatchResponse>, CallFailed> {
+        let send = async |channel: Channel, request| RegistryClient::new(channel).watch(request).await;
+        let stream = self.session.line.stream("watch", self.request.clone(), send).await?;
+        if !self.begun {
+            // Beside the stream, which has begun; a server that does not tell has the usual interval.
+            let intervals = server_info(&mut self.session.line).await.ok().and_then(|info| info.intervals);
+            let told = intervals.and_then(|intervals| from_wire(intervals.bookmark_interval));
+            self.silence = silence(told.filter(|told| !told.is_zero()).unwrap_or(BOOKMARK_INTERVAL));
+        }
+        Ok(stream)
+    }
+
+    /// The first message of a stream has come.
+    fn opened(&mut self, message: &WatchResponse) -> Result<(), Failure> {
+        self.begun = true;
+        let Some(since) = self.outage.take() else { return Ok(()) };
+        let gap = human(since.elapsed());
+        if message.reset.is_none() && !self.request.resume_token.is_empty() {
+            note(&format!("resumed at revision {} after {gap}", message.revision));
+            return Ok(());
+        }
+        note(&format!("connected again after {gap}"));
+        if message.reset.is_none() {
+            // The stream broke before its first token: a snapshot begins anew, and readers of JSON have to know.
+            let reset = Some(Reset { reason: ResetReason::Unspecified.into(), oldest_revision: 0 });
+            if self.session.print.is_json() {
+                self.session.print.message("WatchResponse", &WatchResponse { reset, ..Default::default() })?;
+            }
+            self.fold.reset();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: WatchResponse) -> Result<(), Failure> {
+        if let Some(reset) = &message.reset {
+            let reason = bare(reset.reason().as_str_name(), "RESET_REASON_");
+            note(&format!("the watch begins anew ({reason}): what was online stays until the snapshot has come"));
+            // A token of before the reset is worth nothing from here on.
+            self.request.resume_token.clear();
+        }
+        if !message.resume_token.is_empty() {
+            self.request.resume_token.clone_from(&message.resume_token);
+        }
+        if !self.session.print.is_json() {
+            return self.fold.take(message).iter().try_for_each(|step| self.show(step));
+        }
+        self.held.push(to_json("WatchResponse", &message)?);
+        self.fold.take(message);
+        if self.fold.is_whole() {
+            self.held.drain(..).try_for_each(|json| self.session.print.value(&json))?;
+        }
+        Ok(())
+    }
+
+    fn show(&self, step: &Step) -> Result<(), Failure> {
+        let print = self.session.print;
+        let (name, tone) = match step.event {
+            EventType::Online => ("ONLINE ", Tone::Good),
+            EventType::Updated => ("UPDATED", Tone::Notice),
+            EventType::Offline => ("OFFLINE", Tone::Bad),
+            EventType::Unspecified => ("UNKNOWN", Tone::Notice),
+        };
+        let namespace = match step.namespace.as_str() {
+            "" | "default" => String::new(),
+            namespace => format!("{}/", safe(namespace)),
+        };
+        let line = format!(
+            "{} {} {namespace}{} {} {} {}",
+            print.paint(Tone::Aside, &clock(SystemTime::now())),
+            print.paint(tone, name),
+            safe(&step.service),
+            safe(&step.id),
+            safe(&step.address),
+            step.cause
+        );
+        print.line(line.trim_end())
+    }
+}
+
+/// No later attempt will be answered differently.
+fn is_final(failed: &CallFailed) -> bool {
+    matches!(
+        failed.last().and_then(Cause::code),
+        Some(
+            Code::InvalidArgument
+                | Code::Unimplemented
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::NotFound
+        )
+    )
+}
