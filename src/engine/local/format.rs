@@ -13,6 +13,9 @@ use crate::registry::{Cause, Change, Event, Guarded, Lease, Put, Record, Revisio
 /// The version of everything in this file. A change that format 1 cannot skip makes it 2, with an upgrade from 1.
 pub(super) const FORMAT: u32 = 1;
 
+/// The `meta` key of `StoredLast`. No key of another keyspace is so: the others have a NUL or 8 bytes.
+pub(super) const LAST: &str = "last";
+
 /// Ends a name in a key: names have no control characters, so keys sort by namespace, service and id.
 const END: u8 = 0;
 
@@ -78,6 +81,9 @@ pub(super) struct StoredLast {
     /// The log is complete for every revision after this one.
     #[prost(uint64, tag = "2")]
     pub(super) tail_after: u64,
+    /// What had been acknowledged when this was written: everything up to it was on disk.
+    #[prost(uint64, tag = "3")]
+    pub(super) acknowledged: u64,
 }
 
 /// Value of `meta/epochs`.

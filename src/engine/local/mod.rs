@@ -4,6 +4,7 @@
 
 mod format;
 mod home;
+mod journal;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -110,7 +111,8 @@ impl LocalEngine {
     /// See [`OpenError`].
     pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovered), OpenError> {
         let home = Home::claim(dir)?;
-        let opener = Fjall { home, max_log_bytes: options.max_log_bytes, fresh_registry_id: options.fresh_registry_id };
+        let Options { max_log_bytes, fresh_registry_id, .. } = options;
+        let opener = Fjall { home, max_log_bytes, fresh_registry_id, distrusted: false };
         Self::start(opener, options.epoch).map_err(|error| match error {
             StartError::Open(error) => error,
             StartError::Thread(source) => OpenError::Io { dir: dir.into(), source },
@@ -156,6 +158,8 @@ struct Fjall {
     home: Home,
     max_log_bytes: u64,
     fresh_registry_id: Uuid,
+    /// A sync has failed: what the system shows of the journals may not be on the disk.
+    distrusted: bool,
 }
 
 /// The embedded store and the note of what it acknowledged.
@@ -189,6 +193,10 @@ impl Opener for Fjall {
                 self.home.create(make)?;
             }
         }
+        if self.distrusted {
+            journal::rewrite(&self.home.store()).map_err(|source| self.home.io_error(source))?;
+            self.distrusted = false;
+        }
         let (mut store, mut recovered) = self.read()?;
         let mut committed = self.home.committed()?;
         if let (Begin::Epoch(_), Some(acknowledged)) = (begin, committed.revision())
@@ -203,13 +211,16 @@ impl Opener for Fjall {
         Ok((Noted { store, committed }, recovered))
     }
 
-    fn describe(&self, error: StoreError) -> String {
+    fn failed(&mut self, error: StoreError) -> String {
+        // A worker of the library that failed may have failed at a sync.
+        self.distrusted |= matches!(error, StoreError::Sync(_) | StoreError::Poisoned);
         self.error(error).to_string()
     }
 }
 
 impl Fjall {
     fn read(&self) -> Result<(FjallStore, Recovered), OpenError> {
+        journal::mend(&self.home.store()).map_err(|error| self.error(error))?;
         // The library panics over some kinds of damage. What it had open is closed as the panic unwinds.
         let open = AssertUnwindSafe(|| FjallStore::open(&self.home.store(), self.max_log_bytes));
         match catch_unwind(open) {

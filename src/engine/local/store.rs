@@ -22,7 +22,7 @@ use prost::Message;
 use uuid::Uuid;
 
 use super::format::{
-    Decoder, LogEntry, StoredEpoch, StoredEpochs, StoredLast, Undecodable, decode_known, decode_u64, encode_u64,
+    Decoder, LAST, LogEntry, StoredEpoch, StoredEpochs, StoredLast, Undecodable, decode_known, decode_u64, encode_u64,
     known_change,
 };
 use crate::{
@@ -73,12 +73,15 @@ impl From<fjall::Error> for StoreError {
         match error {
             fjall::Error::Locked => Self::Locked,
             fjall::Error::Poisoned => Self::Poisoned,
-            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => match error.kind() {
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::NotFound => {
-                    Self::Corrupt(error.to_string())
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+                use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+                // What only a file that is not as it was written leads to.
+                if matches!(error.kind(), InvalidData | InvalidInput | NotFound | UnexpectedEof) {
+                    Self::Corrupt(format!("reading it failed: {error}"))
+                } else {
+                    Self::Io(error)
                 }
-                _ => Self::Io(error),
-            },
+            }
             other => Self::Corrupt(other.to_string()),
         }
     }
@@ -101,7 +104,7 @@ pub(super) struct FjallStore {
     /// What the log holds, oldest first: revision and bytes as stored.
     logged: VecDeque<(Revision, u64)>,
     log_bytes: u64,
-    tail_after: Revision,
+    last: StoredLast,
 }
 
 /// Fills an empty directory with a store that has no history.
@@ -110,7 +113,7 @@ pub(super) fn create(dir: &Path, registry_id: Uuid) -> Result<(), StoreError> {
     let meta = keyspaces(&db)?[3].clone();
     let mut batch = db.batch().durability(Some(PersistMode::SyncAll));
     batch.insert(&meta, "registry", registry_id.as_bytes().as_slice());
-    batch.insert(&meta, "last", StoredLast::default().encode_to_vec());
+    batch.insert(&meta, LAST, StoredLast::default().encode_to_vec());
     batch.insert(&meta, "epochs", StoredEpochs::default().encode_to_vec());
     Ok(batch.commit()?)
 }
@@ -134,8 +137,8 @@ impl FjallStore {
             return Err(StoreError::Corrupt(format!("it has {} of 4 keyspaces", db.keyspace_count())));
         }
         let [state, known, log, meta] = keyspaces(&db)?;
-        let (logged, log_bytes, tail_after) = (VecDeque::new(), 0, 0);
-        let mut store = Self { db, state, known, log, meta, max_log_bytes, logged, log_bytes, tail_after };
+        let (logged, log_bytes, last) = (VecDeque::new(), 0, StoredLast::default());
+        let mut store = Self { db, state, known, log, meta, max_log_bytes, logged, log_bytes, last };
         let recovered = store.recover()?;
         Ok((store, recovered))
     }
@@ -144,9 +147,9 @@ impl FjallStore {
         let missing = |name: &str| StoreError::Corrupt(format!("its entry meta/{name} is missing or unreadable"));
         let get = |name: &str| self.meta.get(name)?.ok_or_else(|| missing(name));
         let registry_id = Uuid::from_slice(&get("registry")?).map_err(|_| missing("registry"))?;
-        let last = StoredLast::decode(&*get("last")?).map_err(|_| missing("last"))?;
+        let last = StoredLast::decode(&*get(LAST)?).map_err(|_| missing(LAST))?;
         let epochs = StoredEpochs::decode(&*get("epochs")?).map_err(|_| missing("epochs"))?.epochs;
-        self.tail_after = last.tail_after;
+        self.last = StoredLast { acknowledged: last.revision, ..last };
         Ok(Recovered {
             registry_id,
             epochs: epochs.into_iter().map(|StoredEpoch { id, after }| Epoch { id, after }).collect(),
@@ -179,7 +182,7 @@ impl FjallStore {
     fn tail(&mut self) -> Result<Vec<TailEntry>, StoreError> {
         let (mut decoder, mut tail) = (Decoder::default(), Vec::new());
         // From there on: entries that were trimmed are not even read over.
-        for entry in self.log.range(encode_u64(self.tail_after + 1)..) {
+        for entry in self.log.range(encode_u64(self.last.tail_after + 1)..) {
             let (key, value) = entry.into_inner()?;
             let revision = decode_u64(&key).map_err(StoreError::undecodable("log"))?;
             let bytes = Bytes::copy_from_slice(&value);
@@ -199,6 +202,7 @@ impl FjallStore {
         let stored = epochs.iter().map(|&Epoch { id, after }| StoredEpoch { id, after }).collect();
         let mut batch = self.db.batch().durability(None);
         batch.insert(&self.meta, "epochs", StoredEpochs { epochs: stored }.encode_to_vec());
+        batch.insert(&self.meta, LAST, self.last.encode_to_vec());
         batch.commit()?;
         self.sync()
     }
@@ -209,7 +213,9 @@ impl FjallStore {
             self.halt()?;
             self.write(group)?;
         }
-        self.sync()
+        self.sync()?;
+        self.last.acknowledged = self.last.revision;
+        Ok(())
     }
 
     fn write(&mut self, group: &Group) -> Result<(), StoreError> {
@@ -240,8 +246,8 @@ impl FjallStore {
             }
         }
         self.log(&mut batch, group.revision, entry.encoded());
-        let last = StoredLast { revision: group.revision, tail_after: self.tail_after };
-        batch.insert(&self.meta, "last", last.encode_to_vec());
+        self.last.revision = group.revision;
+        batch.insert(&self.meta, LAST, self.last.encode_to_vec());
         Ok(batch.commit()?)
     }
 
@@ -253,11 +259,11 @@ impl FjallStore {
             && let Some((oldest, freed)) = self.logged.pop_front()
         {
             batch.remove(&self.log, encode_u64(oldest).as_slice());
-            self.tail_after = oldest;
+            self.last.tail_after = oldest;
             self.log_bytes -= freed;
         }
         if bytes > self.max_log_bytes {
-            self.tail_after = revision;
+            self.last.tail_after = revision;
             return;
         }
         self.logged.push_back((revision, bytes));
@@ -275,6 +281,14 @@ impl FjallStore {
             std::thread::sleep(HALT);
         }
         Ok(())
+    }
+
+    /// Makes tables of everything that is in memory.
+    #[cfg(test)]
+    pub(super) fn flush(&self) {
+        for keyspace in [&self.state, &self.known, &self.log, &self.meta] {
+            keyspace.rotate_memtable_and_wait().unwrap();
+        }
     }
 
     /// Puts everything written so far on disk.

@@ -38,8 +38,8 @@ pub(super) trait Opener: Send + 'static {
     /// Opens the store and begins the epochs that `begin` asks for; they are on disk when this returns.
     fn open(&mut self, begin: Begin) -> Result<(Self::Store, Recovered), OpenError>;
 
-    /// The failure as a sentence without a full stop.
-    fn describe(&self, error: StoreError) -> String;
+    /// Takes note of a failure, and says it as a sentence without a full stop.
+    fn failed(&mut self, error: StoreError) -> String;
 }
 
 /// When an opened store begins a new stretch of history.
@@ -133,7 +133,7 @@ impl<O: Opener> Worker<O> {
 
     /// Says that the engine is away, opens the store until it opens, and says what it holds.
     fn reopen(&mut self, error: StoreError) -> Result<O::Store, Closed> {
-        let reason = self.opener.describe(error);
+        let reason = self.opener.failed(error);
         tracing::error!("{reason}; nothing is committed until the store has been opened again");
         self.tell(Step::Away { reason: reason.into() });
         self.generation += 1;
