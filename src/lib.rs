@@ -3,12 +3,21 @@
 //! - [`proto`]: the API as generated from `proto/`.
 //! - [`registry`]: the state and every rule, pure and synchronous.
 //! - [`engine`]: orders proposals and makes them durable.
+//! - [`actor`]: the one task that owns the state, and the handle to it.
+//! - [`watch`]: the event log, what watchers share, and each one's stream.
 //! - [`grpc`]: the gRPC front.
+//! - [`server`]: binds every listener and stops them in order.
 //! - [`config`]: settings, their defaults and units.
 //! - [`cli`]: the `onair` command.
+pub mod actor;
 pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod grpc;
 pub mod proto;
 pub mod registry;
+pub mod server;
+pub mod watch;
+
+/// The version with the commit that it was built from.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ONAIR_COMMIT"), ")");

@@ -38,8 +38,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.print_config {
         return print_config(Printer::new(args.output), &resolved);
     }
-    // `server::run(resolved.settings)` goes here with the server.
-    Err(Failure::Other("this build has no server".to_owned()))
+    crate::server::run(resolved.settings).map_err(|error| Failure::Other(error.to_string()))
 }
 
 fn print_config(print: Printer, resolved: &Resolved<ServeSettings>) -> Result<(), Failure> {

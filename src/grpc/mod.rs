@@ -1,2 +1,21 @@
-//! The gRPC front.
+//! The gRPC front: requests become domain types, the handle is called, and what comes back becomes messages. No rule of
+//! the registry lives here.
+
+pub mod codec;
+mod convert;
+mod errors;
 pub mod floor;
+pub mod health;
+mod heartbeats;
+pub mod raw;
+pub mod registry;
+pub mod status;
+
+/// The server side of the API, as generated: hot replies are `raw` bytes.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod server {
+    include!(concat!(env!("OUT_DIR"), "/server/onair.v1.rs"));
+}
+
+pub use errors::CanonicalErrors;
+pub use registry::{RegistryService, ServiceOptions};

@@ -1,32 +1,46 @@
 //! The registry's committed state and every rule that changes it.
 //!
-//! Nothing here awaits, reads a clock, draws a random number or knows gRPC. `decide` says what should become of a
-//! command; `fold` takes in what was committed, whoever proposed it.
+//! Nothing here awaits, reads a clock, draws a random number or knows gRPC. `Registry::decide` says what should become
+//! of a command; `Registry::fold` takes in what was committed, whoever proposed it; `Timekeeping` stands beside them
+//! and says which leases lapsed.
 
 mod change;
+mod command;
+mod decide;
 mod error;
 mod filter;
 mod instance;
 mod key;
+mod matcher;
 mod name;
 mod pick;
 mod record;
 mod registration;
 mod selector;
+mod service;
+mod snapshot;
+mod state;
 mod syntax;
+mod timekeeping;
 mod token;
 mod version;
 
 pub use change::{Change, Delete, Event, Guarded, Put, Stamp, put_cause};
+pub use command::{Command, Decision, Outcome, Principal, Register, Target, Verdict};
 pub use error::{Error, Violation};
 pub use filter::{Filter, FilterSet, Scope};
 pub use instance::{Cause, EventType, Instance, Status};
 pub use key::{Fingerprint, Key, Revision, request_fingerprint};
+pub use matcher::Matcher;
 pub use name::{ALL_NAMESPACES, DEFAULT_NAMESPACE, MAX_NAME_BYTES, check_name, check_new_namespace};
 pub use pick::{Candidate, Choice, MAX_PICK_KEY_BYTES, pick};
 pub use record::{Lease, Record, names};
 pub use registration::{Context, LeaseTtl, Registration};
 pub use selector::{MAX_SELECTOR_BYTES, Selector};
+pub use service::ServiceSet;
+pub use snapshot::{Snapshot, SnapshotReader, disjoint};
+pub use state::{KNOWN_SECONDS, Namespace, Registry, StateLimits};
 pub use syntax::SyntaxError;
+pub use timekeeping::{LeaseTime, Timekeeping};
 pub use token::{LeaseId, LeaseToken, Secret, SecretHash};
 pub use version::{MAX_VERSION_BYTES, VersionMatch};

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Instance, Status,
     error::Violation,
-    key::request_fingerprint,
+    key::{Key, request_fingerprint},
     name::{DEFAULT_NAMESPACE, MAX_NAME_BYTES, check_name, check_new_namespace},
 };
 
@@ -101,6 +101,12 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// The key of what is registered.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::new(&*self.instance.namespace, &*self.instance.service, &*self.instance.id)
+    }
+
     /// Checks and completes what was asked for, or names everything that is wrong with it.
     ///
     /// A given url supplies what is left out of host, port and protocol; it supplies a port only if it names one, and

@@ -1,0 +1,167 @@
+//! The beats' own lane: renewals are judged and heard at once; only a beat that brings a status, or whose lease's expiry
+//! is in flight, waits for a commit.
+
+use std::sync::atomic::Ordering;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    Actor, Recipient, Waiter,
+    request::{Beat, BeatOutcome, BeatReply},
+};
+use crate::{
+    engine::Engine,
+    registry::{Command, Error, LeaseToken, Outcome, Status, Verdict},
+};
+
+/// A message of beats of which some still wait.
+#[derive(Debug)]
+pub(super) struct OpenBeats {
+    outcomes: Vec<BeatOutcome>,
+    waiting: usize,
+    answer: oneshot::Sender<BeatReply>,
+}
+
+/// A beat that waits until its lease's expiry is decided.
+#[derive(Debug)]
+pub(super) struct WaitingBeat {
+    batch: u64,
+    place: usize,
+    token: LeaseToken,
+    status: Status,
+}
+
+/// What a beat comes to at once.
+enum Judged {
+    Done(BeatOutcome),
+    /// Its expiry is in flight.
+    Expiring(LeaseToken),
+    /// It wants another status.
+    Status(LeaseToken),
+}
+
+impl<E: Engine> Actor<E> {
+    /// Judges the beats of one message and answers when all are decided.
+    pub(super) fn beats(&mut self, beats: Vec<Beat>, answer: oneshot::Sender<BeatReply>) {
+        let mut outcomes = Vec::with_capacity(beats.len());
+        let mut waiting = Vec::new();
+        {
+            let hub = std::sync::Arc::clone(&self.hub);
+            let registry = hub.registry();
+            for (place, beat) in beats.iter().enumerate() {
+                let judged = match registry.judge(beat.token.as_ref()) {
+                    Verdict::Live(slot) => self.hear(&registry, slot, beat),
+                    verdict => Judged::Done(outcome_of(verdict)),
+                };
+                match judged {
+                    Judged::Done(outcome) => outcomes.push(outcome),
+                    Judged::Expiring(_) | Judged::Status(_) => {
+                        outcomes.push(BeatOutcome::TryAgain);
+                        waiting.push((place, judged, beat.status));
+                    }
+                }
+            }
+            self.gauges.beats.fetch_add(beats.len() as u64, Ordering::Relaxed);
+            if waiting.is_empty() {
+                let _ = answer.send(BeatReply { outcomes, revision: registry.revision() });
+                return;
+            }
+        }
+        let batch = self.next_batch;
+        self.next_batch += 1;
+        self.open_beats.insert(batch, OpenBeats { outcomes, waiting: waiting.len(), answer });
+        for (place, judged, status) in waiting {
+            match judged {
+                Judged::Expiring(token) => {
+                    let beat = WaitingBeat { batch, place, token, status };
+                    self.latches.wait(token.key, Waiter::Beat(beat));
+                }
+                Judged::Status(token) => {
+                    self.run_command(Command::SetStatus { token, status }, Recipient::Beat { batch, place });
+                }
+                Judged::Done(_) => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, registry: &crate::registry::Registry, slot: u32, beat: &Beat) -> Judged {
+        let Some(token) = beat.token else { return Judged::Done(BeatOutcome::Unknown) };
+        if self.time.is_expiring(slot) {
+            return Judged::Expiring(token);
+        }
+        self.time.hear(slot);
+        let unchanged = beat.status == Status::Unspecified
+            || registry
+                .record(slot)
+                .is_some_and(|record| record.status == beat.status && !self.latches.is_held(record.fingerprint));
+        if unchanged { Judged::Done(BeatOutcome::Renewed(self.time.ttl(slot))) } else { Judged::Status(token) }
+    }
+
+    /// The expiry that a beat waited for is decided.
+    pub(super) fn beat_again(&mut self, beat: WaitingBeat) {
+        let WaitingBeat { batch, place, token, status } = beat;
+        if self.latches.is_held(token.key) {
+            return self.latches.wait(token.key, Waiter::Beat(beat));
+        }
+        let verdict = self.hub.registry().judge(Some(&token));
+        if let Verdict::Live(slot) = verdict {
+            self.time.hear(slot);
+            return self.run_command(Command::SetStatus { token, status }, Recipient::Beat { batch, place });
+        }
+        self.settle(batch, place, outcome_of(verdict));
+    }
+
+    /// A beat's command is done.
+    pub(super) fn beat_done(&mut self, batch: u64, place: usize, command: &Command, outcome: Result<Outcome, Error>) {
+        let outcome = match outcome {
+            Ok(Outcome::Renewed { ttl }) => BeatOutcome::Renewed(ttl),
+            Ok(Outcome::NotRenewed(verdict)) => outcome_of(verdict),
+            Ok(_) | Err(_) => BeatOutcome::TryAgain,
+        };
+        // The beat itself counts, whatever became of its status.
+        if let (Command::SetStatus { token, .. }, BeatOutcome::Renewed(_) | BeatOutcome::TryAgain) = (command, outcome)
+        {
+            let verdict = self.hub.registry().judge(Some(token));
+            if let Verdict::Live(slot) = verdict {
+                self.time.hear(slot);
+            }
+        }
+        self.settle(batch, place, outcome);
+    }
+
+    fn settle(&mut self, batch: u64, place: usize, outcome: BeatOutcome) {
+        let Some(open) = self.open_beats.get_mut(&batch) else { return };
+        open.outcomes[place] = outcome;
+        open.waiting -= 1;
+        if open.waiting == 0
+            && let Some(OpenBeats { outcomes, answer, .. }) = self.open_beats.remove(&batch)
+        {
+            let revision = self.hub.registry().revision();
+            let _ = answer.send(BeatReply { outcomes, revision });
+        }
+    }
+
+    /// A mark came through: when it completes a round, time has passed, and what lapsed by it is proposed.
+    pub(super) fn mark(&mut self, runtime: usize) {
+        let Some(round) = self.clock.mark(runtime, Instant::now()) else { return };
+        self.time.end_round(round.now);
+        self.gauges.lag_ms.store(self.clock.lag().as_millis() as u64, Ordering::Relaxed);
+        if round.late {
+            self.gauges.late_rounds.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!("the registry was held up; no lease pays for it");
+        }
+        if round.may_expire {
+            self.time.advance(round.now);
+            self.expire();
+        }
+    }
+}
+
+fn outcome_of(verdict: Verdict) -> BeatOutcome {
+    match verdict {
+        Verdict::Unknown | Verdict::Live(_) => BeatOutcome::Unknown,
+        Verdict::Expired => BeatOutcome::Expired,
+        Verdict::Superseded(_) => BeatOutcome::Superseded,
+        Verdict::Denied => BeatOutcome::Denied,
+    }
+}

@@ -1,0 +1,148 @@
+//! The lease clock (promise 1): it moves only while every runtime that reads sockets gets its beats through to the
+//! actor. A pause, a suspend, a full inbox or a slow turn stops this clock, not the instances.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::registry::LeaseTime;
+
+/// How often each runtime sends a mark while there are leases.
+pub const MARK_INTERVAL: Duration = Duration::from_millis(20);
+/// The most that one round advances the clock; a round that took longer is late.
+const ROUND_MAX: Duration = Duration::from_millis(100);
+/// How long the clock stands still after a late round, so that beats waiting in the sockets pass first.
+const STAND_STILL: Duration = Duration::from_millis(250);
+
+/// The clock that leases run on.
+#[derive(Debug)]
+pub struct LeaseClock {
+    reading: Duration,
+    last_round: Option<Instant>,
+    still_until: Option<Instant>,
+    /// Which runtimes sent a mark since the last round.
+    marks: Vec<bool>,
+    missing: usize,
+    /// How much real time passed, since leases are kept, that did not count.
+    lag: Duration,
+}
+
+/// A complete round of marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// The clock's reading at its end.
+    pub now: LeaseTime,
+    /// Whether leases may expire by it.
+    pub may_expire: bool,
+    /// Whether it came late.
+    pub late: bool,
+}
+
+impl LeaseClock {
+    /// A clock fed by so many runtimes.
+    #[must_use]
+    pub fn new(runtimes: usize) -> Self {
+        Self {
+            reading: Duration::ZERO,
+            last_round: None,
+            still_until: None,
+            marks: vec![false; runtimes],
+            missing: runtimes,
+            lag: Duration::ZERO,
+        }
+    }
+
+    /// The reading.
+    #[must_use]
+    pub fn now(&self) -> LeaseTime {
+        LeaseTime(self.reading.as_millis() as u64)
+    }
+
+    /// How much real time did not count while there were leases.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        self.lag
+    }
+
+    /// There is no lease: the next round advances nothing and is not late.
+    pub fn rest(&mut self) {
+        self.last_round = None;
+    }
+
+    /// A mark of `runtime` came out of the inbox at `at`. Gives the round that it completes.
+    pub fn mark(&mut self, runtime: usize, at: Instant) -> Option<Round> {
+        let mark = self.marks.get_mut(runtime)?;
+        if !std::mem::replace(mark, true) {
+            self.missing -= 1;
+        }
+        if self.missing > 0 {
+            return None;
+        }
+        self.marks.fill(false);
+        self.missing = self.marks.len();
+        Some(self.round(at))
+    }
+
+    fn round(&mut self, at: Instant) -> Round {
+        let Some(last) = self.last_round.replace(at) else {
+            return Round { now: self.now(), may_expire: false, late: false };
+        };
+        let passed = at.saturating_duration_since(last);
+        let still = self.still_until.is_some_and(|until| at < until);
+        let late = passed > ROUND_MAX;
+        let counted = if still { Duration::ZERO } else { passed.min(ROUND_MAX) };
+        self.reading += counted;
+        self.lag += passed.saturating_sub(counted);
+        if late {
+            self.still_until = Some(at + STAND_STILL);
+        } else if !still {
+            self.still_until = None;
+        }
+        Round { now: self.now(), may_expire: !still && !late, late }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_round_needs_a_mark_of_every_runtime() {
+        let (mut clock, start) = (LeaseClock::new(2), Instant::now());
+        assert_eq!(clock.mark(0, start), None);
+        assert_eq!(clock.mark(0, start), None);
+        assert!(clock.mark(1, start).is_some());
+        assert_eq!(clock.mark(1, start + ms(20)), None);
+        let round = clock.mark(0, start + ms(30)).expect("both have sent one");
+        assert_eq!((round.now, round.may_expire), (LeaseTime(30), true));
+    }
+
+    #[test]
+    fn a_pause_counts_for_100_ms_and_then_the_clock_stands_for_250() {
+        let (mut clock, start) = (LeaseClock::new(1), Instant::now());
+        let at = |clock: &mut LeaseClock, millis| clock.mark(0, start + ms(millis)).expect("one runtime");
+        at(&mut clock, 0);
+        assert_eq!(at(&mut clock, 20).now, LeaseTime(20));
+        let late = at(&mut clock, 30_020);
+        assert_eq!(late, Round { now: LeaseTime(120), may_expire: false, late: true });
+        for millis in (30_040..30_270).step_by(20) {
+            assert_eq!(at(&mut clock, millis), Round { now: LeaseTime(120), may_expire: false, late: false });
+        }
+        let after = at(&mut clock, 30_280);
+        assert_eq!((after.now, after.may_expire), (LeaseTime(140), true));
+        assert_eq!(clock.lag(), ms(29_900 + 240));
+    }
+
+    #[test]
+    fn the_first_round_after_a_rest_advances_nothing_and_is_not_late() {
+        let (mut clock, start) = (LeaseClock::new(1), Instant::now());
+        clock.mark(0, start);
+        clock.rest();
+        let round = clock.mark(0, start + ms(60_000)).expect("one runtime");
+        assert_eq!(round, Round { now: LeaseTime(0), may_expire: false, late: false });
+    }
+}

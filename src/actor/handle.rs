@@ -1,0 +1,236 @@
+//! The cheap handle that every front holds: commands and beats through the actor's lanes, reads of what it published.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use prost_types::Timestamp;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    Actor, LeaseClock, MARK_INTERVAL, Timekeeping,
+    latch::Latches,
+    request::{Beat, BeatReply, Lane, Reply, Request},
+};
+use crate::{
+    engine::{Engine, Recovered},
+    registry::{Command, Error, FilterSet, LeaseToken, Principal, Register, Registration, Secret, Target},
+    watch::{Hub, HubOptions, WatchStream},
+};
+
+/// Places in the beats' lane beyond those of the inbox: marks and beats always find room before commands do.
+const LANE_ROOM: usize = 4;
+
+/// How the actor is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct ActorOptions {
+    /// How many runtimes read sockets; each has to run `RegistryHandle::keep_marking`.
+    pub runtimes: usize,
+    /// The least first deadline of a recovered lease. Default 30 s.
+    pub restart_grace: Duration,
+    /// Commands that may wait; the beats' lane has four times as many places. Default 8,192.
+    pub max_inbox: usize,
+    /// What readers are promised.
+    pub hub: HubOptions,
+}
+
+impl Default for ActorOptions {
+    fn default() -> Self {
+        let hub = HubOptions::default();
+        Self { runtimes: 1, restart_grace: Duration::from_secs(30), max_inbox: 8_192, hub }
+    }
+}
+
+/// What the actor counts.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Beats judged.
+    pub beats: AtomicU64,
+    /// Revisions folded.
+    pub commits: AtomicU64,
+    /// Rounds of marks that came late.
+    pub late_rounds: AtomicU64,
+    /// Milliseconds of real time that the lease clock did not count.
+    pub lag_ms: AtomicU64,
+    /// Whether the store is away.
+    pub away: AtomicBool,
+}
+
+/// The way to the registry.
+#[derive(Clone, Debug)]
+pub struct RegistryHandle {
+    inbox: mpsc::Sender<Request>,
+    lane: mpsc::Sender<Lane>,
+    pub(super) hub: Arc<Hub>,
+    leases: Arc<AtomicUsize>,
+    gauges: Arc<Gauges>,
+    pub(super) turns: Arc<super::lookup::Turns>,
+}
+
+impl RegistryHandle {
+    /// The handle, and the actor to be run: on the state that `engine` recovered.
+    #[must_use]
+    pub fn new<E: Engine>(engine: E, recovered: Recovered, options: ActorOptions) -> (Self, Actor<E>) {
+        let hub = Hub::new(recovered, options.hub);
+        let (inbox_in, inbox) = mpsc::channel(options.max_inbox.max(1));
+        let (lane_in, lane) = mpsc::channel(options.max_inbox.max(1) * LANE_ROOM);
+        let (leases, gauges) = (Arc::<AtomicUsize>::default(), Arc::<Gauges>::default());
+        let turns = Arc::new(super::lookup::Turns::new());
+        let handle = Self {
+            inbox: inbox_in,
+            lane: lane_in,
+            hub: Arc::clone(&hub),
+            leases: Arc::clone(&leases),
+            gauges: Arc::clone(&gauges),
+            turns,
+        };
+        let mut actor = Actor {
+            hub,
+            engine,
+            inbox,
+            lane,
+            time: Timekeeping::default(),
+            clock: LeaseClock::new(options.runtimes),
+            latches: Latches::default(),
+            in_flight: std::collections::HashMap::new(),
+            new_instances: 0,
+            next_ticket: 0,
+            batch: Vec::new(),
+            open_beats: std::collections::HashMap::new(),
+            next_batch: 0,
+            away: None,
+            leases,
+            gauges,
+            restart_grace: options.restart_grace.as_millis() as u32,
+            stopping: None,
+        };
+        actor.recover_leases();
+        (handle, actor)
+    }
+
+    /// What is published.
+    #[must_use]
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// What the actor counts.
+    #[must_use]
+    pub fn gauges(&self) -> &Gauges {
+        &self.gauges
+    }
+
+    /// Sends marks on behalf of `runtime` for ever, while there are leases. Has to run on that runtime: the lease clock
+    /// moves only as long as this does.
+    pub async fn keep_marking(&self, runtime: usize) {
+        let mut ticks = interval(MARK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // A full lane stops the clock, as it should: beats are waiting.
+            if self.leases.load(Ordering::Relaxed) > 0
+                && self.lane.try_send(Lane::Mark { runtime }).is_err()
+                && self.lane.is_closed()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Registers, or updates what `token` stands for.
+    ///
+    /// # Errors
+    /// Every refusal of a registration; see `Error`.
+    pub async fn register(
+        &self,
+        registration: Registration,
+        token: Option<LeaseToken>,
+        principal: Principal,
+        deadline: Option<Instant>,
+    ) -> Result<Reply, Error> {
+        let register = Register { registration, token, principal, secret: fresh_secret()?, at: wall_clock() };
+        self.command(Command::Register(Box::new(register)), deadline).await
+    }
+
+    /// Takes instances away.
+    ///
+    /// # Errors
+    /// `Superseded`, `LeaseDenied`, `Permission`, and those of every command.
+    pub async fn deregister(
+        &self,
+        target: Target,
+        principal: Principal,
+        deadline: Option<Instant>,
+    ) -> Result<Reply, Error> {
+        self.command(Command::Deregister { target, principal, at: super::unix_seconds() }, deadline).await
+    }
+
+    /// Renews leases; one bad token never fails the others.
+    ///
+    /// # Errors
+    /// `Overloaded`, `ShuttingDown`.
+    pub async fn beat(&self, beats: Vec<Beat>) -> Result<BeatReply, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.lane.try_send(Lane::Beats { beats, answer }).map_err(|refused| refusal(&refused, &self.lane))?;
+        answered.await.map_err(|_| Error::ShuttingDown)
+    }
+
+    /// Begins a watch.
+    ///
+    /// # Errors
+    /// `Limit` of watches, `Overloaded`, `ShuttingDown`.
+    pub async fn watch(&self, filters: FilterSet, resume_token: String) -> Result<WatchStream, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Watch { filters, resume_token, answer })?;
+        answered.await.map_err(|_| Error::ShuttingDown)?
+    }
+
+    /// Commits what is under way, closes the store and ends the actor.
+    pub async fn stop(&self) {
+        let (answer, answered) = oneshot::channel();
+        if self.inbox.send(Request::Stop { answer }).await.is_ok() {
+            // An actor that ended by itself has closed the store.
+            let _ = answered.await;
+        }
+    }
+
+    async fn command(&self, command: Command, deadline: Option<Instant>) -> Result<Reply, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Command { command, deadline, answer })?;
+        answered.await.map_err(|_| Error::ShuttingDown)?
+    }
+
+    /// Refused at once when there is no room, never queued silently.
+    fn send(&self, request: Request) -> Result<(), Error> {
+        self.inbox.try_send(request).map_err(|refused| refusal(&refused, &self.inbox))
+    }
+}
+
+fn refusal<T>(refused: &mpsc::error::TrySendError<T>, lane: &mpsc::Sender<T>) -> Error {
+    match refused {
+        mpsc::error::TrySendError::Full(_) => Error::Overloaded { maximum: lane.max_capacity() as u64 },
+        mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
+    }
+}
+
+fn fresh_secret() -> Result<Secret, Error> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).map_err(|error| Error::StoreUnavailable {
+        reason: smol_str::format_smolstr!("no random numbers: {error}"),
+        outcome_unknown: false,
+    })?;
+    Ok(Secret(bits))
+}
+
+/// The wall clock, for `online_since`.
+fn wall_clock() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() as i32 }
+}

@@ -1,0 +1,355 @@
+//! Lookups and lists: they read what the actor published and never take its time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use smol_str::SmolStr;
+use tokio::time::{Instant, timeout_at};
+
+use super::RegistryHandle;
+use crate::{
+    registry::{
+        Candidate, Choice, Error, FilterSet, Matcher, Record, Registry, Revision, Scope, ServiceSet, Status, pick,
+    },
+    watch::{Listener, ONLY_PART},
+};
+
+/// Most instances in a page.
+pub const PAGE_MAX: usize = 1_000;
+/// A page is closed at this many bytes of instances, so that the largest record still fits into 1 MiB.
+const PAGE_BYTES: usize = 960 * 1024;
+/// How long a `min_revision` is waited for when no wait is asked for.
+const REVISION_WAIT: Duration = Duration::from_secs(1);
+/// Counters for round robin: services share one only if their fingerprints collide here.
+const TURNS: usize = 1_024;
+
+/// Which of the matches to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PickKind {
+    /// All, in pages.
+    All,
+    /// Uniformly at random.
+    Random,
+    /// In turn.
+    RoundRobin,
+    /// At random by weight.
+    Weighted,
+    /// By the hash of a key.
+    Rendezvous,
+}
+
+/// What to find.
+#[derive(Clone, Debug)]
+pub struct LookupQuery {
+    /// A single filter, as a set.
+    pub filters: FilterSet,
+    /// Which of the matches.
+    pub pick: PickKind,
+    /// The key of a rendezvous.
+    pub pick_key: String,
+    /// How many at most; 0 is the default of the pick.
+    pub limit: usize,
+    /// Where the last page ended.
+    pub page_token: String,
+    /// The zone to prefer in a pick; may be empty.
+    pub prefer_zone: String,
+    /// How long an empty answer is held.
+    pub wait: Duration,
+    /// The least revision to answer from.
+    pub min_revision: Revision,
+    /// The call's deadline, which cuts every wait.
+    pub deadline: Option<Instant>,
+}
+
+/// Why nothing was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyEmpty {
+    /// No such namespace.
+    UnknownNamespace,
+    /// No such service.
+    UnknownService,
+    /// Instances, none of which matches.
+    NoMatch,
+    /// No instance that is routable.
+    AllOffline,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Found {
+    /// The matches.
+    pub records: Vec<Arc<Record>>,
+    /// Why there are none.
+    pub why_empty: Option<WhyEmpty>,
+    /// Where to go on; empty at the end.
+    pub next_page_token: String,
+    /// The revision that this shows.
+    pub revision: Revision,
+}
+
+/// Which services to list.
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    /// None: of all namespaces.
+    pub namespace: Option<SmolStr>,
+    /// Names that begin so.
+    pub prefix: String,
+    /// How many at most; 0 is 1,000.
+    pub limit: usize,
+    /// Where the last page ended.
+    pub page_token: String,
+}
+
+/// The services found.
+#[derive(Debug)]
+pub struct Listed {
+    /// Namespace, name and set of each.
+    pub services: Vec<(SmolStr, SmolStr, ServiceSet)>,
+    /// Where to go on; empty at the end.
+    pub next_page_token: String,
+    /// The revision that this shows.
+    pub revision: Revision,
+}
+
+/// Turns and random numbers for picks.
+#[derive(Debug)]
+pub struct Turns {
+    turns: Box<[AtomicU64]>,
+    random: AtomicU64,
+}
+
+impl Turns {
+    pub(super) fn new() -> Self {
+        let mut seed = [0; 8];
+        // Picks need spread, not secrecy: without random numbers they begin anywhere.
+        let _ = getrandom::fill(&mut seed);
+        let turns = (0..TURNS).map(|_| AtomicU64::new(0)).collect();
+        Self { turns, random: AtomicU64::new(u64::from_le_bytes(seed)) }
+    }
+
+    fn turn(&self, fingerprint: u64) -> u64 {
+        self.turns[(fingerprint as usize) % TURNS].fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood 2014).
+    fn random(&self) -> u64 {
+        let mut z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+impl RegistryHandle {
+    /// Finds instances. An answer that would be empty is held for `wait`.
+    ///
+    /// # Errors
+    /// `RevisionAhead`, `Invalid` page token, `ShuttingDown` while waiting.
+    pub async fn lookup(&self, query: LookupQuery) -> Result<Found, Error> {
+        let cut = |wait: Duration| {
+            let end = Instant::now() + wait;
+            query.deadline.map_or(end, |deadline| end.min(deadline))
+        };
+        if query.min_revision > self.hub.registry().revision() {
+            let wait = if query.wait.is_zero() { REVISION_WAIT } else { query.wait };
+            self.reach(query.min_revision, cut(wait)).await?;
+        }
+        let matcher = Matcher::new(query.filters.clone());
+        let found = self.find(&query, &matcher)?;
+        if !found.records.is_empty() || query.wait.is_zero() {
+            return Ok(found);
+        }
+        let end = cut(query.wait);
+        let listener = Listener::new();
+        let listening = self.hub.log().listen(matcher.scopes(), &listener, ONLY_PART);
+        let outcome = loop {
+            let found = self.find(&query, &matcher);
+            if !matches!(&found, Ok(found) if found.records.is_empty()) {
+                break found;
+            }
+            if self.hub.is_closing() {
+                break Err(Error::ShuttingDown);
+            }
+            if timeout_at(end, listener.woken()).await.is_err() {
+                break found;
+            }
+        };
+        self.hub.log().ignore(matcher.scopes(), listening);
+        outcome
+    }
+
+    /// Lists services in order of (namespace, service).
+    ///
+    /// # Errors
+    /// `Invalid` page token.
+    pub fn list_services(&self, query: &ListQuery) -> Result<Listed, Error> {
+        let after = page_start(&query.page_token)?.map(|[namespace, service, _]| (namespace, service));
+        let limit = if query.limit == 0 { PAGE_MAX } else { query.limit.min(PAGE_MAX) };
+        let registry = self.hub.registry();
+        let mut services = Vec::new();
+        let first = match (&query.namespace, &after) {
+            (Some(only), _) => only.clone(),
+            (None, Some((namespace, _))) => namespace.clone(),
+            (None, None) => SmolStr::default(),
+        };
+        'all: for (namespace, held) in registry.namespaces().range::<_, SmolStr>(first..) {
+            if query.namespace.as_ref().is_some_and(|only| only != namespace) {
+                break;
+            }
+            // From the prefix on, or from where the last page ended.
+            let resumed = after.as_ref().filter(|(at, _)| at == namespace).map(|(_, service)| service.clone());
+            let start = resumed.clone().unwrap_or_else(|| SmolStr::new(&query.prefix));
+            for (service, set) in held.services.range::<_, SmolStr>(start..) {
+                if !service.starts_with(&query.prefix) {
+                    break;
+                }
+                if resumed.as_ref() == Some(service) {
+                    continue;
+                }
+                services.push((namespace.clone(), service.clone(), set.clone()));
+                if services.len() > limit {
+                    break 'all;
+                }
+            }
+        }
+        let more = services.len() > limit;
+        services.truncate(limit);
+        let next_page_token = match services.last() {
+            Some((namespace, service, _)) if more => page_token(namespace, service, ""),
+            _ => String::new(),
+        };
+        Ok(Listed { services, next_page_token, revision: registry.revision() })
+    }
+
+    async fn reach(&self, wanted: Revision, end: Instant) -> Result<(), Error> {
+        let listener = Listener::new();
+        let listening = self.hub.log().listen(&[Scope::All], &listener, ONLY_PART);
+        let outcome = loop {
+            let revision = self.hub.registry().revision();
+            if revision >= wanted {
+                break Ok(());
+            }
+            if self.hub.is_closing() {
+                break Err(Error::ShuttingDown);
+            }
+            if timeout_at(end, listener.woken()).await.is_err() {
+                break Err(Error::RevisionAhead { wanted, revision });
+            }
+        };
+        self.hub.log().ignore(&[Scope::All], listening);
+        outcome
+    }
+
+    fn find(&self, query: &LookupQuery, matcher: &Matcher) -> Result<Found, Error> {
+        let after = page_start(&query.page_token)?;
+        // A short look: the snapshot is read after the state is free again.
+        let (snapshot, why_empty) = {
+            let registry = self.hub.registry();
+            (registry.snapshot(matcher.scopes()), why_empty(&registry, query.filters.filters().first()))
+        };
+        let revision = snapshot.revision();
+        let mut reader = match after {
+            None => snapshot.reader(),
+            Some([namespace, service, id]) => snapshot.reader_after(&namespace, &service, &id),
+        };
+        let mut records = Vec::new();
+        let mut next_page_token = String::new();
+        let limit = match (query.pick, query.limit) {
+            (PickKind::All, 0) => PAGE_MAX,
+            (PickKind::All, limit) => limit.min(PAGE_MAX),
+            _ => usize::MAX,
+        };
+        let mut bytes = 0;
+        while let Some(record) = reader.next_record() {
+            if !matcher.matches(&record) {
+                continue;
+            }
+            let full = records.len() >= limit || (query.pick == PickKind::All && bytes > PAGE_BYTES);
+            if let Some(last) = records.last().filter(|_| full) {
+                let last: &Arc<Record> = last;
+                let (namespace, service, id) = last.names();
+                next_page_token = page_token(namespace, service, id);
+                break;
+            }
+            bytes += record.bytes().len() + 4;
+            records.push(record);
+        }
+        let none_match = records.is_empty();
+        if query.pick != PickKind::All {
+            records = self.choose(query, matcher, records);
+        }
+        let why_empty = match (records.is_empty(), none_match) {
+            (false, _) => None,
+            (true, true) => Some(why_empty),
+            (true, false) => Some(WhyEmpty::NoMatch),
+        };
+        Ok(Found { records, why_empty, next_page_token, revision })
+    }
+
+    fn choose(&self, query: &LookupQuery, matcher: &Matcher, records: Vec<Arc<Record>>) -> Vec<Arc<Record>> {
+        let instances: Vec<_> = records.iter().map(|record| record.instance()).collect();
+        let candidate = |instance: &'_ crate::registry::Instance| {
+            (instance.weight.unwrap_or(1), instance.status() == Status::Suspect)
+        };
+        let candidates: Vec<Candidate<'_>> = instances
+            .iter()
+            .map(|instance| {
+                let (weight, suspect) = candidate(instance);
+                Candidate { id: &instance.id, zone: &instance.zone, weight, suspect }
+            })
+            .collect();
+        let choice = match query.pick {
+            PickKind::All | PickKind::Random => Choice::Random,
+            PickKind::RoundRobin => Choice::RoundRobin { turn: self.turns.turn(matcher.set().fingerprint()) },
+            PickKind::Weighted => Choice::Weighted,
+            PickKind::Rendezvous => Choice::Rendezvous { key: &query.pick_key },
+        };
+        let picked = pick(choice, &candidates, query.limit.max(1), &query.prefer_zone, &mut || self.turns.random());
+        picked.into_iter().filter_map(|place| records.get(place).cloned()).collect()
+    }
+}
+
+/// Why a lookup of this filter finds nothing, if it does.
+fn why_empty(registry: &Registry, filter: Option<&crate::registry::Filter>) -> WhyEmpty {
+    let Some(filter) = filter else { return WhyEmpty::NoMatch };
+    match filter.scope() {
+        Scope::All => WhyEmpty::NoMatch,
+        Scope::Namespace(namespace) => match registry.namespaces().get(&namespace) {
+            None => WhyEmpty::UnknownNamespace,
+            Some(held) if held.services.is_empty() => WhyEmpty::AllOffline,
+            Some(_) => WhyEmpty::NoMatch,
+        },
+        Scope::Service(namespace, service) => match registry.namespaces().get(&namespace) {
+            None => WhyEmpty::UnknownNamespace,
+            Some(held) => match held.services.get(&service) {
+                None => WhyEmpty::UnknownService,
+                Some(set) if set.routable() == 0 => WhyEmpty::AllOffline,
+                Some(_) => WhyEmpty::NoMatch,
+            },
+        },
+    }
+}
+
+fn page_token(namespace: &str, service: &str, id: &str) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{namespace}\0{service}\0{id}"))
+}
+
+fn page_start(token: &str) -> Result<Option<[SmolStr; 3]>, Error> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let invalid = || Error::invalid("page_token", "is not one that this server gave");
+    let raw = URL_SAFE_NO_PAD.decode(token).map_err(|_| invalid())?;
+    let text = String::from_utf8(raw).map_err(|_| invalid())?;
+    let mut parts = text.splitn(3, '\0').map(SmolStr::new);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(namespace), Some(service), Some(id)) => Ok(Some([namespace, service, id])),
+        _ => Err(invalid()),
+    }
+}

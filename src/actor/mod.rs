@@ -1,0 +1,428 @@
+//! The one task that owns the state: it takes commands and beats from its lanes, judges them on committed state, hands
+//! changes to the engine, takes in what was committed, publishes it, and answers, in that order. It knows no front.
+
+mod beats;
+mod clock;
+mod handle;
+mod latch;
+mod lookup;
+mod request;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use smol_str::SmolStr;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use self::{
+    beats::{OpenBeats, WaitingBeat},
+    latch::Latches,
+    request::{Answer, Lane, Request},
+};
+pub use self::{
+    clock::{LeaseClock, MARK_INTERVAL},
+    handle::{ActorOptions, Gauges, RegistryHandle},
+    lookup::{Found, ListQuery, Listed, LookupQuery, PickKind, WhyEmpty},
+    request::{Beat, BeatOutcome, BeatReply, Reply},
+};
+use crate::{
+    engine::{Engine, EngineError, Proposal, Recovered, Step, Ticket},
+    registry::{
+        Change, Command, Decision, Error, Event, Fingerprint, Guarded, Outcome, Principal, Record, Revision,
+        Timekeeping,
+    },
+    watch::{Hub, WatchStream},
+};
+
+/// Most requests taken from a lane before the engine and the other lane have their turn.
+const LANE_TURN: usize = 512;
+/// Most leases that one proposal expires.
+const EXPIRE_MAX: usize = 1_000;
+/// How often services whose day has passed are forgotten.
+const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+
+/// To whom a command's outcome goes.
+#[derive(Debug)]
+enum Recipient {
+    /// A caller.
+    Caller { answer: Answer<Reply>, deadline: Option<Instant> },
+    /// A beat that brought a status.
+    Beat { batch: u64, place: usize },
+    /// Nobody: the registry's own doing.
+    Nobody,
+}
+
+/// What waits for a latch.
+#[derive(Debug)]
+enum Waiter {
+    Command(Command, Recipient),
+    Beat(WaitingBeat),
+}
+
+/// A proposal in flight.
+#[derive(Debug)]
+struct InFlight {
+    keys: Vec<Fingerprint>,
+    command: Command,
+    outcome: Outcome,
+    recipient: Recipient,
+    new_instances: u64,
+}
+
+/// The task.
+#[derive(Debug)]
+pub struct Actor<E> {
+    hub: Arc<Hub>,
+    engine: E,
+    inbox: mpsc::Receiver<Request>,
+    lane: mpsc::Receiver<Lane>,
+    time: Timekeeping,
+    clock: LeaseClock,
+    latches: Latches<Waiter>,
+    in_flight: HashMap<Ticket, InFlight>,
+    new_instances: u64,
+    next_ticket: u64,
+    batch: Vec<Proposal>,
+    open_beats: HashMap<u64, OpenBeats>,
+    next_batch: u64,
+    /// Why the engine is away, while it is.
+    away: Option<SmolStr>,
+    /// How many leases there are, for those who send marks.
+    leases: Arc<AtomicUsize>,
+    gauges: Arc<Gauges>,
+    restart_grace: u32,
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+impl<E: Engine> Actor<E> {
+    /// Runs until it is told to stop or every handle is gone. Nothing in the loop waits for a disk, a client or a watcher.
+    ///
+    /// # Errors
+    /// When the engine can never go on.
+    pub async fn run(mut self) -> Result<(), EngineError> {
+        let mut forget = interval(FORGET_INTERVAL);
+        forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                step = self.engine.next() => self.take(step?),
+                next = self.lane.recv() => match next {
+                    Some(next) => self.serve_lane(next),
+                    None => break,
+                },
+                next = self.inbox.recv() => match next {
+                    Some(next) => self.serve_inbox(next),
+                    None => break,
+                },
+                _ = forget.tick() => self.forget(),
+            }
+            if !self.batch.is_empty() {
+                self.engine.propose(std::mem::take(&mut self.batch));
+            }
+            if self.stopping.is_some() && (self.in_flight.is_empty() || self.away.is_some()) {
+                break;
+            }
+        }
+        self.engine.close().await;
+        if let Some(answer) = self.stopping {
+            // Whoever asked may be gone.
+            let _ = answer.send(());
+        }
+        Ok(())
+    }
+
+    fn serve_lane(&mut self, first: Lane) {
+        let (mut next, mut served) = (Some(first), 0);
+        while let Some(item) = next {
+            match item {
+                Lane::Beats { beats, answer } => self.beats(beats, answer),
+                Lane::Mark { runtime } => self.mark(runtime),
+            }
+            served += 1;
+            next = if served < LANE_TURN { self.lane.try_recv().ok() } else { None };
+        }
+        // Beats come first, but they do not shut the others out.
+        if let Ok(request) = self.inbox.try_recv() {
+            self.serve_inbox(request);
+        }
+    }
+
+    fn serve_inbox(&mut self, first: Request) {
+        self.request(first);
+        for _ in 1..LANE_TURN {
+            let Ok(request) = self.inbox.try_recv() else { break };
+            self.request(request);
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Command { answer, .. } if self.stopping.is_some() => {
+                let _ = answer.send(Err(Error::ShuttingDown));
+            }
+            Request::Command { command, deadline, answer } => {
+                self.run_command(command, Recipient::Caller { answer, deadline });
+            }
+            Request::Watch { filters, resume_token, answer } => {
+                if !answer.is_closed() {
+                    let _ = answer.send(WatchStream::start(&self.hub, filters, &resume_token));
+                }
+            }
+            Request::Stop { answer } => self.stopping = Some(answer),
+        }
+    }
+
+    /// Judges a command, and answers, proposes or lets it wait.
+    fn run_command(&mut self, command: Command, recipient: Recipient) {
+        if let Recipient::Caller { answer, deadline } = &recipient {
+            // Nobody waits for it any more: dropped, not run.
+            if answer.is_closed() {
+                return;
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return self.reply(&command, recipient, Err(Error::Deadline));
+            }
+        }
+        if let Some(key) = command.fingerprints().into_iter().find(|key| self.latches.is_held(*key)) {
+            return self.latches.wait(key, Waiter::Command(command, recipient));
+        }
+        let decision = self.hub.registry().decide(&command, self.new_instances);
+        match decision {
+            Decision::Reply(outcome) => self.reply(&command, recipient, outcome),
+            Decision::Propose(changes, outcome) => self.propose(command, recipient, changes, outcome),
+        }
+    }
+
+    fn propose(&mut self, command: Command, recipient: Recipient, changes: Vec<Guarded>, outcome: Outcome) {
+        let keys: Vec<Fingerprint> = changes.iter().filter_map(fingerprint_of).collect();
+        // Only commands whose keys were not known beforehand get here with one that is held.
+        if let Some(key) = keys.iter().find(|key| self.latches.is_held(**key)) {
+            return self.latches.wait(*key, Waiter::Command(command, recipient));
+        }
+        if let Some(reason) = self.away.clone() {
+            return self.reply(&command, recipient, Err(Error::StoreUnavailable { reason, outcome_unknown: false }));
+        }
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.latches.hold(&keys);
+        let new = |guarded: &&Guarded| guarded.before.is_none() && matches!(guarded.change, Change::Put(_));
+        let new_instances = changes.iter().filter(new).count() as u64;
+        self.new_instances += new_instances;
+        self.batch.push(Proposal { ticket, changes });
+        self.in_flight.insert(ticket, InFlight { keys, command, outcome, recipient, new_instances });
+    }
+
+    /// What happened in the engine.
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Committed { revision, changes, tickets } => self.committed(revision, &changes, &tickets),
+            Step::Refused { ticket } => {
+                if let Some(refused) = self.land(ticket) {
+                    self.retry_expiry(&refused.command);
+                    if !matches!(refused.command, Command::Expire { .. }) {
+                        self.run_command(refused.command, refused.recipient);
+                    }
+                    self.release(&refused.keys);
+                }
+            }
+            Step::Away { reason } => self.engine_away(&reason),
+            Step::Reload(recovered) => self.reload(*recovered),
+            Step::Back => {
+                tracing::info!("the store is back");
+                self.away = None;
+                self.gauges.away.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn committed(&mut self, revision: Revision, changes: &[Change], tickets: &[Ticket]) {
+        let events = self.hub.registry_mut().fold(revision, changes);
+        self.follow(&events);
+        self.hub.log().publish(revision, events);
+        self.gauges.commits.fetch_add(1, Ordering::Relaxed);
+        let landed: Vec<InFlight> = tickets.iter().filter_map(|ticket| self.land(*ticket)).collect();
+        for InFlight { keys, command, outcome, recipient, .. } in landed {
+            self.reply(&command, recipient, Ok(outcome));
+            self.release(&keys);
+        }
+    }
+
+    /// Keeps time for what was folded: a first TTL starts here, with the answer.
+    fn follow(&mut self, events: &[Event]) {
+        for event in events {
+            match (&event.before, &event.after) {
+                (Some(before), Some(after)) if before.incarnation == after.incarnation => {
+                    self.time.set_ttl(event.slot, after.lease.ttl);
+                }
+                (_, Some(after)) => self.time.arm(event.slot, after.lease.ttl),
+                (_, None) => self.time.disarm(event.slot),
+            }
+        }
+        self.count_leases();
+    }
+
+    fn count_leases(&mut self) {
+        self.leases.store(self.time.len(), Ordering::Relaxed);
+        if self.time.is_empty() {
+            self.clock.rest();
+        }
+    }
+
+    /// Takes a proposal out of flight.
+    fn land(&mut self, ticket: Ticket) -> Option<InFlight> {
+        let landed = self.in_flight.remove(&ticket)?;
+        self.new_instances -= landed.new_instances;
+        Some(landed)
+    }
+
+    fn release(&mut self, keys: &[Fingerprint]) {
+        for waiter in self.latches.release(keys) {
+            match waiter {
+                Waiter::Command(command, recipient) => self.run_command(command, recipient),
+                Waiter::Beat(beat) => self.beat_again(beat),
+            }
+        }
+    }
+
+    /// Proposes the removal of what lapsed, after all beats that were waiting have been heard.
+    fn expire(&mut self) {
+        while self.away.is_none() && self.time.has_due() {
+            let due = self.time.take_due(EXPIRE_MAX);
+            if due.is_empty() {
+                return;
+            }
+            let (mut records, mut held) = (Vec::with_capacity(due.len()), Vec::new());
+            for (slot, _) in due {
+                let record = self.hub.registry().record(slot).cloned();
+                match record {
+                    Some(record) if self.latches.is_held(record.fingerprint) => held.push(slot),
+                    Some(record) => records.push((slot, record)),
+                    None => self.time.disarm(slot),
+                }
+            }
+            let any = !records.is_empty();
+            if any {
+                self.run_command(Command::Expire { records, at: unix_seconds() }, Recipient::Nobody);
+            }
+            // Another change of theirs is in flight; they are looked at again in the next round.
+            held.into_iter().for_each(|slot| self.time.retry(slot));
+            if !any {
+                return;
+            }
+        }
+    }
+
+    /// An expiry came to nothing: what still stands is due again.
+    fn retry_expiry(&mut self, command: &Command) {
+        if let Command::Expire { records, .. } = command {
+            for (slot, record) in records {
+                if self.hub.registry().record(*slot).is_some_and(|held| Arc::ptr_eq(held, record)) {
+                    self.time.retry(*slot);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        loop {
+            let next = self.hub.registry_mut().forgettable(unix_seconds());
+            let Some((namespace, service)) = next else { return };
+            self.run_command(Command::Forget { namespace, service }, Recipient::Nobody);
+        }
+    }
+
+    fn engine_away(&mut self, reason: &SmolStr) {
+        tracing::error!(%reason, "the store is away; changes are refused until it is back");
+        self.away = Some(reason.clone());
+        self.gauges.away.store(true, Ordering::Relaxed);
+        let mut tickets: Vec<Ticket> = self.in_flight.keys().copied().collect();
+        tickets.sort_unstable();
+        let landed: Vec<InFlight> = tickets.into_iter().filter_map(|ticket| self.land(ticket)).collect();
+        for InFlight { keys, command, recipient, .. } in landed {
+            self.retry_expiry(&command);
+            let error = Error::StoreUnavailable { reason: reason.clone(), outcome_unknown: true };
+            self.reply(&command, recipient, Err(error));
+            self.release(&keys);
+        }
+    }
+
+    /// What the engine holds now is the truth. Deadlines are rebuilt with full grace, as after a restart.
+    fn reload(&mut self, recovered: Recovered) {
+        tracing::warn!(revision = recovered.revision, "the store was opened anew; its state is taken over");
+        self.hub.reload(recovered);
+        self.time = Timekeeping::default();
+        self.recover_leases();
+    }
+
+    fn recover_leases(&mut self) {
+        let now = self.clock.now();
+        let hub = Arc::clone(&self.hub);
+        let registry = hub.registry();
+        let leases = registry.records().map(|(slot, record)| (slot, record.lease.ttl));
+        self.time.recover(leases, now, self.restart_grace);
+        self.count_leases();
+    }
+
+    /// Hands an outcome to whom it is due.
+    fn reply(&mut self, command: &Command, recipient: Recipient, outcome: Result<Outcome, Error>) {
+        match recipient {
+            Recipient::Nobody => {
+                if let (Command::Expire { .. }, Err(_)) = (command, &outcome) {
+                    self.retry_expiry(command);
+                }
+            }
+            Recipient::Beat { batch, place } => self.beat_done(batch, place, command, outcome),
+            Recipient::Caller { answer, .. } => {
+                let reply = outcome.and_then(|outcome| self.reply_of(outcome));
+                // A caller that left has its answer in the state.
+                let _ = answer.send(reply);
+            }
+        }
+    }
+
+    fn reply_of(&mut self, outcome: Outcome) -> Result<Reply, Error> {
+        let hub = Arc::clone(&self.hub);
+        let registry = hub.registry();
+        let revision = registry.revision();
+        match outcome {
+            Outcome::Registered { key, secret } => {
+                let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));
+                // It was folded a moment ago, in this turn.
+                let Some((slot, record)) = found else { return Err(Error::Deadline) };
+                // A registration is as good as a beat.
+                self.time.hear(slot);
+                let token = registry.token_of(slot, &record, secret);
+                Ok(Reply::Registered { record, token, revision })
+            }
+            Outcome::Removed(removed) => Ok(Reply::Removed { removed, revision }),
+            Outcome::Renewed { .. } | Outcome::NotRenewed(_) | Outcome::Done => {
+                Ok(Reply::Removed { removed: 0, revision })
+            }
+        }
+    }
+}
+
+fn fingerprint_of(guarded: &Guarded) -> Option<Fingerprint> {
+    let of_record = |record: &Arc<Record>| record.fingerprint;
+    guarded.before.as_ref().map(of_record).or_else(|| guarded.change.key().map(|key| key.fingerprint()))
+}
+
+/// The wall clock in whole seconds: for records, never for deadlines.
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Everyone's principal while no authentication is configured.
+#[must_use]
+pub fn anyone() -> Principal {
+    Principal::anyone()
+}

@@ -1,0 +1,114 @@
+//! What goes through the actor's two lanes, and the ways back.
+
+use std::sync::Arc;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    registry::{Command, Error, FilterSet, LeaseToken, Record, Revision, Status},
+    watch::WatchStream,
+};
+
+/// The way back to a caller.
+pub type Answer<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A turn of the actor, but for beats.
+#[derive(Debug)]
+pub enum Request {
+    /// A change.
+    Command {
+        /// Which.
+        command: Command,
+        /// Not to be run after this.
+        deadline: Option<Instant>,
+        /// To whom.
+        answer: Answer<Reply>,
+    },
+    /// The start of a watch.
+    Watch {
+        /// Of what.
+        filters: FilterSet,
+        /// From where; empty: from a snapshot.
+        resume_token: String,
+        /// To whom.
+        answer: Answer<WatchStream>,
+    },
+    /// Commit what is under way, close the store, end.
+    Stop {
+        /// To whom.
+        answer: oneshot::Sender<()>,
+    },
+}
+
+/// What a change came to.
+#[derive(Debug)]
+pub enum Reply {
+    /// The registration as it stands, and the token of its lease.
+    Registered {
+        /// The record.
+        record: Arc<Record>,
+        /// The token.
+        token: LeaseToken,
+        /// At which revision.
+        revision: Revision,
+    },
+    /// So many instances went.
+    Removed {
+        /// How many.
+        removed: u64,
+        /// At which revision.
+        revision: Revision,
+    },
+}
+
+/// A beat, parsed.
+#[derive(Clone, Copy, Debug)]
+pub struct Beat {
+    /// The token; none if the text was none.
+    pub token: Option<LeaseToken>,
+    /// A new status, or unspecified.
+    pub status: Status,
+}
+
+/// What became of a beat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeatOutcome {
+    /// Good for so many milliseconds more.
+    Renewed(u32),
+    /// The key is free.
+    Expired,
+    /// Not a token of this registry.
+    Unknown,
+    /// A newer incarnation holds the key.
+    Superseded,
+    /// Wrong secret.
+    Denied,
+    /// Not judged: its change could not be stored.
+    TryAgain,
+}
+
+/// What became of the beats of one message.
+#[derive(Debug)]
+pub struct BeatReply {
+    /// By position.
+    pub outcomes: Vec<BeatOutcome>,
+    /// A committed revision at or after them.
+    pub revision: Revision,
+}
+
+/// What goes through the beats' own lane.
+#[derive(Debug)]
+pub enum Lane {
+    /// The beats of one message.
+    Beats {
+        /// In order.
+        beats: Vec<Beat>,
+        /// To whom.
+        answer: oneshot::Sender<BeatReply>,
+    },
+    /// Everything that this runtime read before is in the lane.
+    Mark {
+        /// Which runtime.
+        runtime: usize,
+    },
+}

@@ -1,0 +1,321 @@
+//! Between the API's messages and the registry's types: requests are read once, with all violations, and answers are
+//! written. No rule of the registry lives here.
+
+use std::{net::IpAddr, time::Duration};
+
+use bytes::Bytes;
+use prost::encoding::{encode_varint, encoded_len_varint};
+use tokio::time::Instant;
+use tonic::Request;
+use uuid::Uuid;
+
+use crate::{
+    actor::{Beat, BeatOutcome, BeatReply, Found, ListQuery, LookupQuery, PickKind, WhyEmpty},
+    proto::{self, BeatResult, BeatState, Emptiness, HeartbeatResponse},
+    registry::{
+        ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, Key, LeaseToken, MAX_PICK_KEY_BYTES,
+        Registration, Status, Target, Violation, check_name,
+    },
+};
+
+/// The longest that a lookup holds an empty answer.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// When the caller stops waiting, from `grpc-timeout`.
+pub(super) fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = digits.parse().ok()?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(amount.checked_mul(3_600)?),
+        "M" => Duration::from_secs(amount.checked_mul(60)?),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    };
+    Instant::now().checked_add(timeout)
+}
+
+/// Where the call came from.
+pub(super) fn peer<T>(request: &Request<T>) -> IpAddr {
+    request.remote_addr().map_or(IpAddr::from([127, 0, 0, 1]), |address| address.ip())
+}
+
+fn violation(field: impl Into<String>, description: impl Into<String>) -> Violation {
+    Violation { field: field.into(), description: description.into() }
+}
+
+fn checked(violations: Vec<Violation>) -> Result<(), Error> {
+    if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
+}
+
+/// A duration of a request; absent is 0.
+fn span(field: &str, given: Option<prost_types::Duration>, violations: &mut Vec<Violation>) -> Duration {
+    match given.map(Duration::try_from) {
+        None => Duration::ZERO,
+        Some(Ok(span)) => span,
+        Some(Err(_)) => {
+            violations.push(violation(field, "must not be negative or out of range"));
+            Duration::ZERO
+        }
+    }
+}
+
+/// What is wanted, and the token that came with it.
+pub(super) fn registration(
+    request: proto::RegisterRequest,
+    peer: IpAddr,
+) -> Result<(Registration, Option<LeaseToken>), Error> {
+    unsupported_fields(&request)?;
+    let mut fresh_id = || Uuid::now_v7().to_string();
+    let context = Context { peer, fresh_id: &mut fresh_id, request_id: &request.request_id };
+    let token = LeaseToken::decode(&request.lease_token);
+    let Some(instance) = request.instance else {
+        return Err(Error::invalid("instance", "is required"));
+    };
+    let registration = Registration::parse(instance, request.ttl, context).map_err(Error::Invalid)?;
+    Ok((registration, token))
+}
+
+fn unsupported_fields(request: &proto::RegisterRequest) -> Result<(), Error> {
+    let fields = [
+        ("dependencies", !request.dependencies.is_empty()),
+        ("mocks", !request.mocks.is_empty()),
+        ("if_missing", request.if_missing != 0),
+        ("wait", request.wait.is_some()),
+        ("exclusive_url", request.exclusive_url),
+    ];
+    let used: Vec<Violation> = fields
+        .into_iter()
+        .filter(|(_, used)| *used)
+        .map(|(field, _)| violation(field, "is not supported by this version"))
+        .collect();
+    if used.is_empty() { Ok(()) } else { Err(Error::NotSupported(used)) }
+}
+
+/// The beats of a message.
+pub(super) fn beats(beats: &[proto::Beat], max_beats: usize) -> Result<Vec<Beat>, Error> {
+    let mut violations = Vec::new();
+    if beats.is_empty() {
+        violations.push(violation("beats", "must not be empty"));
+    }
+    if beats.len() > max_beats {
+        violations.push(violation("beats", format!("must be at most {max_beats}, not {}", beats.len())));
+        // Not one by one: the list alone is refused.
+        return Err(Error::Invalid(violations));
+    }
+    let mut read = Vec::with_capacity(beats.len());
+    for (place, beat) in beats.iter().enumerate() {
+        let status = match Status::try_from(beat.status) {
+            Ok(status @ (Status::Unspecified | Status::Starting | Status::Serving | Status::Draining)) => status,
+            Ok(_) => {
+                violations.push(violation(format!("beats[{place}].status"), "is set by the registry alone"));
+                Status::Unspecified
+            }
+            Err(_) => {
+                violations.push(violation(format!("beats[{place}].status"), format!("{} is no status", beat.status)));
+                Status::Unspecified
+            }
+        };
+        read.push(Beat { token: LeaseToken::decode(&beat.lease_token), status });
+    }
+    checked(violations)?;
+    Ok(read)
+}
+
+/// The answer to a message of beats.
+pub(super) fn heartbeat_response(outcomes: &[BeatOutcome], revision: u64) -> HeartbeatResponse {
+    let result = |outcome: &BeatOutcome| {
+        let (state, ttl) = match outcome {
+            BeatOutcome::Renewed(ttl) => (BeatState::Renewed, Some(millis(*ttl))),
+            BeatOutcome::Expired => (BeatState::Expired, None),
+            BeatOutcome::Unknown => (BeatState::Unknown, None),
+            BeatOutcome::Superseded => (BeatState::Superseded, None),
+            BeatOutcome::Denied => (BeatState::Denied, None),
+            BeatOutcome::TryAgain => (BeatState::Unspecified, None),
+        };
+        BeatResult { state: state.into(), ttl }
+    };
+    HeartbeatResponse { results: outcomes.iter().map(result).collect(), revision }
+}
+
+/// The whole of a reply.
+pub(super) fn whole(reply: &BeatReply) -> HeartbeatResponse {
+    heartbeat_response(&reply.outcomes, reply.revision)
+}
+
+/// Milliseconds as the wire has them.
+pub(super) fn millis(millis: u32) -> prost_types::Duration {
+    prost_types::Duration { seconds: i64::from(millis / 1_000), nanos: (millis % 1_000) as i32 * 1_000_000 }
+}
+
+/// Any duration as the wire has it.
+pub(super) fn duration(span: Duration) -> prost_types::Duration {
+    prost_types::Duration { seconds: span.as_secs() as i64, nanos: span.subsec_nanos() as i32 }
+}
+
+/// What to take away: exactly one of the ways.
+pub(super) fn target(request: proto::DeregisterRequest, max_beats: usize) -> Result<Target, Error> {
+    let mut violations = Vec::new();
+    let by_key = !request.service.is_empty() || !request.id.is_empty() || request.all || !request.namespace.is_empty();
+    let ways = [!request.lease_token.is_empty(), !request.lease_tokens.is_empty(), by_key];
+    if ways.into_iter().filter(|way| *way).count() != 1 {
+        let sentence = "give exactly one of lease_token, lease_tokens, or service with id or all";
+        return Err(Error::invalid("lease_token", sentence));
+    }
+    if !request.lease_token.is_empty() {
+        return Ok(Target::Lease(LeaseToken::decode(&request.lease_token)));
+    }
+    if !request.lease_tokens.is_empty() {
+        if request.lease_tokens.len() > max_beats {
+            let sentence = format!("must be at most {max_beats}, not {}", request.lease_tokens.len());
+            return Err(Error::invalid("lease_tokens", sentence));
+        }
+        return Ok(Target::Leases(request.lease_tokens.iter().filter_map(|text| LeaseToken::decode(text)).collect()));
+    }
+    let namespace = if request.namespace.is_empty() { DEFAULT_NAMESPACE } else { &request.namespace };
+    check_name("namespace", namespace, &mut violations);
+    check_name("service", &request.service, &mut violations);
+    match (request.all, request.id.is_empty()) {
+        (true, false) => violations.push(violation("all", "must not be set together with id")),
+        (false, true) => violations.push(violation("id", "give an id, or set all")),
+        (false, false) => check_name("id", &request.id, &mut violations),
+        (true, true) => {}
+    }
+    checked(violations)?;
+    Ok(if request.all {
+        Target::Service { namespace: namespace.into(), service: request.service.into() }
+    } else {
+        Target::Key(Key::new(namespace, request.service, request.id))
+    })
+}
+
+/// One selector, its violations under `prefix`.
+fn filter(selector: &proto::Selector, prefix: &str, violations: &mut Vec<Violation>) -> Option<Filter> {
+    if !selector.frontend.is_empty() {
+        let sentence = if selector.service.is_empty() {
+            "is not supported by this version"
+        } else {
+            "must not be given together with service"
+        };
+        violations.push(violation(format!("{prefix}frontend"), sentence));
+    }
+    match Filter::new(&selector.namespace, &selector.service, &selector.version, &selector.selector) {
+        Ok(filter) => Some(filter),
+        Err(found) => {
+            let under = |found: Violation| violation(format!("{prefix}{}", found.field), found.description);
+            violations.extend(found.into_iter().map(under));
+            None
+        }
+    }
+}
+
+/// What a watch or subscription follows.
+pub(super) fn filters(selectors: &[proto::Selector], max_selectors: usize) -> Result<FilterSet, Error> {
+    if selectors.len() > max_selectors {
+        let sentence = format!("must be at most {max_selectors}, not {}", selectors.len());
+        return Err(Error::invalid("selectors", sentence));
+    }
+    let mut violations = Vec::new();
+    let filters: Vec<Filter> = selectors
+        .iter()
+        .enumerate()
+        .filter_map(|(place, selector)| filter(selector, &format!("selectors[{place}]."), &mut violations))
+        .collect();
+    checked(violations)?;
+    Ok(FilterSet::new(filters))
+}
+
+/// What to find.
+pub(super) fn lookup(request: proto::LookupRequest, deadline: Option<Instant>) -> Result<LookupQuery, Error> {
+    let mut violations = Vec::new();
+    let pick = match proto::Pick::try_from(request.pick) {
+        Ok(proto::Pick::Unspecified | proto::Pick::All) => PickKind::All,
+        Ok(proto::Pick::Random) => PickKind::Random,
+        Ok(proto::Pick::RoundRobin) => PickKind::RoundRobin,
+        Ok(proto::Pick::Weighted) => PickKind::Weighted,
+        Ok(proto::Pick::Rendezvous) => PickKind::Rendezvous,
+        Err(_) => {
+            violations.push(violation("pick", format!("{} is no pick", request.pick)));
+            PickKind::All
+        }
+    };
+    if request.pick_key.len() > MAX_PICK_KEY_BYTES {
+        violations.push(violation("pick_key", format!("must be at most {MAX_PICK_KEY_BYTES} bytes")));
+    }
+    if pick != PickKind::All && !request.page_token.is_empty() {
+        violations.push(violation("page_token", "a pick has no pages"));
+    }
+    let wait = span("wait", request.wait, &mut violations).min(WAIT_MAX);
+    let selector = proto::Selector {
+        namespace: request.namespace,
+        service: request.service,
+        frontend: request.frontend,
+        version: request.version,
+        selector: request.selector,
+    };
+    let filter = filter(&selector, "", &mut violations);
+    checked(violations)?;
+    Ok(LookupQuery {
+        filters: FilterSet::new(filter),
+        pick,
+        pick_key: request.pick_key,
+        limit: request.limit as usize,
+        page_token: request.page_token,
+        prefer_zone: request.prefer_zone,
+        wait,
+        min_revision: request.min_revision,
+        deadline,
+    })
+}
+
+/// Which services to list.
+pub(super) fn list(request: proto::ListServicesRequest) -> Result<ListQuery, Error> {
+    let namespace = match request.namespace.as_str() {
+        ALL_NAMESPACES => None,
+        "" => Some(DEFAULT_NAMESPACE.into()),
+        name => {
+            let mut violations = Vec::new();
+            check_name("namespace", name, &mut violations);
+            checked(violations)?;
+            Some(name.into())
+        }
+    };
+    let limit = request.limit as usize;
+    Ok(ListQuery { namespace, prefix: request.prefix, limit, page_token: request.page_token })
+}
+
+/// An encoded `LookupResponse`: the instances are there already.
+pub(super) fn lookup_response(found: &Found) -> Bytes {
+    let emptiness = found.why_empty.map_or(Emptiness::Unspecified, |why| match why {
+        WhyEmpty::UnknownNamespace => Emptiness::UnknownNamespace,
+        WhyEmpty::UnknownService => Emptiness::UnknownService,
+        WhyEmpty::NoMatch => Emptiness::NoMatch,
+        WhyEmpty::AllOffline => Emptiness::AllOffline,
+    });
+    let instances: usize = found.records.iter().map(|record| record.bytes().len() + 6).sum();
+    let mut buffer = Vec::with_capacity(instances + found.next_page_token.len() + 32);
+    for record in &found.records {
+        // instances = 1
+        buffer.push(1 << 3 | 2);
+        encode_varint(record.bytes().len() as u64, &mut buffer);
+        buffer.extend_from_slice(record.bytes());
+    }
+    if emptiness != Emptiness::Unspecified {
+        buffer.push(3 << 3);
+        encode_varint(emptiness as u64, &mut buffer);
+    }
+    if !found.next_page_token.is_empty() {
+        buffer.push(4 << 3 | 2);
+        encode_varint(found.next_page_token.len() as u64, &mut buffer);
+        buffer.extend_from_slice(found.next_page_token.as_bytes());
+    }
+    if found.revision != 0 {
+        buffer.push(5 << 3);
+        encode_varint(found.revision, &mut buffer);
+    }
+    debug_assert!(buffer.len() <= instances + found.next_page_token.len() + 16 + encoded_len_varint(found.revision));
+    buffer.into()
+}

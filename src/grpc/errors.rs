@@ -1,0 +1,65 @@
+//! Replies that the transport refuses by itself get the status that we promise: a message over the limit is
+//! RESOURCE_EXHAUSTED here, where the transport says OUT_OF_RANGE; a panic in a handler fails that call alone.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use tonic::{Code, Status, body::Body, server::NamedService};
+use tower::Service;
+
+use super::status::{self, Reason};
+
+/// Wraps a service of the server.
+#[derive(Clone, Debug)]
+pub struct CanonicalErrors<S> {
+    inner: S,
+    max_message_bytes: u64,
+}
+
+impl<S> CanonicalErrors<S> {
+    /// Wraps `inner`, whose requests are limited to `max_message_bytes`.
+    pub fn new(inner: S, max_message_bytes: u64) -> Self {
+        Self { inner, max_message_bytes }
+    }
+}
+
+impl<S: NamedService> NamedService for CanonicalErrors<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for CanonicalErrors<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let max_message_bytes = self.max_message_bytes;
+        let method = request.uri().path().to_owned();
+        let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        Box::pin(async move {
+            let Ok(response) = call.await else {
+                tracing::error!(%method, "a handler panicked; its call failed, nothing else did");
+                return Ok(status::plain(Reason::Internal, "a fault of the server; it is in its log").into_http());
+            };
+            let response = response?;
+            let refused =
+                Status::from_header_map(response.headers()).filter(|status| status.code() == Code::OutOfRange);
+            Ok(if refused.is_some() { status::too_large(max_message_bytes).into_http() } else { response })
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! `grpc.health.v1` over the registry: the server itself, our own services, and every registered service by name.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio_stream::Stream;
+use tonic::{Code, Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server::Health,
+};
+
+use crate::{
+    registry::{DEFAULT_NAMESPACE, Scope},
+    watch::{Hub, Listener, ONLY_PART, WatchPermit},
+};
+
+/// Names that speak of the server itself.
+const OWN: [&str; 5] = [
+    "",
+    "onair.v1.Registry",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct HealthService {
+    hub: Arc<Hub>,
+}
+
+/// What a health name stands for.
+#[derive(Clone, Debug)]
+enum Subject {
+    /// The server.
+    Own,
+    /// A registered service.
+    Service { namespace: String, service: String },
+}
+
+impl HealthService {
+    /// Health of what `hub` publishes.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+}
+
+fn subject(name: &str) -> Subject {
+    if OWN.contains(&name) {
+        return Subject::Own;
+    }
+    let (namespace, service) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
+    Subject::Service { namespace: namespace.to_owned(), service: service.to_owned() }
+}
+
+impl Subject {
+    /// None: never seen.
+    fn status(&self, hub: &Hub) -> Option<ServingStatus> {
+        let serving = |yes| if yes { ServingStatus::Serving } else { ServingStatus::NotServing };
+        match self {
+            Self::Own => Some(serving(!hub.is_closing())),
+            Self::Service { namespace, service } => {
+                let registry = hub.registry();
+                registry.service(namespace, service).map(|set| serving(set.routable() > 0))
+            }
+        }
+    }
+
+    /// Where its changes are; the server's own come with the end of everything.
+    fn scope(&self) -> Scope {
+        match self {
+            Self::Own => Scope::Service(smol_str::SmolStr::default(), smol_str::SmolStr::default()),
+            Self::Service { namespace, service } => Scope::Service(namespace.into(), service.into()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let name = request.into_inner().service;
+        match subject(&name).status(&self.hub) {
+            Some(status) => Ok(Response::new(HealthCheckResponse { status: status.into() })),
+            None => Err(Status::new(Code::NotFound, "no service of that name is known")),
+        }
+    }
+
+    type WatchStream = HealthWatch;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthWatch>, Status> {
+        let subject = subject(&request.into_inner().service);
+        let permit = self.hub.permit()?;
+        let listener = Listener::new();
+        let listening = self.hub.log().listen(&[subject.scope()], &listener, ONLY_PART);
+        let hub = Arc::clone(&self.hub);
+        Ok(Response::new(HealthWatch { hub, subject, listener, listening, last: None, _permit: permit }))
+    }
+}
+
+/// One health watch: a message at once, then one with each change.
+#[derive(Debug)]
+pub struct HealthWatch {
+    hub: Arc<Hub>,
+    subject: Subject,
+    listener: Arc<Listener>,
+    listening: u64,
+    last: Option<ServingStatus>,
+    _permit: WatchPermit,
+}
+
+impl Stream for HealthWatch {
+    type Item = Result<HealthCheckResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let woken = self.listener.poll_woken(context);
+            let closing = self.hub.is_closing();
+            let now = match self.subject.status(&self.hub) {
+                _ if closing => ServingStatus::NotServing,
+                Some(status) => status,
+                // The protocol's word for a name that may come to be known.
+                None => ServingStatus::ServiceUnknown,
+            };
+            if self.last != Some(now) {
+                self.last = Some(now);
+                return Poll::Ready(Some(Ok(HealthCheckResponse { status: now.into() })));
+            }
+            if closing {
+                return Poll::Ready(Some(Err(super::status::shutting_down())));
+            }
+            if !woken {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for HealthWatch {
+    fn drop(&mut self) {
+        self.hub.log().ignore(&[self.subject.scope()], self.listening);
+    }
+}

@@ -1,0 +1,119 @@
+//! A stream of heartbeats: what is ready in the socket goes to the registry as one command, and each message is answered
+//! in order.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+use super::{convert, status};
+use crate::{
+    actor::{Beat, BeatReply, RegistryHandle},
+    proto::{HeartbeatRequest, HeartbeatResponse},
+    registry::Error,
+};
+
+type Beating = Pin<Box<dyn Future<Output = Result<BeatReply, Error>> + Send>>;
+
+/// The server's side of a heartbeat stream.
+pub struct BeatStream {
+    input: Streaming<HeartbeatRequest>,
+    handle: RegistryHandle,
+    max_beats: usize,
+    /// The beats under way, and how many of them each message had.
+    beating: Option<(Beating, Vec<usize>)>,
+    ready: VecDeque<HeartbeatResponse>,
+    closed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// How the stream ends once everything read is answered.
+    end: Option<Result<(), Status>>,
+}
+
+impl std::fmt::Debug for BeatStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BeatStream").field("ready", &self.ready.len()).finish_non_exhaustive()
+    }
+}
+
+impl BeatStream {
+    pub(super) fn new(input: Streaming<HeartbeatRequest>, handle: RegistryHandle, max_beats: usize) -> Self {
+        let closed = Box::pin(handle.hub().closed());
+        Self { input, handle, max_beats, beating: None, ready: VecDeque::new(), closed, end: None }
+    }
+
+    /// Takes the messages that are ready, up to `max_beats` beats.
+    fn gather(&mut self, context: &mut Context<'_>) -> (Vec<Beat>, Vec<usize>) {
+        let (mut beats, mut sizes) = (Vec::new(), Vec::new());
+        while beats.len() < self.max_beats && self.end.is_none() {
+            match Pin::new(&mut self.input).poll_next(context) {
+                Poll::Ready(Some(Ok(message))) => match convert::beats(&message.beats, self.max_beats) {
+                    Ok(mut read) => {
+                        sizes.push(read.len());
+                        beats.append(&mut read);
+                    }
+                    Err(error) => self.end = Some(Err(error.into())),
+                },
+                Poll::Ready(Some(Err(error))) => self.end = Some(Err(status::of_transport(error))),
+                Poll::Ready(None) => self.end = Some(Ok(())),
+                Poll::Pending => break,
+            }
+        }
+        (beats, sizes)
+    }
+
+    fn answer(&mut self, reply: Result<BeatReply, Error>, sizes: &[usize]) {
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => {
+                self.end = Some(Err(error.into()));
+                return;
+            }
+        };
+        let mut rest = reply.outcomes.as_slice();
+        for size in sizes {
+            let (these, others) = rest.split_at((*size).min(rest.len()));
+            self.ready.push_back(convert::heartbeat_response(these, reply.revision));
+            rest = others;
+        }
+    }
+}
+
+impl Stream for BeatStream {
+    type Item = Result<HeartbeatResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(response) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(response)));
+            }
+            if let Some((beating, _)) = &mut this.beating {
+                let Poll::Ready(reply) = beating.as_mut().poll(context) else { return Poll::Pending };
+                let sizes = this.beating.take().map(|(_, sizes)| sizes).unwrap_or_default();
+                this.answer(reply, &sizes);
+                continue;
+            }
+            let (beats, sizes) = this.gather(context);
+            if !sizes.is_empty() {
+                let handle = this.handle.clone();
+                this.beating = Some((Box::pin(async move { handle.beat(beats).await }), sizes));
+                continue;
+            }
+            if this.end.is_none() && this.closed.as_mut().poll(context).is_ready() {
+                this.end = Some(Err(status::shutting_down()));
+            }
+            return match this.end.take() {
+                Some(Ok(())) => Poll::Ready(None),
+                Some(Err(status)) => {
+                    this.end = Some(Ok(()));
+                    Poll::Ready(Some(Err(status)))
+                }
+                None => Poll::Pending,
+            };
+        }
+    }
+}

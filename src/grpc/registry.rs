@@ -1,0 +1,223 @@
+//! `onair.v1.Registry`: each call is read, handed to the registry, and answered.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{convert, heartbeats::BeatStream, raw, server::registry_server::Registry, status};
+use crate::{
+    actor::{RegistryHandle, Reply, anyone},
+    proto::{
+        Counts, DeregisterRequest, DeregisterResponse, GetServerInfoRequest, GetServerInfoResponse, HeartbeatRequest,
+        HeartbeatResponse, Intervals, Lease, Limits, ListServicesRequest, ListServicesResponse, LookupRequest,
+        RegisterRequest, RegisterResponse, ServiceSummary, SubscribeRequest, WatchRequest,
+    },
+    registry::{LeaseTtl, MAX_NAME_BYTES, MAX_SELECTOR_BYTES, Record},
+    watch::{Ending, WatchItem, WatchStream},
+};
+
+/// What the service has to know of the server around it.
+#[derive(Clone, Debug)]
+pub struct ServiceOptions {
+    /// Every limit, as advertised.
+    pub limits: Limits,
+    /// The least first deadline of a recovered lease.
+    pub restart_grace: Duration,
+    /// Whether changes survive the process.
+    pub durable: bool,
+    /// This server's addresses.
+    pub members: Vec<String>,
+}
+
+/// A quiet watch says something at least this often; the server does so a little earlier.
+pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct RegistryService {
+    handle: RegistryHandle,
+    options: std::sync::Arc<ServiceOptions>,
+}
+
+impl RegistryService {
+    /// The service over `handle`.
+    #[must_use]
+    pub fn new(handle: RegistryHandle, options: ServiceOptions) -> Self {
+        Self { handle, options: std::sync::Arc::new(options) }
+    }
+
+    fn max_beats(&self) -> usize {
+        self.options.limits.max_beats as usize
+    }
+}
+
+fn registered(reply: Reply) -> Result<RegisterResponse, Status> {
+    match reply {
+        Reply::Registered { record, token, revision } => Ok(RegisterResponse {
+            lease: Some(lease(&record, token.encode())),
+            instance: Some(record.instance()),
+            dependencies: std::collections::BTreeMap::new(),
+            revision,
+        }),
+        Reply::Removed { .. } => {
+            Err(status::plain(status::Reason::Internal, "a registration was answered as a removal"))
+        }
+    }
+}
+
+fn lease(record: &Record, token: String) -> Lease {
+    let ttl = record.lease.ttl;
+    Lease { token, ttl: Some(convert::millis(ttl)), heartbeat_interval: Some(convert::millis(ttl / 3)) }
+}
+
+#[tonic::async_trait]
+impl Registry for RegistryService {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+        let (deadline, peer) = (convert::deadline(&request), convert::peer(&request));
+        let (registration, token) = convert::registration(request.into_inner(), peer)?;
+        let reply = self.handle.register(registration, token, anyone(), deadline).await?;
+        registered(reply).map(Response::new)
+    }
+
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        let beats = convert::beats(&request.get_ref().beats, self.max_beats())?;
+        let reply = self.handle.beat(beats).await?;
+        Ok(Response::new(convert::whole(&reply)))
+    }
+
+    type HeartbeatStreamStream = BeatStream;
+
+    async fn heartbeat_stream(
+        &self,
+        request: Request<Streaming<HeartbeatRequest>>,
+    ) -> Result<Response<BeatStream>, Status> {
+        Ok(Response::new(BeatStream::new(request.into_inner(), self.handle.clone(), self.max_beats())))
+    }
+
+    async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterResponse>, Status> {
+        let deadline = convert::deadline(&request);
+        let target = convert::target(request.into_inner(), self.max_beats())?;
+        match self.handle.deregister(target, anyone(), deadline).await? {
+            Reply::Removed { removed, revision } => Ok(Response::new(DeregisterResponse { removed, revision })),
+            Reply::Registered { .. } => {
+                Err(status::plain(status::Reason::Internal, "a removal was answered as a registration"))
+            }
+        }
+    }
+
+    async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<raw::LookupResponse>, Status> {
+        let deadline = convert::deadline(&request);
+        let query = convert::lookup(request.into_inner(), deadline)?;
+        let found = self.handle.lookup(query).await?;
+        Ok(Response::new(raw::LookupResponse(convert::lookup_response(&found))))
+    }
+
+    async fn list_services(
+        &self,
+        request: Request<ListServicesRequest>,
+    ) -> Result<Response<ListServicesResponse>, Status> {
+        let listed = self.handle.list_services(&convert::list(request.into_inner())?)?;
+        let summary =
+            |(namespace, service, set): (smol_str::SmolStr, smol_str::SmolStr, crate::registry::ServiceSet)| {
+                ServiceSummary {
+                    namespace: namespace.into(),
+                    service: service.into(),
+                    instances: set.len(),
+                    routable: set.routable(),
+                    revision: set.revision(),
+                }
+            };
+        Ok(Response::new(ListServicesResponse {
+            services: listed.services.into_iter().map(summary).collect(),
+            next_page_token: listed.next_page_token,
+            revision: listed.revision,
+        }))
+    }
+
+    type WatchStream = WatchReplies;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<WatchReplies>, Status> {
+        let request = request.into_inner();
+        let filters = convert::filters(&request.selectors, self.options.limits.max_selectors as usize)?;
+        let stream = self.handle.watch(filters, request.resume_token).await?;
+        Ok(Response::new(WatchReplies(stream)))
+    }
+
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<raw::SubscribeResponse, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        _request: Request<Streaming<SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Err(status::plain(status::Reason::NotSupported, "Subscribe is not supported by this version"))
+    }
+
+    async fn get_server_info(
+        &self,
+        _request: Request<GetServerInfoRequest>,
+    ) -> Result<Response<GetServerInfoResponse>, Status> {
+        let hub = self.handle.hub();
+        let (_, oldest) = hub.log().bounds();
+        let registry = hub.registry();
+        let counts = Counts {
+            instances: registry.instances(),
+            services: registry.services(),
+            watches: hub.watches(),
+            namespaces: registry.namespaces().len() as u64,
+        };
+        Ok(Response::new(GetServerInfoResponse {
+            registry_id: hub.id().to_string(),
+            epoch: hub.epoch().id,
+            version: crate::VERSION.to_owned(),
+            revision: registry.revision(),
+            oldest_resumable_revision: oldest,
+            limits: Some(self.options.limits),
+            intervals: Some(Intervals {
+                default_ttl: Some(convert::millis(LeaseTtl::DEFAULT.millis())),
+                min_ttl: Some(convert::millis(LeaseTtl::MIN.millis())),
+                max_ttl: Some(convert::millis(LeaseTtl::MAX.millis())),
+                bookmark_interval: Some(convert::duration(BOOKMARK_INTERVAL)),
+                restart_grace: Some(convert::duration(self.options.restart_grace)),
+            }),
+            features: Vec::new(),
+            members: self.options.members.clone(),
+            durable: self.options.durable,
+            counts: Some(counts),
+        }))
+    }
+}
+
+/// The limits that no setting changes.
+#[must_use]
+pub fn fixed_limits() -> Limits {
+    Limits {
+        max_metadata_bytes: 16 * 1024,
+        max_metadata_depth: 32,
+        max_page_size: 1_000,
+        max_name_bytes: MAX_NAME_BYTES as u64,
+        max_selector_bytes: MAX_SELECTOR_BYTES as u64,
+        ..Limits::default()
+    }
+}
+
+/// A watch as the transport wants it.
+#[derive(Debug)]
+pub struct WatchReplies(WatchStream);
+
+impl Stream for WatchReplies {
+    type Item = Result<raw::WatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.0).poll_next(context).map(|item| {
+            item.map(|item| match item {
+                WatchItem::Frame(bytes) => Ok(raw::WatchResponse(bytes)),
+                WatchItem::End(Ending::ShuttingDown) => Err(status::shutting_down()),
+            })
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! Refusals as gRPC statuses: a canonical code, a sentence, and `google.rpc` details for programs.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+pub use crate::proto::ErrorReason as Reason;
+use crate::registry::{Error, Violation};
+
+/// `ErrorInfo.domain` of every error.
+pub const DOMAIN: &str = "onair";
+/// When a call that found no room makes sense again.
+const RETRY_SOON: Duration = Duration::from_millis(250);
+/// When a call to a store that is away makes sense again.
+const RETRY_STORE: Duration = Duration::from_secs(1);
+
+/// The reason as it stands in `ErrorInfo`: without the enum's prefix.
+#[must_use]
+pub fn reason_name(reason: Reason) -> &'static str {
+    reason.as_str_name().trim_start_matches("ERROR_REASON_")
+}
+
+/// The code that goes with a reason.
+#[must_use]
+pub fn code_of(reason: Reason) -> Code {
+    match reason {
+        Reason::Unspecified | Reason::Internal => Code::Internal,
+        Reason::Invalid | Reason::TooDeep | Reason::Malformed => Code::InvalidArgument,
+        Reason::TooLarge | Reason::Limit | Reason::Overloaded => Code::ResourceExhausted,
+        Reason::KeyHeld => Code::AlreadyExists,
+        Reason::Superseded => Code::Aborted,
+        Reason::LeaseDenied | Reason::Permission => Code::PermissionDenied,
+        Reason::RevisionAhead | Reason::MissingDependency => Code::FailedPrecondition,
+        Reason::StoreUnavailable | Reason::ShuttingDown => Code::Unavailable,
+        Reason::Deadline => Code::DeadlineExceeded,
+        Reason::NotSupported => Code::Unimplemented,
+    }
+}
+
+/// A status that has nothing to add to its reason.
+#[must_use]
+pub fn plain(reason: Reason, sentence: impl Into<String>) -> Status {
+    Status::with_error_details(code_of(reason), sentence.into(), details(reason, []))
+}
+
+/// The server goes away: call again a little later, not all at once.
+#[must_use]
+pub fn shutting_down() -> Status {
+    let mut jitter = [0; 2];
+    // Without random numbers there is no spread, and still a right answer.
+    let _ = getrandom::fill(&mut jitter);
+    let delay = Duration::from_millis(200 + u64::from(u16::from_le_bytes(jitter)) * 1_800 / 65_536);
+    let mut details = details(Reason::ShuttingDown, []);
+    details.set_retry_info(Some(delay));
+    Status::with_error_details(Code::Unavailable, Error::ShuttingDown.to_string(), details)
+}
+
+fn details<const N: usize>(reason: Reason, metadata: [(&str, String); N]) -> ErrorDetails {
+    let metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
+    ErrorDetails::with_error_info(reason_name(reason), DOMAIN, metadata)
+}
+
+fn with_violations(reason: Reason, violations: &[Violation]) -> ErrorDetails {
+    let violations = violations.iter().map(|violation| FieldViolation::new(&violation.field, &violation.description));
+    let mut details = details(reason, []);
+    details.set_bad_request(violations.collect::<Vec<_>>());
+    details
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        // No `_` arm: a new error picks its reason before it compiles.
+        let (reason, details) = match &error {
+            Error::Invalid(violations) => (Reason::Invalid, with_violations(Reason::Invalid, violations)),
+            Error::NotSupported(violations) => {
+                (Reason::NotSupported, with_violations(Reason::NotSupported, violations))
+            }
+            Error::KeyHeld { key } => {
+                let mut details = details(Reason::KeyHeld, []);
+                details.set_resource_info("onair.v1.Instance", key, "", "registered by another principal");
+                (Reason::KeyHeld, details)
+            }
+            Error::Superseded { key, holder } => {
+                let mut details = details(Reason::Superseded, [("holder", holder.clone())]);
+                details.set_resource_info("onair.v1.Instance", key, "", "registered anew");
+                (Reason::Superseded, details)
+            }
+            Error::LeaseDenied => (Reason::LeaseDenied, details(Reason::LeaseDenied, [])),
+            Error::Permission { permission } => {
+                (Reason::Permission, details(Reason::Permission, [("permission", (*permission).to_owned())]))
+            }
+            Error::RevisionAhead { revision, .. } => {
+                (Reason::RevisionAhead, details(Reason::RevisionAhead, [("revision", revision.to_string())]))
+            }
+            Error::Limit { limit, maximum, usage } => (Reason::Limit, limited(Reason::Limit, limit, *maximum, *usage)),
+            Error::Overloaded { maximum } => {
+                (Reason::Overloaded, limited(Reason::Overloaded, "max_inbox", *maximum, *maximum))
+            }
+            Error::StoreUnavailable { outcome_unknown, .. } => {
+                let unknown = [("outcome_unknown", outcome_unknown.to_string())];
+                let mut details = details(Reason::StoreUnavailable, unknown);
+                details.set_retry_info(Some(RETRY_STORE));
+                (Reason::StoreUnavailable, details)
+            }
+            Error::ShuttingDown => return shutting_down(),
+            Error::Deadline => (Reason::Deadline, details(Reason::Deadline, [])),
+        };
+        Self::with_error_details(code_of(reason), error.to_string(), details)
+    }
+}
+
+fn limited(reason: Reason, limit: &str, maximum: u64, usage: u64) -> ErrorDetails {
+    let facts = [("limit", limit.to_owned()), ("maximum", maximum.to_string()), ("usage", usage.to_string())];
+    let mut details = details(reason, facts);
+    details.set_retry_info(Some(RETRY_SOON));
+    details
+}
+
+/// A request over the size limit.
+#[must_use]
+pub fn too_large(maximum: u64) -> Status {
+    let sentence = format!("the message is larger than {maximum} bytes");
+    let details = limited(Reason::TooLarge, "max_message_bytes", maximum, maximum);
+    Status::with_error_details(Code::ResourceExhausted, sentence, details)
+}
+
+/// What the transport says of a request stream, as we promise it.
+#[must_use]
+pub fn of_transport(status: Status) -> Status {
+    if status.code() == Code::OutOfRange {
+        plain(Reason::TooLarge, "the message is larger than max_message_bytes")
+    } else {
+        status
+    }
+}

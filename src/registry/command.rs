@@ -1,0 +1,177 @@
+//! What can be asked of the state, and what becomes of it.
+
+use std::sync::Arc;
+
+use prost_types::Timestamp;
+use smol_str::SmolStr;
+
+use super::{
+    change::Guarded,
+    error::Error,
+    instance::{Cause, Status},
+    key::Key,
+    record::Record,
+    registration::Registration,
+    token::{LeaseToken, Secret},
+};
+
+/// On whose behalf a command is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Its name; none while no authentication is configured: then everyone is one principal.
+    pub name: Option<Arc<str>>,
+    /// Whether it may act by key on what others registered.
+    pub operator: bool,
+}
+
+impl Principal {
+    /// Everyone, where no authentication is configured.
+    #[must_use]
+    pub fn anyone() -> Self {
+        Self { name: None, operator: true }
+    }
+}
+
+/// A change that somebody wants.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Register or update an instance.
+    Register(Box<Register>),
+    /// A beat that brings a status.
+    SetStatus {
+        /// Whose.
+        token: LeaseToken,
+        /// Which.
+        status: Status,
+    },
+    /// Take instances away.
+    Deregister {
+        /// Which.
+        target: Target,
+        /// For whom.
+        principal: Principal,
+        /// When, in Unix seconds.
+        at: u64,
+    },
+    /// Take away what lapsed: slots, with the keys they held.
+    Expire {
+        /// The lapsed records.
+        records: Vec<(u32, Arc<Record>)>,
+        /// When, in Unix seconds.
+        at: u64,
+    },
+    /// Stop knowing a service that has no instance.
+    Forget {
+        /// Its namespace.
+        namespace: SmolStr,
+        /// Its name.
+        service: SmolStr,
+    },
+}
+
+/// A registration as wanted.
+#[derive(Clone, Debug)]
+pub struct Register {
+    /// What.
+    pub registration: Registration,
+    /// The last token that the client has.
+    pub token: Option<LeaseToken>,
+    /// For whom.
+    pub principal: Principal,
+    /// Fresh random bits, used if this makes a new lease.
+    pub secret: Secret,
+    /// The wall clock.
+    pub at: Timestamp,
+}
+
+/// What to deregister.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// The incarnation of this token; none: the text was no token.
+    Lease(Option<LeaseToken>),
+    /// Those of these tokens.
+    Leases(Vec<LeaseToken>),
+    /// A key, by an operator's right.
+    Key(Key),
+    /// All instances of a service, by an operator's right.
+    Service {
+        /// Its namespace.
+        namespace: SmolStr,
+        /// Its name.
+        service: SmolStr,
+    },
+}
+
+/// The outcome of a decision.
+#[derive(Debug)]
+pub enum Decision {
+    /// Nothing to commit.
+    Reply(Result<Outcome, Error>),
+    /// To be committed if the guards still hold; the outcome is true when it is folded.
+    Propose(Vec<Guarded>, Outcome),
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The key is registered as its record says; the registrant's secret is this.
+    Registered {
+        /// The key.
+        key: Key,
+        /// The secret of its lease.
+        secret: Secret,
+    },
+    /// The lease is good, with its status as wanted.
+    Renewed {
+        /// The lease's TTL in milliseconds.
+        ttl: u32,
+    },
+    /// The token is good for nothing, and why.
+    NotRenewed(Verdict),
+    /// So many instances went.
+    Removed(u64),
+    /// Done.
+    Done,
+}
+
+/// What a token is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No token, or not one of this registry.
+    Unknown,
+    /// Its key is free.
+    Expired,
+    /// A newer incarnation holds its key: the record's slot.
+    Superseded(u32),
+    /// The current incarnation, but not its secret.
+    Denied,
+    /// The current incarnation: its slot.
+    Live(u32),
+}
+
+impl Command {
+    /// The keys that it decides by, as far as they are known before it is decided.
+    #[must_use]
+    pub fn fingerprints(&self) -> Vec<super::Fingerprint> {
+        match self {
+            Self::Register(register) => vec![register.registration.key().fingerprint()],
+            Self::SetStatus { token, .. } => vec![token.key],
+            Self::Deregister { target, .. } => match target {
+                Target::Lease(token) => token.iter().map(|token| token.key).collect(),
+                Target::Leases(tokens) => tokens.iter().map(|token| token.key).collect(),
+                Target::Key(key) => vec![key.fingerprint()],
+                Target::Service { .. } => Vec::new(),
+            },
+            Self::Expire { records, .. } => records.iter().map(|(_, record)| record.fingerprint).collect(),
+            Self::Forget { .. } => Vec::new(),
+        }
+    }
+}
+
+/// The cause that a removal by `target` has.
+pub(super) fn cause_of(target: &Target) -> Cause {
+    match target {
+        Target::Lease(_) | Target::Leases(_) => Cause::Deregistered,
+        Target::Key(_) | Target::Service { .. } => Cause::Operator,
+    }
+}

@@ -1,0 +1,256 @@
+//! What should become of a command, judged on committed state alone. Changes nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{
+    Instance, Registry, Status,
+    change::{Change, Delete, Guarded, Put, Stamp},
+    command::{Command, Decision, Outcome, Principal, Register, Target, Verdict, cause_of},
+    error::Error,
+    key::Key,
+    record::{Lease, Record},
+    service::ServiceSet,
+    token::{LeaseToken, Secret},
+};
+
+impl Registry {
+    /// What `command` leads to. `in_flight` new instances are proposed already and count against the limits.
+    #[must_use]
+    pub fn decide(&self, command: &Command, in_flight: u64) -> Decision {
+        match command {
+            Command::Register(register) => self.register(register, in_flight),
+            Command::SetStatus { token, status } => self.set_status(token, *status),
+            Command::Deregister { target, principal, at } => self.deregister(target, principal, *at),
+            Command::Expire { records, at } => {
+                let lapsed = records.iter().filter(|(slot, record)| self.holds(*slot, record));
+                propose_removal(lapsed.map(|(_, record)| record), super::Cause::Expired, *at)
+            }
+            Command::Forget { namespace, service } => {
+                let change = Change::Forget { namespace: namespace.clone(), service: service.clone() };
+                Decision::Propose(vec![Guarded { change, before: None }], Outcome::Done)
+            }
+        }
+    }
+
+    /// What a lease token is worth now.
+    #[must_use]
+    pub fn judge(&self, token: Option<&LeaseToken>) -> Verdict {
+        let Some(token) = token.filter(|token| token.registry == self.tag && token.lease.revision <= self.revision)
+        else {
+            return Verdict::Unknown;
+        };
+        let Some(slot) = self.slot_for(token) else { return Verdict::Expired };
+        let Some(record) = self.record(slot) else { return Verdict::Expired };
+        match record.lease_id().cmp(&token.lease) {
+            std::cmp::Ordering::Equal if record.lease.secret.accepts(&token.secret) => Verdict::Live(slot),
+            std::cmp::Ordering::Equal => Verdict::Denied,
+            std::cmp::Ordering::Greater => Verdict::Superseded(slot),
+            // Made by nobody: the key has an older lease than the token claims.
+            std::cmp::Ordering::Less => Verdict::Unknown,
+        }
+    }
+
+    /// The token of the record in `slot`.
+    #[must_use]
+    pub fn token_of(&self, slot: u32, record: &Record, secret: Secret) -> LeaseToken {
+        LeaseToken { registry: self.tag, key: record.fingerprint, lease: record.lease_id(), secret, hint: slot }
+    }
+
+    /// The slot of the token's key: by its hint, else by its fingerprint, of colliding keys the one of its lease.
+    fn slot_for(&self, token: &LeaseToken) -> Option<u32> {
+        let hinted = self.record(token.hint).filter(|record| record.fingerprint == token.key);
+        if hinted.is_some_and(|record| record.lease_id() == token.lease) {
+            return Some(token.hint);
+        }
+        self.find(token.key, |record| record.lease_id() == token.lease).or_else(|| self.find(token.key, |_| true))
+    }
+
+    fn holds(&self, slot: u32, record: &Arc<Record>) -> bool {
+        self.record(slot).is_some_and(|held| Arc::ptr_eq(held, record))
+    }
+
+    fn register(&self, register: &Register, in_flight: u64) -> Decision {
+        let key = register.registration.key();
+        let current = self.slot_of(&key).and_then(|slot| self.record(slot));
+        // A token of another key is left to its lease and counts as none here.
+        let token = register.token.as_ref().filter(|token| token.key == key.fingerprint());
+        match (self.judge(token), current) {
+            (Verdict::Superseded(_), Some(current)) => Decision::Reply(Err(superseded(current))),
+            (Verdict::Live(_), Some(current)) => match token {
+                Some(token) => update(register, key, token.secret, current),
+                None => Decision::Reply(Err(Error::LeaseDenied)),
+            },
+            (_, Some(current)) => take_over(register, key, current),
+            (_, None) => match self.check_room(&key, in_flight) {
+                Ok(()) => insert(register, key, None),
+                Err(error) => Decision::Reply(Err(error)),
+            },
+        }
+    }
+
+    fn check_room(&self, key: &Key, in_flight: u64) -> Result<(), Error> {
+        let limits = &self.limits;
+        let check =
+            |limit, maximum, usage| if usage < maximum { Ok(()) } else { Err(Error::Limit { limit, maximum, usage }) };
+        check("max_instances", limits.instances, self.instances() + in_flight)?;
+        match self.namespaces.get(&key.namespace) {
+            None => check("max_namespaces", limits.namespaces, self.namespaces.len() as u64)
+                .and_then(|()| check("max_services", limits.services, self.services)),
+            Some(namespace) if !namespace.services.contains_key(&key.service) => {
+                check("max_services", limits.services, self.services)
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn set_status(&self, token: &LeaseToken, status: Status) -> Decision {
+        let Verdict::Live(slot) = self.judge(Some(token)) else {
+            return Decision::Reply(Ok(Outcome::NotRenewed(self.judge(Some(token)))));
+        };
+        let Some(current) = self.record(slot) else {
+            return Decision::Reply(Ok(Outcome::NotRenewed(Verdict::Expired)));
+        };
+        let outcome = Outcome::Renewed { ttl: current.lease.ttl };
+        if status == Status::Unspecified || current.status == status {
+            return Decision::Reply(Ok(outcome));
+        }
+        let mut instance = current.instance();
+        instance.set_status(status);
+        let put = Put {
+            description: describe(instance),
+            lease: current.lease.clone(),
+            incarnation: Stamp::At(current.incarnation),
+            ordinal: current.ordinal,
+            revision: Stamp::Commit,
+        };
+        Decision::Propose(vec![guarded(put, Some(current))], outcome)
+    }
+
+    fn deregister(&self, target: &Target, principal: &Principal, at: u64) -> Decision {
+        let cause = cause_of(target);
+        match target {
+            Target::Lease(token) => match self.judge(token.as_ref()) {
+                Verdict::Live(slot) => propose_removal(self.record(slot), cause, at),
+                Verdict::Unknown | Verdict::Expired => Decision::Reply(Ok(Outcome::Removed(0))),
+                Verdict::Denied => Decision::Reply(Err(Error::LeaseDenied)),
+                Verdict::Superseded(slot) => match self.record(slot) {
+                    Some(current) => Decision::Reply(Err(superseded(current))),
+                    None => Decision::Reply(Ok(Outcome::Removed(0))),
+                },
+            },
+            Target::Leases(tokens) => {
+                let mut slots: Vec<u32> = tokens
+                    .iter()
+                    .filter_map(|token| match self.judge(Some(token)) {
+                        Verdict::Live(slot) => Some(slot),
+                        _ => None,
+                    })
+                    .collect();
+                slots.sort_unstable();
+                slots.dedup();
+                propose_removal(slots.into_iter().filter_map(|slot| self.record(slot)), cause, at)
+            }
+            Target::Key(_) | Target::Service { .. } if !principal.operator => {
+                Decision::Reply(Err(Error::Permission { permission: "operate" }))
+            }
+            Target::Key(key) => propose_removal(self.slot_of(key).and_then(|slot| self.record(slot)), cause, at),
+            Target::Service { namespace, service } => {
+                propose_removal(self.service(namespace, service).into_iter().flat_map(ServiceSet::iter), cause, at)
+            }
+        }
+    }
+}
+
+/// The whole description is replaced; what the server set, and an omitted status, stay.
+fn update(register: &Register, key: Key, secret: Secret, current: &Arc<Record>) -> Decision {
+    let outcome = Outcome::Registered { key, secret };
+    let was = current.instance();
+    let mut instance = register.registration.instance.clone();
+    instance.online_since = was.online_since;
+    if instance.status() == Status::Unspecified {
+        instance.status = was.status;
+    }
+    let description = describe(instance);
+    let same = description == current.description();
+    let lease = Lease { ttl: register.registration.ttl.millis(), ..current.lease.clone() };
+    if same && lease == current.lease {
+        return Decision::Reply(Ok(outcome));
+    }
+    let revision = if same { Stamp::At(current.revision) } else { Stamp::Commit };
+    let (incarnation, ordinal) = (Stamp::At(current.incarnation), current.ordinal);
+    Decision::Propose(vec![guarded(Put { description, lease, incarnation, ordinal, revision }, Some(current))], outcome)
+}
+
+/// A live key, and no current token.
+fn take_over(register: &Register, key: Key, current: &Arc<Record>) -> Decision {
+    let own = register.principal.name == current.lease.principal;
+    if !own && !register.principal.operator {
+        return Decision::Reply(Err(Error::KeyHeld { key: key.to_string() }));
+    }
+    let request = register.registration.request_id;
+    if own && request.is_some_and(|request| request == current.lease.request) {
+        // The same call again: the same incarnation, a new token, nothing to tell.
+        let put = Put {
+            description: Bytes::copy_from_slice(current.description()),
+            lease: Lease { secret: register.secret.hash(), ..current.lease.clone() },
+            incarnation: Stamp::At(current.incarnation),
+            ordinal: current.ordinal,
+            revision: Stamp::At(current.revision),
+        };
+        let outcome = Outcome::Registered { key, secret: register.secret };
+        return Decision::Propose(vec![guarded(put, Some(current))], outcome);
+    }
+    insert(register, key, Some(current))
+}
+
+/// A new incarnation.
+fn insert(register: &Register, key: Key, current: Option<&Arc<Record>>) -> Decision {
+    let mut instance = register.registration.instance.clone();
+    instance.online_since = Some(register.at);
+    if instance.status() == Status::Unspecified {
+        instance.set_status(Status::Serving);
+    }
+    let put = Put {
+        description: describe(instance),
+        lease: Lease {
+            ttl: register.registration.ttl.millis(),
+            secret: register.secret.hash(),
+            request: register.registration.request_id.unwrap_or(0),
+            principal: register.principal.name.clone(),
+        },
+        incarnation: Stamp::Commit,
+        ordinal: 0,
+        revision: Stamp::Commit,
+    };
+    Decision::Propose(vec![guarded(put, current)], Outcome::Registered { key, secret: register.secret })
+}
+
+fn describe(mut instance: Instance) -> Bytes {
+    (instance.incarnation, instance.revision) = (0, 0);
+    instance.encode_to_vec().into()
+}
+
+fn guarded(put: Put, before: Option<&Arc<Record>>) -> Guarded {
+    Guarded { change: Change::Put(put), before: before.cloned() }
+}
+
+fn propose_removal<'a>(records: impl IntoIterator<Item = &'a Arc<Record>>, cause: super::Cause, at: u64) -> Decision {
+    let changes: Vec<Guarded> = records
+        .into_iter()
+        .map(|record| Guarded {
+            change: Change::Delete(Delete { key: record.key(), cause, at }),
+            before: Some(Arc::clone(record)),
+        })
+        .collect();
+    let outcome = Outcome::Removed(changes.len() as u64);
+    if changes.is_empty() { Decision::Reply(Ok(outcome)) } else { Decision::Propose(changes, outcome) }
+}
+
+fn superseded(current: &Record) -> Error {
+    let instance = current.instance();
+    let holder = if instance.port == 0 { instance.host } else { format!("{}:{}", instance.host, instance.port) };
+    Error::Superseded { key: current.key().to_string(), holder }
+}

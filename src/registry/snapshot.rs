@@ -1,0 +1,183 @@
+//! A view of the committed state at one revision: taken in O(1), read at the reader's pace while the state moves on.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+
+use super::{Registry, filter::Scope, key::Revision, record::Record, service::ServiceSet, state::Namespace};
+
+#[derive(Clone, Debug)]
+enum Part {
+    All(OrdMap<SmolStr, Namespace>),
+    Namespace(SmolStr, OrdMap<SmolStr, ServiceSet>),
+    Service(ServiceSet),
+}
+
+/// The instances of some scopes as of one revision.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    revision: Revision,
+    parts: Vec<Part>,
+}
+
+impl Registry {
+    /// A snapshot of these scopes, which are in order and do not overlap (see `disjoint`).
+    #[must_use]
+    pub fn snapshot(&self, scopes: &[Scope]) -> Snapshot {
+        let part = |scope: &Scope| match scope {
+            Scope::All => Some(Part::All(self.namespaces().clone())),
+            Scope::Namespace(name) => {
+                let namespace = self.namespaces().get(name)?;
+                Some(Part::Namespace(name.clone(), namespace.services.clone()))
+            }
+            Scope::Service(namespace, service) => self.service(namespace, service).cloned().map(Part::Service),
+        };
+        Snapshot { revision: self.revision(), parts: scopes.iter().filter_map(part).collect() }
+    }
+}
+
+/// The scopes in order, without those that another one contains.
+#[must_use]
+pub fn disjoint(mut scopes: Vec<Scope>) -> Vec<Scope> {
+    scopes.sort();
+    scopes.dedup();
+    if scopes.contains(&Scope::All) {
+        return vec![Scope::All];
+    }
+    let whole: Vec<Scope> = scopes.iter().filter(|scope| matches!(scope, Scope::Namespace(_))).cloned().collect();
+    scopes.retain(|scope| match scope {
+        Scope::Service(namespace, _) => !whole.contains(&Scope::Namespace(namespace.clone())),
+        _ => true,
+    });
+    // In the order of what they contain, so that a reader sees keys in order.
+    scopes.sort_by(|a, b| names_of(a).cmp(&names_of(b)));
+    scopes
+}
+
+fn names_of(scope: &Scope) -> (&str, &str) {
+    match scope {
+        Scope::All => ("", ""),
+        Scope::Namespace(namespace) => (namespace, ""),
+        Scope::Service(namespace, service) => (namespace, service),
+    }
+}
+
+impl Snapshot {
+    /// The revision that it shows.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Reads it from the beginning.
+    #[must_use]
+    pub fn reader(self) -> SnapshotReader {
+        SnapshotReader { snapshot: self, part: 0, service: None, page: 0, index: 0 }
+    }
+
+    /// Reads a snapshot of a single scope from the first key beyond this one, which need not be there.
+    #[must_use]
+    pub fn reader_after(self, namespace: &str, service: &str, id: &str) -> SnapshotReader {
+        let set = match self.parts.first() {
+            Some(Part::All(namespaces)) => namespaces.get(namespace).and_then(|held| held.services.get(service)),
+            Some(Part::Namespace(_, services)) => services.get(service),
+            Some(Part::Service(set)) => Some(set),
+            None => None,
+        };
+        let set = set.cloned().unwrap_or_default();
+        let (page, index) = set.after(id);
+        let here = (SmolStr::new(namespace), SmolStr::new(service));
+        SnapshotReader { snapshot: self, part: 0, service: Some((here, set)), page, index }
+    }
+}
+
+/// Reads a snapshot in order of (namespace, service, id).
+#[derive(Debug)]
+pub struct SnapshotReader {
+    snapshot: Snapshot,
+    part: usize,
+    service: Option<((SmolStr, SmolStr), ServiceSet)>,
+    page: usize,
+    index: usize,
+}
+
+impl SnapshotReader {
+    /// The revision that the snapshot shows.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.snapshot.revision
+    }
+
+    /// The next record; none at the end.
+    pub fn next_record(&mut self) -> Option<Arc<Record>> {
+        loop {
+            if let Some((_, set)) = &self.service {
+                if let Some(record) = set.at(self.page, self.index) {
+                    self.index += 1;
+                    return Some(Arc::clone(record));
+                }
+                if self.page + 1 < set.pages() {
+                    (self.page, self.index) = (self.page + 1, 0);
+                    continue;
+                }
+            }
+            let (at, set) = self.next_service()?;
+            (self.service, self.page, self.index) = (Some((at, set)), 0, 0);
+        }
+    }
+
+    /// The service after the one being read.
+    fn next_service(&mut self) -> Option<((SmolStr, SmolStr), ServiceSet)> {
+        loop {
+            let last = self.service.take().map(|(at, _)| at);
+            let next = match self.snapshot.parts.get(self.part)? {
+                Part::Service(set) => match last {
+                    Some(_) => None,
+                    None => set.at(0, 0).map(|record| {
+                        let (namespace, service, _) = record.names();
+                        ((SmolStr::new(namespace), SmolStr::new(service)), set.clone())
+                    }),
+                },
+                Part::Namespace(namespace, services) => following(services, last.map(|(_, service)| service))
+                    .map(|(service, set)| ((namespace.clone(), service), set)),
+                Part::All(namespaces) => next_in_all(namespaces, last),
+            };
+            if let Some((at, set)) = next {
+                self.service = Some((at.clone(), set.clone()));
+                return Some((at, set));
+            }
+            self.part += 1;
+        }
+    }
+}
+
+/// The entry after `last`, or the first.
+fn following<V: Clone>(map: &OrdMap<SmolStr, V>, last: Option<SmolStr>) -> Option<(SmolStr, V)> {
+    let entry = match &last {
+        None => map.get_min().map(|(key, value)| (key, value)),
+        Some(last) => {
+            use std::ops::Bound::{Excluded, Unbounded};
+            map.range::<_, SmolStr>((Excluded(last), Unbounded)).next()
+        }
+    };
+    entry.map(|(key, value)| (key.clone(), value.clone()))
+}
+
+fn next_in_all(
+    namespaces: &OrdMap<SmolStr, Namespace>,
+    last: Option<(SmolStr, SmolStr)>,
+) -> Option<((SmolStr, SmolStr), ServiceSet)> {
+    let (mut namespace, mut service) =
+        last.map_or((None, None), |(namespace, service)| (Some(namespace), Some(service)));
+    loop {
+        if let Some(name) = &namespace
+            && let Some(held) = namespaces.get(name)
+            && let Some((next, set)) = following(&held.services, service.take())
+        {
+            return Some(((name.clone(), next), set));
+        }
+        namespace = Some(following(namespaces, namespace)?.0);
+        service = None;
+    }
+}

@@ -1,0 +1,267 @@
+//! The committed state: instances by key, by slot and by service, and how a committed change is taken in.
+//! It decides nothing: that is `decide`.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use hashbrown::HashTable;
+use imbl::OrdMap;
+use smol_str::SmolStr;
+
+use super::{
+    Cause,
+    change::{Change, Delete, Event, Put},
+    key::{Fingerprint, Key, Revision},
+    name::DEFAULT_NAMESPACE,
+    record::Record,
+    service::ServiceSet,
+};
+
+/// The services of one namespace, by name. Cloning is O(1).
+#[derive(Clone, Debug, Default)]
+pub struct Namespace {
+    /// Those that have an instance or had one lately.
+    pub services: OrdMap<SmolStr, ServiceSet>,
+}
+
+/// Limits on what the state holds.
+#[derive(Clone, Copy, Debug)]
+pub struct StateLimits {
+    /// Instances in all.
+    pub instances: u64,
+    /// Known services in all.
+    pub services: u64,
+    /// Namespaces.
+    pub namespaces: u64,
+}
+
+impl Default for StateLimits {
+    fn default() -> Self {
+        Self { instances: 2_000_000, services: 1_000_000, namespaces: 10_000 }
+    }
+}
+
+/// How long a service stays known after its last instance, in seconds.
+pub const KNOWN_SECONDS: u64 = 24 * 60 * 60;
+
+/// Everything that is committed.
+#[derive(Debug)]
+pub struct Registry {
+    /// 32 bits of the registry's id, in every lease token.
+    pub(super) tag: u32,
+    pub(super) revision: Revision,
+    pub(super) namespaces: OrdMap<SmolStr, Namespace>,
+    pub(super) slots: Vec<Option<Arc<Record>>>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+    pub(super) services: u64,
+    /// Services that lost their last instance, in that order, to be forgotten later.
+    emptied: VecDeque<(u64, SmolStr, SmolStr)>,
+    pub(super) limits: StateLimits,
+}
+
+impl Registry {
+    /// An empty registry whose tokens carry `tag`.
+    #[must_use]
+    pub fn new(tag: u32, limits: StateLimits) -> Self {
+        let mut namespaces = OrdMap::new();
+        namespaces.insert(SmolStr::new_static(DEFAULT_NAMESPACE), Namespace::default());
+        Self {
+            tag,
+            revision: 0,
+            namespaces,
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            services: 0,
+            emptied: VecDeque::new(),
+            limits,
+        }
+    }
+
+    /// The state as it was recovered: `known` names services with the Unix seconds of their last removal.
+    pub fn recover(
+        &mut self,
+        revision: Revision,
+        records: impl IntoIterator<Item = Arc<Record>>,
+        known: impl IntoIterator<Item = (SmolStr, SmolStr, u64)>,
+    ) {
+        self.revision = revision;
+        for record in records {
+            self.hold(record);
+        }
+        let mut emptied: Vec<_> = known
+            .into_iter()
+            .filter(|(namespace, service, _)| self.service(namespace, service).is_none_or(ServiceSet::is_empty))
+            .collect();
+        emptied.sort_unstable_by_key(|(.., at)| *at);
+        for (namespace, service, at) in emptied {
+            *self.service_entry(&namespace, &service) = ServiceSet::emptied(at);
+            self.emptied.push_back((at, namespace, service));
+        }
+    }
+
+    /// The last committed revision.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// 32 bits of the registry's id, as lease tokens have them.
+    #[must_use]
+    pub fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// How many instances there are.
+    #[must_use]
+    pub fn instances(&self) -> u64 {
+        self.index.len() as u64
+    }
+
+    /// How many services are known.
+    #[must_use]
+    pub fn services(&self) -> u64 {
+        self.services
+    }
+
+    /// All namespaces. Cloning it is O(1).
+    #[must_use]
+    pub fn namespaces(&self) -> &OrdMap<SmolStr, Namespace> {
+        &self.namespaces
+    }
+
+    /// The service, if it is known. Cloning it is O(1).
+    #[must_use]
+    pub fn service(&self, namespace: &str, service: &str) -> Option<&ServiceSet> {
+        self.namespaces.get(namespace)?.services.get(service)
+    }
+
+    /// The record in `slot`.
+    #[must_use]
+    pub fn record(&self, slot: u32) -> Option<&Arc<Record>> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    /// Every slot in use with its record.
+    pub fn records(&self) -> impl Iterator<Item = (u32, &Arc<Record>)> {
+        self.slots.iter().enumerate().filter_map(|(slot, record)| Some((slot as u32, record.as_ref()?)))
+    }
+
+    /// Where the key's record is.
+    #[must_use]
+    pub fn slot_of(&self, key: &Key) -> Option<u32> {
+        self.find(key.fingerprint(), |record| {
+            record.names() == (key.namespace.as_str(), key.service.as_str(), key.id.as_str())
+        })
+    }
+
+    /// The slot of a record with this fingerprint that is `wanted`: keys may collide.
+    pub(super) fn find(&self, fingerprint: Fingerprint, wanted: impl Fn(&Record) -> bool) -> Option<u32> {
+        let slots = &self.slots;
+        let holds = |slot: &u32| {
+            slots[*slot as usize].as_ref().is_some_and(|record| record.fingerprint == fingerprint && wanted(record))
+        };
+        self.index.find(fingerprint.0, holds).copied()
+    }
+
+    /// The next service to forget, if its day has passed at `now` (Unix seconds).
+    pub fn forgettable(&mut self, now: u64) -> Option<(SmolStr, SmolStr)> {
+        while let Some((at, ..)) = self.emptied.front()
+            && at.saturating_add(KNOWN_SECONDS) <= now
+        {
+            let (at, namespace, service) = self.emptied.pop_front()?;
+            let still = self.service(&namespace, &service).is_some_and(|set| set.is_empty() && set.emptied_at() == at);
+            if still {
+                return Some((namespace, service));
+            }
+        }
+        None
+    }
+
+    /// Takes in the changes committed at `revision`. Absolute changes: folding twice equals folding once.
+    pub fn fold(&mut self, revision: Revision, changes: &[Change]) -> Vec<Event> {
+        if revision <= self.revision {
+            return Vec::new();
+        }
+        self.revision = revision;
+        let fold_one = |(place, change)| self.fold_one(revision, place as u32, change);
+        changes.iter().enumerate().filter_map(fold_one).collect()
+    }
+
+    fn fold_one(&mut self, revision: Revision, place: u32, change: &Change) -> Option<Event> {
+        match change {
+            Change::Put(put) => Some(self.fold_put(revision, place, put)),
+            Change::Delete(delete) => self.fold_delete(revision, delete),
+            Change::Forget { namespace, service } => {
+                if self.service(namespace, service).is_some_and(ServiceSet::is_empty) {
+                    let services = &mut self.namespaces.get_mut(namespace)?.services;
+                    services.remove(service);
+                    self.services -= 1;
+                    if services.is_empty() && namespace != DEFAULT_NAMESPACE {
+                        self.namespaces.remove(namespace);
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    fn fold_put(&mut self, revision: Revision, place: u32, put: &Put) -> Event {
+        let record = Arc::new(put.record(revision, place));
+        let (slot, before) = self.hold(Arc::clone(&record));
+        let cause = match &before {
+            None => Cause::Registered,
+            Some(before) if before.incarnation != record.incarnation => Cause::Replaced,
+            Some(_) => Cause::Unspecified,
+        };
+        Event { before, after: Some(record), cause, slot }
+    }
+
+    fn fold_delete(&mut self, revision: Revision, delete: &Delete) -> Option<Event> {
+        let slot = self.slot_of(&delete.key)?;
+        let before = self.slots[slot as usize].take()?;
+        if let Ok(entry) = self.index.find_entry(before.fingerprint.0, |held| *held == slot) {
+            entry.remove();
+        }
+        self.free.push(slot);
+        let set = self.namespaces.get_mut(&delete.key.namespace)?.services.get_mut(&delete.key.service)?;
+        set.remove(&delete.key.id, revision, delete.at);
+        if set.is_empty() {
+            self.emptied.push_back((delete.at, delete.key.namespace.clone(), delete.key.service.clone()));
+        }
+        Some(Event { before: Some(before), after: None, cause: delete.cause, slot })
+    }
+
+    /// Holds `record`, in place of the one with the same key.
+    fn hold(&mut self, record: Arc<Record>) -> (u32, Option<Arc<Record>>) {
+        let (namespace, service, _) = record.names();
+        self.service_entry(namespace, service).put(Arc::clone(&record));
+        let fingerprint = record.fingerprint;
+        if let Some(slot) = self.find(fingerprint, |held| held.names() == record.names()) {
+            return (slot, self.slots[slot as usize].replace(record));
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        self.slots[slot as usize] = Some(record);
+        let slots = &self.slots;
+        let hash = |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |record| record.fingerprint.0);
+        self.index.insert_unique(fingerprint.0, slot, hash);
+        (slot, None)
+    }
+
+    fn service_entry(&mut self, namespace: &str, service: &str) -> &mut ServiceSet {
+        if !self.namespaces.contains_key(namespace) {
+            self.namespaces.insert(SmolStr::new(namespace), Namespace::default());
+        }
+        let services = match self.namespaces.get_mut(namespace) {
+            Some(held) => &mut held.services,
+            None => unreachable!("it was inserted above"),
+        };
+        if !services.contains_key(service) {
+            self.services += 1;
+        }
+        services.entry(SmolStr::new(service)).or_default()
+    }
+}

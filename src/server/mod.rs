@@ -1,0 +1,308 @@
+//! The server: opens the store, starts the actor, binds every listener, and stops all of it in order. Knows how the
+//! pieces fit together and no rule of any of them.
+
+mod listen;
+mod logging;
+
+use std::{io::Write as _, net::SocketAddr, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    net::TcpStream,
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::transport::{Server, server::Router};
+use uuid::Uuid;
+
+use crate::{
+    actor::{ActorOptions, RegistryHandle},
+    config::ServeSettings,
+    engine::{
+        Engine, EngineError, Recovered,
+        local::{LocalEngine, OpenError, Options},
+        memory::MemoryEngine,
+    },
+    grpc::{
+        CanonicalErrors, RegistryService, ServiceOptions, floor::Floor, health::HealthService, registry::fixed_limits,
+    },
+    proto::{self, bench::floor_server::FloorServer},
+    registry::StateLimits,
+    watch::HubOptions,
+};
+
+/// The server pings a silent connection after this long…
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// …and closes it if there is no answer within this: half-open connections are found.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that wait to be taken over by a thread.
+const ACCEPTED_MAX: usize = 1_024;
+
+/// Why the server does not run. Each is one sentence for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An address cannot be listened on.
+    #[error("{0}")]
+    Listen(String),
+    /// The system refused a thread, a runtime or a signal handler.
+    #[error("the system refused {what}: {source}")]
+    System {
+        /// What was wanted.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store can never go on.
+    #[error("the store failed for good: {0}")]
+    Engine(#[from] EngineError),
+    /// The actor panicked; its state cannot be trusted.
+    #[error("the registry's task panicked: the process ends rather than serve from a broken state ({0})")]
+    Broken(String),
+}
+
+impl ServeError {
+    fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then stops in order. Blocks.
+///
+/// # Errors
+/// When it cannot start, or cannot go on.
+pub fn run(settings: ServeSettings) -> Result<(), ServeError> {
+    logging::init(&settings);
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::system("a runtime"))?;
+    // Addresses come first: a second server on the same port must not touch the store.
+    let listeners = runtime.block_on(listen::bind(&settings.listen))?;
+    let (epoch, fresh_registry_id) = (random(), Uuid::from_u128(u128::from(random()) << 64 | u128::from(random())));
+    if settings.ephemeral {
+        let recovered = MemoryEngine::recovered(fresh_registry_id, epoch);
+        return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, listeners));
+    }
+    tracing::info!(data_dir = %settings.data_dir.display(), "opening the store");
+    let options = Options { max_log_bytes: settings.max_log_bytes, epoch, fresh_registry_id };
+    let (engine, recovered) = LocalEngine::open(&settings.data_dir, options)?;
+    runtime.block_on(serve(settings, engine, recovered, listeners))
+}
+
+/// A random number; without the system's random numbers the clock has to do.
+fn random() -> u64 {
+    let mut bits = [0; 8];
+    if getrandom::fill(&mut bits).is_err() {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        return since.as_nanos() as u64;
+    }
+    u64::from_le_bytes(bits)
+}
+
+async fn serve<E: Engine>(
+    settings: ServeSettings,
+    engine: E,
+    recovered: Recovered,
+    listeners: Vec<tokio::net::TcpListener>,
+) -> Result<(), ServeError> {
+    let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let (instances, revision) = (recovered.records.len(), recovered.revision);
+    let (handle, actor) = RegistryHandle::new(engine, recovered, actor_options(&settings));
+    let mut actor = tokio::spawn(actor.run());
+    let (stop, stopping) = watch::channel(false);
+    let services = Arc::new(Services {
+        handle: handle.clone(),
+        settings: settings.clone(),
+        members: members(&settings, &addresses),
+    });
+    let (mut workers, inputs) = start_workers(&services, &stopping)?;
+    for listener in listeners {
+        tokio::spawn(listen::accept(listener, inputs.clone(), stopping.clone()));
+    }
+    drop(inputs);
+    announce(&settings, &addresses, instances, revision);
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::system("a signal handler"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::system("a signal handler"))?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(ServeError::system("a signal handler"))?;
+    loop {
+        tokio::select! {
+            ended = &mut actor => return ended_early(ended),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => tracing::info!("SIGHUP: no certificates or tokens are configured, nothing to reload"),
+        }
+    }
+    tracing::info!("stopping: no longer serving");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    // Health says so, and every stream ends with a last bookmark.
+    handle.hub().close();
+    // Listeners close; connections end when their calls have.
+    let _ = stop.send(true);
+    let ended = async { while workers.next().await.is_some() {} };
+    if timeout(settings.drain_wait, ended).await.is_err() {
+        tracing::warn!("some connections were still open after {:?}", settings.drain_wait);
+    }
+    handle.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The actor never ends by itself but by a fault.
+fn ended_early(ended: Result<Result<(), EngineError>, tokio::task::JoinError>) -> Result<(), ServeError> {
+    match ended {
+        Ok(Ok(())) => Err(ServeError::Broken("it ended".to_owned())),
+        Ok(Err(error)) => Err(error.into()),
+        Err(panic) => Err(ServeError::Broken(panic.to_string())),
+    }
+}
+
+fn actor_options(settings: &ServeSettings) -> ActorOptions {
+    ActorOptions {
+        runtimes: settings.io_threads,
+        restart_grace: settings.restart_grace,
+        max_inbox: settings.max_inbox,
+        hub: HubOptions {
+            max_log_bytes: settings.max_log_bytes as usize,
+            max_watches: settings.max_watches as u64,
+            state: StateLimits {
+                instances: settings.max_instances as u64,
+                services: settings.max_services as u64,
+                namespaces: settings.max_namespaces as u64,
+            },
+            ..HubOptions::default()
+        },
+    }
+}
+
+fn members(settings: &ServeSettings, addresses: &[SocketAddr]) -> Vec<String> {
+    match &settings.advertise {
+        Some(address) => vec![address.clone()],
+        None => addresses.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Tells people, programs and systemd that the port answers.
+fn announce(settings: &ServeSettings, addresses: &[SocketAddr], instances: usize, revision: u64) {
+    let data = if settings.ephemeral { "nothing is kept".to_owned() } else { settings.data_dir.display().to_string() };
+    tracing::info!(?addresses, %data, instances, revision, "serving");
+    let mut out = std::io::stdout().lock();
+    for address in addresses {
+        // Standard output may be closed; that is no reason not to serve.
+        let _ = writeln!(out, "onair {} is listening on {address} (data: {data})", crate::VERSION);
+    }
+    let _ = out.flush();
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// What every thread serves.
+struct Services {
+    handle: RegistryHandle,
+    settings: ServeSettings,
+    members: Vec<String>,
+}
+
+impl Services {
+    fn router(&self) -> Result<Router, ServeError> {
+        let settings = &self.settings;
+        let limits = proto::Limits {
+            max_instances: settings.max_instances as u64,
+            max_services: settings.max_services as u64,
+            max_namespaces: settings.max_namespaces as u64,
+            max_watches: settings.max_watches as u64,
+            max_subscriptions: settings.max_subscriptions as u64,
+            max_selectors: settings.max_selectors as u64,
+            max_beats: settings.max_beats as u64,
+            max_message_bytes: settings.max_message_bytes as u64,
+            max_header_bytes: u64::from(settings.max_header_bytes),
+            max_concurrent_streams: u64::from(settings.max_concurrent_streams),
+            max_log_bytes: settings.max_log_bytes,
+            max_inbox: settings.max_inbox as u64,
+            ..fixed_limits()
+        };
+        let (max_message_bytes, durable) = (limits.max_message_bytes, !settings.ephemeral);
+        let options =
+            ServiceOptions { limits, restart_grace: settings.restart_grace, durable, members: self.members.clone() };
+        let registry = crate::grpc::server::registry_server::RegistryServer::new(RegistryService::new(
+            self.handle.clone(),
+            options,
+        ))
+        .max_decoding_message_size(settings.max_message_bytes);
+        let health = HealthService::new(Arc::clone(self.handle.hub()));
+        let health = tonic_health::pb::health_server::HealthServer::new(health);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let unreadable = |error| ServeError::Broken(format!("the descriptors cannot be served: {error}"));
+        let floor = settings.bench_floor.then(|| FloorServer::new(Floor::new()));
+        Ok(Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(settings.max_concurrent_streams)
+            .http2_max_header_list_size(settings.max_header_bytes)
+            .add_service(CanonicalErrors::new(registry, max_message_bytes))
+            .add_service(CanonicalErrors::new(health, max_message_bytes))
+            .add_service(reflection().build_v1().map_err(unreadable)?)
+            .add_service(reflection().build_v1alpha().map_err(unreadable)?)
+            .add_optional_service(floor))
+    }
+}
+
+type Workers = futures_util::stream::FuturesUnordered<JoinHandle<()>>;
+
+/// The threads that serve connections; with one, it is this one. Each keeps the lease clock's marks coming.
+fn start_workers(
+    services: &Arc<Services>,
+    stopping: &watch::Receiver<bool>,
+) -> Result<(Workers, Vec<mpsc::Sender<TcpStream>>), ServeError> {
+    let (workers, mut inputs) = (Workers::new(), Vec::new());
+    for worker in 0..services.settings.io_threads {
+        let (input, connections) = mpsc::channel(ACCEPTED_MAX);
+        inputs.push(input);
+        let (services, stopping) = (Arc::clone(services), stopping.clone());
+        let router = services.router()?;
+        let work = serve_connections(services.handle.clone(), router, worker, connections, stopping);
+        if services.settings.io_threads == 1 {
+            workers.push(tokio::spawn(work));
+            continue;
+        }
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::system("a runtime"))?;
+        let thread = thread::Builder::new().name(format!("onair-io-{worker}"));
+        let (done, finished) = tokio::sync::oneshot::channel::<()>();
+        thread
+            .spawn(move || {
+                runtime.block_on(work);
+                drop(done);
+            })
+            .map_err(ServeError::system("a thread"))?;
+        workers.push(tokio::spawn(async move {
+            // It ends when the thread drops its side.
+            let _ = finished.await;
+        }));
+    }
+    Ok((workers, inputs))
+}
+
+async fn serve_connections(
+    handle: RegistryHandle,
+    router: Router,
+    worker: usize,
+    connections: mpsc::Receiver<TcpStream>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let marks = tokio::spawn(async move { handle.keep_marking(worker).await });
+    // A stream accepted on another thread belongs to that thread's reactor until it is moved to this one.
+    let incoming = ReceiverStream::new(connections).map(listen::adopt);
+    let signal = async move {
+        // An error means that the sender is gone, which is the end as well.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = router.serve_with_incoming_shutdown(incoming, signal).await {
+        tracing::error!(%error, "a thread stopped serving connections");
+    }
+    marks.abort();
+}

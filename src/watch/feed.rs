@@ -1,0 +1,191 @@
+//! The messages of one filter set, made once for all who watch it. A feed reads the log as far as its first reader
+//! wants; the others take what it made.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{
+    frame::{EVENTS_BYTES_MAX, Trailer, push_event, watch_response},
+    judge::judge,
+    log::{Entry, EventLog, Forgotten},
+    resume::ResumeToken,
+};
+use crate::registry::{Matcher, Revision};
+
+/// Most messages that a feed keeps for readers that are a little behind; others read the log by themselves.
+const RECENT_MAX: usize = 256;
+/// Most bytes of them.
+const RECENT_BYTES_MAX: usize = 1024 * 1024;
+/// Most log entries taken at a time.
+const READ_MAX: usize = 64;
+
+/// What one revision is to a filter set.
+#[derive(Debug)]
+pub struct Message {
+    /// Which revision.
+    pub revision: Revision,
+    /// Where to continue after it.
+    pub token: String,
+    /// Its events as elements of the field `events`, in pieces that fit into a message.
+    pub pieces: Box<[Bytes]>,
+    watch: OnceLock<Box<[Bytes]>>,
+}
+
+/// What a reader finds after its cursor.
+#[derive(Debug)]
+pub enum Next {
+    /// The next revision that has something for it.
+    Message(Arc<Message>),
+    /// Nothing, up to this revision.
+    UpToDate(Revision),
+}
+
+/// The part of a feed's history that it keeps.
+#[derive(Debug, Default)]
+struct Recent {
+    /// Complete after this revision…
+    from: Revision,
+    /// …up to this one.
+    through: Revision,
+    messages: VecDeque<Arc<Message>>,
+    bytes: usize,
+}
+
+/// The messages of one filter set in one stretch of history.
+#[derive(Debug)]
+pub struct Feed {
+    matcher: Matcher,
+    registry: Uuid,
+    epoch: u64,
+    recent: Mutex<Recent>,
+}
+
+impl Message {
+    /// The message as `WatchResponse`s.
+    #[must_use]
+    pub fn watch_frames(&self) -> &[Bytes] {
+        self.watch.get_or_init(|| {
+            let last = self.pieces.len() - 1;
+            let frame = |(place, events): (usize, &Bytes)| {
+                let token = if place == last { self.token.as_str() } else { "" };
+                let trailer = Trailer { revision: self.revision, token, more: place < last, ..Trailer::default() };
+                watch_response(events, trailer)
+            };
+            self.pieces.iter().enumerate().map(frame).collect()
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+}
+
+impl Feed {
+    /// A feed that begins at `from`.
+    #[must_use]
+    pub fn new(matcher: Matcher, registry: Uuid, epoch: u64, from: Revision) -> Self {
+        let recent = Recent { from, through: from, ..Recent::default() };
+        Self { matcher, registry, epoch, recent: Mutex::new(recent) }
+    }
+
+    /// The filters it is for.
+    #[must_use]
+    pub fn matcher(&self) -> &Matcher {
+        &self.matcher
+    }
+
+    /// The resume token of a reader that has seen everything up to `revision`.
+    #[must_use]
+    pub fn token(&self, revision: Revision) -> String {
+        let fingerprint = self.matcher.set().fingerprint();
+        ResumeToken { registry: self.registry, epoch: self.epoch, revision, fingerprint }.encode()
+    }
+
+    /// What comes after `cursor`.
+    ///
+    /// # Errors
+    /// `Forgotten` when the log does not go back so far.
+    pub fn next(&self, log: &EventLog, cursor: Revision) -> Result<Next, Forgotten> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        while cursor >= recent.from {
+            if let Some(message) = recent.first_after(cursor) {
+                return Ok(Next::Message(message));
+            }
+            let batch = match log.read(self.matcher.scopes(), recent.through, READ_MAX) {
+                Ok(batch) => batch,
+                Err(forgotten) if cursor < forgotten.oldest => return Err(forgotten),
+                // The feed was idle for so long that the log moved on; this reader was not.
+                Err(_) => {
+                    *recent = Recent { from: cursor, through: cursor, ..Recent::default() };
+                    continue;
+                }
+            };
+            let moved = batch.through > recent.through;
+            recent.through = batch.through;
+            for message in batch.entries.iter().filter_map(|entry| self.message(entry)) {
+                recent.push(message);
+            }
+            if !moved {
+                return Ok(Next::UpToDate(cursor.max(batch.through)));
+            }
+        }
+        drop(recent);
+        self.next_of_a_laggard(log, cursor)
+    }
+
+    /// As `next`, for a reader that is further behind than what the feed keeps.
+    fn next_of_a_laggard(&self, log: &EventLog, mut cursor: Revision) -> Result<Next, Forgotten> {
+        loop {
+            let batch = log.read(self.matcher.scopes(), cursor, READ_MAX)?;
+            if let Some(message) = batch.entries.iter().find_map(|entry| self.message(entry)) {
+                return Ok(Next::Message(Arc::new(message)));
+            }
+            if batch.through <= cursor {
+                return Ok(Next::UpToDate(cursor));
+            }
+            cursor = batch.through;
+        }
+    }
+
+    fn message(&self, entry: &Entry) -> Option<Message> {
+        let mut pieces = Vec::new();
+        let mut piece = Vec::new();
+        for seen in entry.events.iter().flat_map(|event| judge(&self.matcher, event)).flatten() {
+            if !piece.is_empty() && piece.len() + seen.record.bytes().len() > EVENTS_BYTES_MAX {
+                pieces.push(Bytes::from(std::mem::take(&mut piece)));
+            }
+            push_event(seen.kind, seen.cause, &seen.record, &mut piece);
+        }
+        if !piece.is_empty() {
+            pieces.push(piece.into());
+        }
+        if pieces.is_empty() {
+            return None;
+        }
+        let (revision, token) = (entry.revision, self.token(entry.revision));
+        Some(Message { revision, token, pieces: pieces.into(), watch: OnceLock::new() })
+    }
+}
+
+impl Recent {
+    fn first_after(&self, cursor: Revision) -> Option<Arc<Message>> {
+        let place = self.messages.partition_point(|message| message.revision <= cursor);
+        self.messages.get(place).cloned()
+    }
+
+    fn push(&mut self, message: Message) {
+        self.bytes += message.bytes();
+        self.messages.push_back(Arc::new(message));
+        while self.messages.len() > RECENT_MAX || (self.bytes > RECENT_BYTES_MAX && self.messages.len() > 1) {
+            if let Some(oldest) = self.messages.pop_front() {
+                self.bytes -= oldest.bytes();
+                self.from = oldest.revision;
+            }
+        }
+    }
+}

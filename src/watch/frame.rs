@@ -1,0 +1,146 @@
+//! The bytes of watch messages, put together from parts that are encoded once. Field numbers are those of
+//! `WatchResponse` and `SubscriptionGroup`, which share the ones used here; a test decodes them with the generated types.
+
+use bytes::{BufMut, Bytes};
+use prost::encoding::{encode_varint, encoded_len_varint};
+
+use super::resume::ResetReason;
+use crate::registry::{Cause, EventType, Record, Revision};
+
+/// Most bytes of events in a message (a single larger event excepted), with room for the rest of a message of 256 KiB.
+pub const EVENTS_BYTES_MAX: usize = 250 * 1024;
+
+const VARINT: u32 = 0;
+const LEN: u32 = 2;
+
+pub(super) fn key(field: u32, wire: u32, buffer: &mut impl BufMut) {
+    encode_varint(u64::from(field << 3 | wire), buffer);
+}
+
+fn len_of_enum(value: i32) -> usize {
+    1 + encoded_len_varint(value as u64)
+}
+
+/// Appends `Event{type, cause, instance}` as an element of the field `events` (3).
+pub fn push_event(kind: EventType, cause: Cause, record: &Record, buffer: &mut Vec<u8>) {
+    let instance = record.bytes();
+    let body = len_of_enum(kind as i32)
+        + if cause == Cause::Unspecified { 0 } else { len_of_enum(cause as i32) }
+        + 1
+        + encoded_len_varint(instance.len() as u64)
+        + instance.len();
+    buffer.reserve(body + 8);
+    key(3, LEN, buffer);
+    encode_varint(body as u64, buffer);
+    key(1, VARINT, buffer);
+    encode_varint(kind as u64, buffer);
+    if cause != Cause::Unspecified {
+        key(2, VARINT, buffer);
+        encode_varint(cause as u64, buffer);
+    }
+    key(3, LEN, buffer);
+    encode_varint(instance.len() as u64, buffer);
+    buffer.extend_from_slice(instance);
+}
+
+/// What a `WatchResponse` says beside its events.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trailer<'a> {
+    /// Revision of every event in it, or what the stream has reached.
+    pub revision: Revision,
+    /// Where to continue; empty while more is to come.
+    pub token: &'a str,
+    /// More of this revision or snapshot follows.
+    pub more: bool,
+    /// The snapshot is complete.
+    pub snapshot_end: bool,
+    /// The watch begins anew: why, and the oldest revision that could have been continued from.
+    pub reset: Option<(ResetReason, Revision)>,
+}
+
+/// A whole `WatchResponse`.
+#[must_use]
+pub fn watch_response(events: &[u8], trailer: Trailer<'_>) -> Bytes {
+    let mut buffer = Vec::with_capacity(events.len() + trailer.token.len() + 32);
+    key(1, VARINT, &mut buffer);
+    encode_varint(trailer.revision, &mut buffer);
+    push_text(2, trailer.token, &mut buffer);
+    buffer.extend_from_slice(events);
+    push_flag(5, trailer.more, &mut buffer);
+    push_flag(6, trailer.snapshot_end, &mut buffer);
+    if let Some(reset) = trailer.reset {
+        push_reset(7, reset, &mut buffer);
+    }
+    buffer.into()
+}
+
+pub(super) fn push_text(field: u32, text: &str, buffer: &mut Vec<u8>) {
+    if !text.is_empty() {
+        key(field, LEN, buffer);
+        encode_varint(text.len() as u64, buffer);
+        buffer.extend_from_slice(text.as_bytes());
+    }
+}
+
+pub(super) fn push_flag(field: u32, flag: bool, buffer: &mut Vec<u8>) {
+    if flag {
+        key(field, VARINT, buffer);
+        buffer.push(1);
+    }
+}
+
+/// Appends a `Reset{reason, oldest_revision}`.
+pub(super) fn push_reset(field: u32, (reason, oldest): (ResetReason, Revision), buffer: &mut Vec<u8>) {
+    let number: u64 = match reason {
+        ResetReason::TooOld => 1,
+        ResetReason::AnotherEpoch => 2,
+        ResetReason::AnotherRegistry => 3,
+        ResetReason::SelectorsChanged => 4,
+        ResetReason::FellBehind => 5,
+        ResetReason::Malformed => 6,
+    };
+    key(field, LEN, buffer);
+    let body = 2 + if oldest == 0 { 0 } else { 1 + encoded_len_varint(oldest) };
+    encode_varint(body as u64, buffer);
+    key(1, VARINT, buffer);
+    encode_varint(number, buffer);
+    if oldest != 0 {
+        key(2, VARINT, buffer);
+        encode_varint(oldest, buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::{
+        proto::{ResetReason as WireReason, WatchResponse},
+        registry::{Instance, Lease, SecretHash},
+    };
+
+    #[test]
+    fn the_generated_types_read_what_is_put_together_here() {
+        let instance =
+            Instance { namespace: "default".into(), service: "web".into(), id: "a".into(), ..Instance::default() };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let record = Record::new(&instance.encode_to_vec(), lease, 300, 0, 301);
+        let mut events = Vec::new();
+        push_event(EventType::Online, Cause::Registered, &record, &mut events);
+        push_event(EventType::Updated, Cause::Unspecified, &record, &mut events);
+        let reset = Some((ResetReason::FellBehind, 12));
+        let trailer = Trailer { revision: 301, token: "t", more: true, snapshot_end: true, reset };
+        let read = WatchResponse::decode(watch_response(&events, trailer)).expect("a message");
+        assert_eq!((read.revision, read.resume_token.as_str(), read.more, read.snapshot_end), (301, "t", true, true));
+        let reset = read.reset.as_ref().expect("a reset");
+        assert_eq!((reset.reason(), reset.oldest_revision), (WireReason::FellBehind, 12));
+        assert_eq!(read.events.len(), 2);
+        assert_eq!((read.events[0].r#type(), read.events[0].cause()), (EventType::Online, Cause::Registered));
+        assert_eq!(read.events[1].cause(), Cause::Unspecified);
+        let expected = Instance { incarnation: 300, revision: 301, ..instance };
+        assert_eq!(read.events[1].instance.as_ref(), Some(&expected));
+        // Nothing in it that the types do not know: encoding them again gives as many bytes.
+        assert_eq!(read.encoded_len(), watch_response(&events, trailer).len());
+    }
+}

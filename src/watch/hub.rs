@@ -1,0 +1,251 @@
+//! What the actor publishes and everyone reads: the committed state, the event log, and the feeds made from it.
+//! Only the actor writes.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{
+    feed::Feed,
+    log::EventLog,
+    resume::{ResetReason, ResumeToken},
+};
+use crate::{
+    engine::{Epoch, Recovered},
+    registry::{Error, FilterSet, Matcher, Record, Registry, Revision, StateLimits},
+};
+
+/// What readers are promised.
+#[derive(Clone, Copy, Debug)]
+pub struct HubOptions {
+    /// Bytes of events to keep. Default 64 MiB.
+    pub max_log_bytes: usize,
+    /// Watches and subscriptions at once. Default 100,000.
+    pub max_watches: u64,
+    /// A quiet stream says something after this long. Default 10 s, advertised as 15 s.
+    pub bookmark_interval: Duration,
+    /// Limits of the state.
+    pub state: StateLimits,
+}
+
+impl Default for HubOptions {
+    fn default() -> Self {
+        Self {
+            max_log_bytes: 64 * 1024 * 1024,
+            max_watches: 100_000,
+            bookmark_interval: Duration::from_secs(10),
+            state: StateLimits::default(),
+        }
+    }
+}
+
+/// The published side of the registry.
+#[derive(Debug)]
+pub struct Hub {
+    registry: RwLock<Registry>,
+    log: EventLog,
+    feeds: Mutex<HashMap<String, Weak<Feed>>>,
+    id: Uuid,
+    epochs: RwLock<Vec<Epoch>>,
+    /// Grows when the state was replaced as a whole: every watch begins anew.
+    generation: AtomicU64,
+    closing: watch::Sender<bool>,
+    watches: AtomicU64,
+    options: HubOptions,
+}
+
+/// A watch's right to be: gives its place back when dropped.
+#[derive(Debug)]
+pub struct WatchPermit(Arc<Hub>);
+
+impl Drop for WatchPermit {
+    fn drop(&mut self) {
+        self.0.watches.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Hub {
+    /// The published side of what was recovered.
+    #[must_use]
+    pub fn new(recovered: Recovered, options: HubOptions) -> Arc<Self> {
+        let id = recovered.registry_id;
+        let hub = Self {
+            registry: RwLock::new(Registry::new(tag_of(id), options.state)),
+            log: EventLog::new(options.max_log_bytes, 0),
+            feeds: Mutex::default(),
+            id,
+            epochs: RwLock::default(),
+            generation: AtomicU64::new(0),
+            closing: watch::Sender::new(false),
+            watches: AtomicU64::new(0),
+            options,
+        };
+        hub.replace(recovered);
+        Arc::new(hub)
+    }
+
+    /// Puts what was recovered in place of everything: every watch begins anew.
+    fn replace(&self, recovered: Recovered) {
+        self.replace_state(recovered.revision, recovered.records, recovered.known);
+        *self.epochs.write().unwrap_or_else(PoisonError::into_inner) = recovered.epochs;
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.generation.fetch_add(1, Ordering::Release);
+        let tail = recovered.tail.into_iter().map(|entry| (entry.revision, entry.events));
+        self.log.restore(recovered.tail_after, recovered.revision, tail);
+    }
+
+    /// Takes over what the engine holds after it was away. Watches go on if it has all that they know, and the events
+    /// of what was committed after that; otherwise they begin anew.
+    pub fn reload(&self, recovered: Recovered) {
+        let known = self.registry().revision();
+        let epoch = recovered.epochs.last().map(|epoch| epoch.id);
+        let continues = recovered.revision >= known && recovered.tail_after <= known && epoch == Some(self.epoch().id);
+        if !continues {
+            return self.replace(recovered);
+        }
+        self.replace_state(recovered.revision, recovered.records, recovered.known);
+        for entry in recovered.tail.into_iter().filter(|entry| entry.revision > known) {
+            self.log.publish(entry.revision, entry.events);
+        }
+        self.log.publish(recovered.revision, Vec::new());
+    }
+
+    fn replace_state(
+        &self,
+        revision: Revision,
+        records: Vec<Arc<Record>>,
+        known: Vec<(smol_str::SmolStr, smol_str::SmolStr, u64)>,
+    ) {
+        let mut registry = Registry::new(tag_of(self.id), self.options.state);
+        registry.recover(revision, records, known);
+        *self.registry_mut() = registry;
+    }
+
+    /// The committed state, for a short look: the actor waits meanwhile.
+    pub fn registry(&self) -> RwLockReadGuard<'_, Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The committed state, for the actor.
+    pub(crate) fn registry_mut(&self) -> RwLockWriteGuard<'_, Registry> {
+        self.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The event log.
+    #[must_use]
+    pub fn log(&self) -> &EventLog {
+        &self.log
+    }
+
+    /// The registry's identity.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// The current stretch of history.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
+        epochs.last().copied().unwrap_or(Epoch { id: 0, after: 0 })
+    }
+
+    /// What readers are promised.
+    #[must_use]
+    pub fn options(&self) -> &HubOptions {
+        &self.options
+    }
+
+    /// How many watches are open.
+    #[must_use]
+    pub fn watches(&self) -> u64 {
+        self.watches.load(Ordering::Relaxed)
+    }
+
+    /// Changes whenever the state was replaced as a whole.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Ends every stream, each after a last bookmark.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+        self.log.wake_all();
+    }
+
+    /// Whether streams have to end.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Waits until streams have to end.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut closing = self.closing.subscribe();
+        async move {
+            // An error means that the hub is gone, which is the end as well.
+            let _ = closing.wait_for(|closing| *closing).await;
+        }
+    }
+
+    /// Room for one more watch.
+    ///
+    /// # Errors
+    /// `Limit` when there is none, `ShuttingDown`.
+    pub fn permit(self: &Arc<Self>) -> Result<WatchPermit, Error> {
+        if self.is_closing() {
+            return Err(Error::ShuttingDown);
+        }
+        let maximum = self.options.max_watches;
+        let usage = self.watches.fetch_add(1, Ordering::Relaxed);
+        let permit = WatchPermit(Arc::clone(self));
+        if usage < maximum { Ok(permit) } else { Err(Error::Limit { limit: "max_watches", maximum, usage }) }
+    }
+
+    /// The feed of `filters`, shared with all who watch the same.
+    #[must_use]
+    pub fn feed(&self, filters: FilterSet) -> Arc<Feed> {
+        let name = filters.to_string();
+        let epoch = self.epoch().id;
+        let from = self.log.bounds().0;
+        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(feed) = feeds.get(&name).and_then(Weak::upgrade) {
+            return feed;
+        }
+        // Now and then, drop the names of feeds that nobody reads any more.
+        if feeds.len().is_power_of_two() {
+            feeds.retain(|_, feed| feed.strong_count() > 0);
+        }
+        let feed = Arc::new(Feed::new(Matcher::new(filters), self.id, epoch, from));
+        feeds.insert(name, Arc::downgrade(&feed));
+        feed
+    }
+
+    /// The revision to continue after, or why that is not possible.
+    ///
+    /// # Errors
+    /// The reason for a reset, and the oldest revision that could have been continued from (0 if that is not the reason).
+    pub fn resume(&self, token: &str, filters: &FilterSet) -> Result<Revision, (ResetReason, Revision)> {
+        let token = ResumeToken::decode(token).map_err(|reason| (reason, 0))?;
+        let (head, oldest) = self.log.bounds();
+        let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
+        let revision = token.check(self.id, &epochs, head, filters.fingerprint()).map_err(|reason| (reason, 0))?;
+        if revision < oldest { Err((ResetReason::TooOld, oldest)) } else { Ok(revision) }
+    }
+}
+
+/// 32 bits of a registry's id.
+#[must_use]
+pub fn tag_of(id: Uuid) -> u32 {
+    let [a, b, c, d, ..] = *id.as_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}

@@ -1,0 +1,258 @@
+//! The shared log of committed events, bounded by bytes, and who sleeps on which part of it. It never knows how far
+//! anyone has read.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use smol_str::SmolStr;
+
+use super::listener::Listener;
+use crate::registry::{Event, Revision, Scope};
+
+/// The visible events of one revision.
+#[derive(Debug)]
+pub struct Entry {
+    /// Which.
+    pub revision: Revision,
+    /// In order.
+    pub events: Box<[Event]>,
+    footprint: usize,
+}
+
+/// The wanted revision is no longer in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// The oldest revision that can be continued from.
+    pub oldest: Revision,
+}
+
+/// What was read from the log.
+#[derive(Debug)]
+pub struct Batch {
+    /// The entries that touch the scopes, in order.
+    pub entries: Vec<Arc<Entry>>,
+    /// They are all there are up to this revision.
+    pub through: Revision,
+}
+
+#[derive(Debug, Default)]
+struct Topic {
+    entries: VecDeque<Arc<Entry>>,
+    /// In order of arrival.
+    listeners: BTreeMap<u64, (Arc<Listener>, u32)>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    entries: VecDeque<Arc<Entry>>,
+    topics: HashMap<Scope, Topic>,
+    bytes: usize,
+    /// Complete for every revision after this one.
+    after: Revision,
+    head: Revision,
+    next_listener: u64,
+}
+
+/// The log.
+#[derive(Debug)]
+pub struct EventLog {
+    inner: RwLock<Inner>,
+    max_bytes: usize,
+}
+
+impl EventLog {
+    /// An empty log at `revision` that keeps at most `max_bytes` of events.
+    #[must_use]
+    pub fn new(max_bytes: usize, revision: Revision) -> Self {
+        let inner = Inner {
+            entries: VecDeque::new(),
+            topics: HashMap::new(),
+            bytes: 0,
+            after: revision,
+            head: revision,
+            next_listener: 0,
+        };
+        Self { inner: RwLock::new(inner), max_bytes }
+    }
+
+    /// Appends what was committed at `revision` and wakes whom it may concern.
+    pub fn publish(&self, revision: Revision, events: Vec<Event>) {
+        let events: Box<[Event]> = events.into_iter().filter(Event::is_visible).collect();
+        let mut inner = self.write();
+        inner.head = revision;
+        if events.is_empty() {
+            // Nothing to tell, but the registry moved on.
+            inner.wake(&Scope::All);
+            return;
+        }
+        let footprint = 64 + events.iter().map(Event::footprint).sum::<usize>();
+        let entry = Arc::new(Entry { revision, events, footprint });
+        let scopes = scopes_of(&entry.events);
+        for scope in &scopes {
+            let topic = inner.topics.entry(scope.clone()).or_default();
+            topic.entries.push_back(Arc::clone(&entry));
+        }
+        inner.bytes += footprint;
+        inner.entries.push_back(entry);
+        inner.prune(self.max_bytes);
+        for scope in scopes.iter().chain([&Scope::All]) {
+            inner.wake(scope);
+        }
+    }
+
+    /// Puts the recovered tail in, complete after `after`, up to `head`.
+    pub fn restore(&self, after: Revision, head: Revision, tail: impl IntoIterator<Item = (Revision, Vec<Event>)>) {
+        {
+            let mut inner = self.write();
+            let topics = std::mem::take(&mut inner.topics);
+            // The sleepers stay; what they have read counts by revision, not by place.
+            inner.topics = topics
+                .into_iter()
+                .filter(|(_, topic)| !topic.listeners.is_empty())
+                .map(|(scope, topic)| (scope, Topic { entries: VecDeque::new(), ..topic }))
+                .collect();
+            (inner.entries, inner.bytes, inner.after, inner.head) = (VecDeque::new(), 0, after, after);
+        }
+        for (revision, events) in tail {
+            self.publish(revision, events);
+        }
+        self.write().head = head;
+        self.wake_all();
+    }
+
+    /// What happened after `after` in these scopes, at most about `max` entries of it.
+    ///
+    /// # Errors
+    /// `Forgotten` when the log does not go back so far.
+    pub fn read(&self, scopes: &[Scope], after: Revision, max: usize) -> Result<Batch, Forgotten> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        if after < inner.after {
+            return Err(Forgotten { oldest: inner.after });
+        }
+        let mut entries: Vec<Arc<Entry>> = Vec::new();
+        let mut through = inner.head;
+        for scope in scopes {
+            let Some(topic) = inner.entries_of(scope) else { continue };
+            let start = topic.partition_point(|entry| entry.revision <= after);
+            entries.extend(topic.iter().skip(start).take(max).cloned());
+            if let Some(next) = topic.get(start + max) {
+                // More is there: complete only up to the last one taken.
+                through = through.min(next.revision - 1);
+            }
+        }
+        if scopes.len() > 1 {
+            entries.sort_by_key(|entry| entry.revision);
+            entries.dedup_by_key(|entry| entry.revision);
+        }
+        entries.retain(|entry| entry.revision <= through);
+        Ok(Batch { entries, through })
+    }
+
+    /// The last revision published, and the oldest that can be continued from.
+    #[must_use]
+    pub fn bounds(&self) -> (Revision, Revision) {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        (inner.head, inner.after)
+    }
+
+    /// Bytes of the kept events.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).bytes
+    }
+
+    /// Wakes `listener` for its part `part` whenever something happens in one of `scopes`. Gives what `ignore` takes.
+    #[must_use]
+    pub fn listen(&self, scopes: &[Scope], listener: &Arc<Listener>, part: u32) -> u64 {
+        let mut inner = self.write();
+        inner.next_listener += 1;
+        let id = inner.next_listener;
+        for scope in scopes {
+            let topic = inner.topics.entry(scope.clone()).or_default();
+            topic.listeners.insert(id, (Arc::clone(listener), part));
+        }
+        id
+    }
+
+    /// Ends what `listen` began.
+    pub fn ignore(&self, scopes: &[Scope], id: u64) {
+        let mut inner = self.write();
+        for scope in scopes {
+            if let Some(topic) = inner.topics.get_mut(scope) {
+                topic.listeners.remove(&id);
+                if topic.listeners.is_empty() && topic.entries.is_empty() {
+                    inner.topics.remove(scope);
+                }
+            }
+        }
+    }
+
+    /// Wakes every sleeper, whatever it waits for.
+    pub fn wake_all(&self) {
+        let inner: RwLockReadGuard<'_, Inner> = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        for (listener, part) in inner.topics.values().flat_map(|topic| topic.listeners.values()) {
+            listener.wake_for(*part);
+        }
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn entries_of(&self, scope: &Scope) -> Option<&VecDeque<Arc<Entry>>> {
+        match scope {
+            Scope::All => Some(&self.entries),
+            _ => self.topics.get(scope).map(|topic| &topic.entries),
+        }
+    }
+
+    fn wake(&self, scope: &Scope) {
+        if let Some(topic) = self.topics.get(scope) {
+            for (listener, part) in topic.listeners.values() {
+                listener.wake_for(*part);
+            }
+        }
+    }
+
+    fn prune(&mut self, max_bytes: usize) {
+        // The newest stays, however large, so that a log is never without its last step.
+        while self.bytes > max_bytes && self.entries.len() > 1 {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.bytes -= oldest.footprint;
+            self.after = oldest.revision;
+            for scope in scopes_of(&oldest.events) {
+                if let Some(topic) = self.topics.get_mut(&scope) {
+                    topic.entries.pop_front();
+                    if topic.listeners.is_empty() && topic.entries.is_empty() {
+                        self.topics.remove(&scope);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The services and namespaces that events touch, each once, in order.
+fn scopes_of(events: &[Event]) -> Vec<Scope> {
+    let mut scopes = Vec::with_capacity(2);
+    let mut last = None;
+    for record in events.iter().filter_map(Event::any) {
+        let (namespace, service, _) = record.names();
+        // Neighbours are mostly alike: an expiry of a whole service, a batch of one client.
+        if last == Some((namespace, service)) {
+            continue;
+        }
+        last = Some((namespace, service));
+        scopes.push(Scope::Namespace(SmolStr::new(namespace)));
+        scopes.push(Scope::Service(SmolStr::new(namespace), SmolStr::new(service)));
+    }
+    if scopes.len() > 2 {
+        scopes.sort();
+        scopes.dedup();
+    }
+    scopes
+}

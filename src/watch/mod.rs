@@ -1,0 +1,20 @@
+//! What watchers share: the log of events, the messages made from it, and each reader's place. Knows nothing of gRPC
+//! beyond the bytes of a message, and nothing of commands.
+
+mod feed;
+mod frame;
+mod hub;
+mod judge;
+mod listener;
+mod log;
+mod resume;
+mod stream;
+
+pub use feed::{Feed, Message};
+pub use hub::WatchPermit;
+pub use hub::{Hub, HubOptions};
+pub use judge::{Seen, judge};
+pub use listener::{Listener, ONLY_PART};
+pub use log::{Entry, EventLog, Forgotten};
+pub use resume::{ResetReason, ResumeToken};
+pub use stream::{Ending, WatchItem, WatchStream};

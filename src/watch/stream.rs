@@ -1,0 +1,233 @@
+//! One watch: a snapshot that joins the live events, bookmarks while it is quiet, a reset when its reader fell behind,
+//! and an end that loses nothing. Yields encoded `WatchResponse`s.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_stream::Stream;
+
+use super::{
+    feed::{Feed, Next},
+    frame::{Trailer, push_event, watch_response},
+    hub::{Hub, WatchPermit},
+    listener::{Listener, ONLY_PART},
+    resume::ResetReason,
+};
+use crate::registry::{Cause, Error, EventType, FilterSet, Revision, SnapshotReader};
+
+/// Most records that one turn of a snapshot looks at: a selector that matches little must not hold its thread.
+const SCAN_MAX: usize = 4_096;
+
+/// A message of a snapshot is closed at this size, so that the largest possible record still fits into 256 KiB.
+const SNAPSHOT_BYTES: usize = 190 * 1024;
+
+/// What a watch yields.
+#[derive(Debug)]
+pub enum WatchItem {
+    /// An encoded `WatchResponse`.
+    Frame(Bytes),
+    /// The last thing.
+    End(Ending),
+}
+
+/// Why a watch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The server goes away; the last frame had the token to continue with.
+    ShuttingDown,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Snapshot {
+        reader: SnapshotReader,
+        reset: Option<(ResetReason, Revision)>,
+    },
+    Live,
+    /// The last frames are queued.
+    Closing,
+    Ended,
+}
+
+/// One open watch.
+#[derive(Debug)]
+pub struct WatchStream {
+    hub: Arc<Hub>,
+    feed: Arc<Feed>,
+    listener: Arc<Listener>,
+    listening: u64,
+    generation: u64,
+    phase: Phase,
+    /// Everything up to it was queued.
+    cursor: Revision,
+    queue: VecDeque<Bytes>,
+    /// Something has to be said at once, even if there is nothing.
+    greet: bool,
+    timer: Pin<Box<Sleep>>,
+    _permit: WatchPermit,
+}
+
+impl WatchStream {
+    /// Begins a watch of `filters`, after what `resume_token` stands for if it is not empty.
+    ///
+    /// # Errors
+    /// `Limit` when too many are open, `ShuttingDown`.
+    pub fn start(hub: &Arc<Hub>, filters: FilterSet, resume_token: &str) -> Result<Self, Error> {
+        let permit = hub.permit()?;
+        let listener = Listener::new();
+        let generation = hub.generation();
+        let resumed = match resume_token {
+            "" => Err(None),
+            token => hub.resume(token, &filters).map_err(Some),
+        };
+        let feed = hub.feed(filters);
+        // Listening comes before looking, so that nothing falls between.
+        let listening = hub.log().listen(feed.matcher().scopes(), &listener, ONLY_PART);
+        let (phase, cursor) = match resumed {
+            Ok(revision) => (Phase::Live, revision),
+            Err(reset) => (snapshot(hub, &feed, reset), 0),
+        };
+        let timer = Box::pin(sleep_until(Instant::now() + hub.options().bookmark_interval));
+        Ok(Self {
+            hub: Arc::clone(hub),
+            feed,
+            listener,
+            listening,
+            generation,
+            phase,
+            cursor,
+            queue: VecDeque::new(),
+            greet: true,
+            timer,
+            _permit: permit,
+        })
+    }
+
+    /// The state was replaced: the watch begins anew with a feed of the new history.
+    fn begin_anew(&mut self) {
+        self.generation = self.hub.generation();
+        self.feed = self.hub.feed(self.feed.matcher().set().clone());
+        self.phase = snapshot(&self.hub, &self.feed, Some((ResetReason::AnotherEpoch, 0)));
+    }
+
+    /// Queues the next part of the snapshot. False: it has to be asked again, on another turn.
+    fn read_snapshot(&mut self) -> bool {
+        let Phase::Snapshot { reader, reset } = &mut self.phase else { return true };
+        let revision = reader.revision();
+        let mut events = Vec::new();
+        for _ in 0..SCAN_MAX {
+            let Some(record) = reader.next_record() else {
+                let token = self.feed.token(revision);
+                let trailer =
+                    Trailer { revision, token: &token, snapshot_end: true, reset: reset.take(), ..Trailer::default() };
+                self.queue.push_back(watch_response(&events, trailer));
+                (self.phase, self.cursor) = (Phase::Live, revision);
+                return true;
+            };
+            if self.feed.matcher().matches(&record) {
+                push_event(EventType::Online, Cause::Snapshot, &record, &mut events);
+                if events.len() > SNAPSHOT_BYTES {
+                    break;
+                }
+            }
+        }
+        if !events.is_empty() {
+            let trailer = Trailer { revision, more: true, reset: reset.take(), ..Trailer::default() };
+            self.queue.push_back(watch_response(&events, trailer));
+        }
+        !events.is_empty()
+    }
+
+    fn bookmark(&mut self) {
+        let token = self.feed.token(self.cursor);
+        let trailer = Trailer { revision: self.cursor, token: &token, ..Trailer::default() };
+        self.queue.push_back(watch_response(&[], trailer));
+    }
+
+    /// Queues what is new. False: nothing is, for now.
+    fn read_log(&mut self) -> bool {
+        match self.feed.next(self.hub.log(), self.cursor) {
+            Ok(Next::Message(message)) => {
+                self.cursor = message.revision;
+                self.queue.extend(message.watch_frames().iter().cloned());
+                true
+            }
+            Ok(Next::UpToDate(revision)) => {
+                self.cursor = revision;
+                false
+            }
+            Err(forgotten) => {
+                let reset = Some((ResetReason::FellBehind, forgotten.oldest));
+                self.phase = snapshot(&self.hub, &self.feed, reset);
+                true
+            }
+        }
+    }
+}
+
+fn snapshot(hub: &Hub, feed: &Feed, reset: Option<(ResetReason, Revision)>) -> Phase {
+    let reader = hub.registry().snapshot(feed.matcher().scopes()).reader();
+    Phase::Snapshot { reader, reset }
+}
+
+impl Stream for WatchStream {
+    type Item = WatchItem;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<WatchItem>> {
+        let this = &mut *self;
+        loop {
+            if let Some(frame) = this.queue.pop_front() {
+                this.greet = false;
+                let next = Instant::now() + this.hub.options().bookmark_interval;
+                this.timer.as_mut().reset(next);
+                return Poll::Ready(Some(WatchItem::Frame(frame)));
+            }
+            match this.phase {
+                Phase::Ended => return Poll::Ready(None),
+                Phase::Closing => {
+                    this.phase = Phase::Ended;
+                    return Poll::Ready(Some(WatchItem::End(Ending::ShuttingDown)));
+                }
+                Phase::Snapshot { .. } if this.hub.is_closing() => {
+                    this.phase = Phase::Closing;
+                    continue;
+                }
+                Phase::Snapshot { .. } | Phase::Live => {}
+            }
+            if this.generation != this.hub.generation() {
+                this.begin_anew();
+            }
+            if matches!(this.phase, Phase::Snapshot { .. }) {
+                if !this.read_snapshot() {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                continue;
+            }
+            let woken = this.listener.poll_woken(context);
+            if this.read_log() {
+                continue;
+            }
+            if this.hub.is_closing() {
+                this.bookmark();
+                this.phase = Phase::Closing;
+            } else if this.greet || this.timer.as_mut().poll(context).is_ready() {
+                this.bookmark();
+            } else if !woken {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        self.hub.log().ignore(self.feed.matcher().scopes(), self.listening);
+    }
+}
