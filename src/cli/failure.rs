@@ -137,11 +137,12 @@ impl CallFailed {
         text
     }
 
-    /// The first sentence alone, for a running commentary.
+    /// Every cause on one line, for a running commentary.
     #[must_use]
     pub fn short(&self) -> String {
         let causes: Vec<_> = self.causes.iter().map(|(host, cause)| format!("{host}: {}", cause.sentence())).collect();
-        causes.join("; ")
+        let hint = self.last().and_then(Cause::hint).map_or_else(String::new, |hint| format!(" ({hint})"));
+        format!("{}{hint}", causes.join("; "))
     }
 }
 

@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// The most that a server gives in one page.
+const PAGE: usize = 1_000;
+
 const LOOKUP_EXAMPLES: &str = "\
 Examples:
   onair lookup web
@@ -125,18 +128,21 @@ async fn every_page(
     mut request: LookupRequest,
     limit: Duration,
 ) -> Result<LookupResponse, CallFailed> {
-    let (what, wanted) = (format!("look up {name}"), request.limit as usize);
-    let mut found = LookupResponse::default();
+    let what = format!("look up {name}");
+    let (all, wanted) = (request.pick() == Pick::All, request.limit as usize);
+    let mut instances = Vec::new();
     loop {
-        let page = session.line.call(&what, limit, request.clone(), send_lookup).await?;
-        let mut instances = std::mem::take(&mut found.instances);
-        instances.extend(page.instances.iter().cloned());
-        found = LookupResponse { instances, ..page };
-        if found.next_page_token.is_empty() || (wanted > 0 && found.instances.len() >= wanted) {
-            return Ok(found);
+        if all {
+            let rest = if wanted == 0 { PAGE } else { wanted - instances.len() };
+            request.limit = u32::try_from(rest.min(PAGE)).unwrap_or_default();
         }
-        request.page_token.clone_from(&found.next_page_token);
-        request.limit = u32::try_from(wanted.saturating_sub(found.instances.len())).unwrap_or(0);
+        let mut page = session.line.call(&what, limit, request.clone(), send_lookup).await?;
+        instances.append(&mut page.instances);
+        if page.next_page_token.is_empty() || (wanted > 0 && instances.len() >= wanted) {
+            return Ok(LookupResponse { instances, ..page });
+        }
+        request.page_token = page.next_page_token;
+        // Something is there: nothing to wait for.
         request.wait = None;
     }
 }

@@ -23,7 +23,8 @@ pub struct Args {
     #[arg(long)]
     print_config: bool,
     /// How --print-config prints.
-    #[arg(long, env = "ONAIR_OUTPUT", hide_env_values = true, value_name = "table|json", default_value = "table")]
+    #[arg(long, env = "ONAIR_OUTPUT", hide_env_values = true, value_name = "table|json", default_value = "table",
+        value_parser = output)]
     output: Output,
     #[command(flatten)]
     given: Given<ServeSettings>,
@@ -54,4 +55,9 @@ fn print_config(print: Printer, resolved: &Resolved<ServeSettings>) -> Result<()
         table.row([key.to_owned(), value, origin.to_string()]);
     }
     print.table(&table)
+}
+
+/// A variable that is set to nothing says nothing.
+fn output(text: &str) -> Result<Output, String> {
+    if text.is_empty() { Ok(Output::Table) } else { text.parse() }
 }

@@ -3,13 +3,17 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fmt, fs, io,
     marker::PhantomData,
     path::{Path, PathBuf},
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue},
+};
 
 use super::{Setting, Settings, Shape};
 
@@ -81,7 +85,7 @@ impl<S: Settings> clap::Args for Given<S> {
             .env("ONAIR_CONFIG")
             .hide_env_values(true)
             .value_name("FILE")
-            .value_parser(clap::value_parser!(PathBuf))
+            .value_parser(clap::value_parser!(OsString))
             .help_heading(S::HEADING)
             .help(format!(
                 "File of settings (TOML). Default: {FILE_NAME} here if it has a [{}] table, else the one in the \
@@ -113,7 +117,7 @@ impl<S: Settings> clap::FromArgMatches for Given<S> {
                 values.insert(row.key, (text, origin));
             }
         }
-        let config = matches.get_one::<PathBuf>("config").filter(|path| !path.as_os_str().is_empty()).cloned();
+        let config = matches.get_one::<OsString>("config").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(Self { config, values, family: PhantomData })
     }
 
@@ -242,7 +246,7 @@ fn read_file<S: Settings>(file: &ConfigFile, resolved: &mut Resolved<S>, wrong: 
         let message = fault.message().replace('\n', ", ");
         format!("{}: {message}", fault.span().map_or_else(|| file.path.display().to_string(), |span| place(span.start)))
     }));
-    for (key, value) in document.get_ref() {
+    for (key, value) in in_order(document.get_ref()) {
         let (name, at) = (key.get_ref().as_ref(), key.span().start);
         match value.get_ref().as_table() {
             Some(table) if name == S::SECTION => read_table(file, table, resolved, wrong),
@@ -253,16 +257,20 @@ fn read_file<S: Settings>(file: &ConfigFile, resolved: &mut Resolved<S>, wrong: 
     }
 }
 
+/// In the file's own order, so that violations come line by line.
+fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
 fn read_table<S: Settings>(
     file: &ConfigFile,
     table: &DeTable<'_>,
     resolved: &mut Resolved<S>,
     wrong: &mut Vec<String>,
 ) {
-    // In the file's own order, so that violations come line by line.
-    let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(key, _)| key.span().start);
-    for (key, value) in entries {
+    for (key, value) in in_order(table) {
         let (name, line) = (key.get_ref().as_ref(), file.line(key.span().start));
         let place = format!("{}, line {line}: ", file.path.display());
         let Some(row) = S::table().iter().find(|row| row.key == name) else {

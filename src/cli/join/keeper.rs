@@ -151,7 +151,7 @@ impl Keeper {
                 Some(Err(failed)) if is_superseded(&failed) => return Err(self.superseded().await),
                 Some(Err(failed)) if !failed.is_transient() => return Err(failed.into()),
                 Some(Err(failed)) => {
-                    if self.pause(&failed.report(), failed.last().and_then(Cause::retry_after)).await? {
+                    if self.pause(&failed.short(), failed.last().and_then(Cause::retry_after)).await? {
                         return Ok(None);
                     }
                 }
@@ -211,7 +211,7 @@ impl Keeper {
                         BeatState::Superseded => return Err(self.superseded().await),
                         BeatState::Unspecified => ("the registry could not judge the beat".to_owned(), None),
                     },
-                    Err(failed) => (failed.report(), failed.last().and_then(Cause::retry_after)),
+                    Err(failed) => (failed.short(), failed.last().and_then(Cause::retry_after)),
                 };
                 if self.pause(&trouble, retry_after).await? {
                     return Ok(Ended::Stopped);
@@ -239,7 +239,8 @@ impl Keeper {
         if outage.text != trouble || now.duration_since(outage.told) >= REMINDER {
             outage.told = now;
             trouble.clone_into(&mut outage.text);
-            note(&format!("{trouble}\n  trying again"));
+            let deed = if self.request.lease_token.is_empty() { "register" } else { "renew the lease of" };
+            note(&format!("cannot {deed} {}, trying again: {trouble}", safe(&self.name())));
             if self.session.print.is_json() {
                 self.session.print.value(&json!({"event": "FAILING", "error": trouble}))?;
             }
@@ -262,7 +263,7 @@ impl Keeper {
     pub(super) async fn leave(&mut self) -> Result<(), Failure> {
         let lease_token = std::mem::take(&mut self.request.lease_token);
         if lease_token.is_empty() {
-            return Ok(());
+            return Err(Failure::Other(format!("{} was never registered", self.name())));
         }
         let what = format!("take {} away (its lease will end by itself)", self.name());
         let request = DeregisterRequest { lease_token, ..DeregisterRequest::default() };

@@ -215,7 +215,8 @@ impl Watcher {
             self.request.resume_token.clone_from(&message.resume_token);
         }
         if !self.session.print.is_json() {
-            return self.fold.take(message).iter().try_for_each(|step| self.show(step));
+            let lines: Vec<_> = self.fold.take(message).iter().map(|step| self.shown(step)).collect();
+            return if lines.is_empty() { Ok(()) } else { self.session.print.line(&lines.join("\n")) };
         }
         self.held.push(to_json("WatchResponse", &message)?);
         self.fold.take(message);
@@ -225,7 +226,7 @@ impl Watcher {
         Ok(())
     }
 
-    fn show(&self, step: &Step) -> Result<(), Failure> {
+    fn shown(&self, step: &Step) -> String {
         let print = self.session.print;
         let (name, tone) = match step.event {
             EventType::Online => ("ONLINE ", Tone::Good),
@@ -246,7 +247,7 @@ impl Watcher {
             safe(&step.address),
             step.cause
         );
-        print.line(line.trim_end())
+        line.trim_end().to_owned()
     }
 }
 
