@@ -98,7 +98,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         checks.push(latency(&mut session.line).await);
     }
     checks.extend(open_files());
-    show(session.print, &checks)?;
+    show(&session.print, &checks)?;
     match checks.iter().filter(|check| check.level == Level::Fail).count() {
         0 => Ok(()),
         failed => Err(Failure::Other(format!("{} failed", plural(failed as u64, "check")))),
@@ -211,7 +211,7 @@ fn soft_open_files(limits: &str) -> Option<u64> {
     }
 }
 
-fn show(print: Printer, checks: &[Check]) -> Result<(), Failure> {
+fn show(print: &Printer, checks: &[Check]) -> Result<(), Failure> {
     if print.is_json() {
         let healthy = checks.iter().all(|check| check.level != Level::Fail);
         let lines: Vec<_> = checks

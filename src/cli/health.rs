@@ -47,13 +47,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     let subject = if service.is_empty() { "the registry".to_owned() } else { service.clone() };
     match check(&mut session, service).await {
-        Ok(ServingStatus::Serving) => show(session.print, ServingStatus::Serving),
+        Ok(ServingStatus::Serving) => show(&session.print, ServingStatus::Serving),
         Ok(status) => {
-            show(session.print, status)?;
+            show(&session.print, status)?;
             Err(Failure::Nothing(format!("{subject} is {}", status.as_str_name())))
         }
         Err(failed) if failed.last().and_then(Cause::code) == Some(Code::NotFound) => {
-            show(session.print, ServingStatus::ServiceUnknown)?;
+            show(&session.print, ServingStatus::ServiceUnknown)?;
             Err(Failure::Nothing(format!("{subject}: no service of that name was ever seen")))
         }
         Err(failed) => Err(failed.into()),
@@ -76,7 +76,7 @@ async fn follow(session: &mut Session, service: String) -> Result<(), Failure> {
     let mut stream = session.line.stream("watch the health", HealthCheckRequest { service }, send).await?;
     loop {
         match stream.message().await {
-            Ok(Some(response)) => show(session.print, response.status())?,
+            Ok(Some(response)) => show(&session.print, response.status())?,
             Ok(None) => return Err(Failure::Other("the server ended the stream".to_owned())),
             Err(status) => {
                 let causes = vec![(session.line.host(), Cause::from_status(status))];
@@ -86,7 +86,7 @@ async fn follow(session: &mut Session, service: String) -> Result<(), Failure> {
     }
 }
 
-fn show(print: Printer, status: ServingStatus) -> Result<(), Failure> {
+fn show(print: &Printer, status: ServingStatus) -> Result<(), Failure> {
     if print.is_json() {
         return print.value(&json!({"status": status.as_str_name()}));
     }

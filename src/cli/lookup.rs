@@ -116,7 +116,7 @@ pub async fn lookup(args: LookupArgs) -> Result<(), Failure> {
     if session.print.is_json() {
         session.print.message("LookupResponse", &found)?;
     } else if !found.instances.is_empty() {
-        show_instances(session.print, &found.instances, session.namespace == "*")?;
+        show_instances(&session.print, &found.instances, session.namespace == "*")?;
     }
     if found.instances.is_empty() { Err(Failure::Nothing(in_words(&args.name, found.emptiness()))) } else { Ok(()) }
 }
@@ -155,7 +155,7 @@ pub async fn send_lookup(
     RegistryClient::new(channel).lookup(request).await
 }
 
-fn show_instances(print: Printer, instances: &[Instance], everywhere: bool) -> Result<(), Failure> {
+fn show_instances(print: &Printer, instances: &[Instance], everywhere: bool) -> Result<(), Failure> {
     let now = SystemTime::now();
     let mut table = match everywhere {
         true => Table::new(["ID", "URL", "VERSION", "STATUS", "ZONE", "WEIGHT", "ONLINE", "NAMESPACE"]),

@@ -6,6 +6,8 @@
 mod connection;
 mod doctor;
 mod failure;
+#[cfg(test)]
+mod fake;
 mod health;
 mod info;
 mod join;

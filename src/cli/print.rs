@@ -17,10 +17,13 @@ use super::{
 use crate::{config::Output, proto};
 
 /// Where results go, and in which form.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Printer {
     output: Output,
     colour: bool,
+    /// Instead of standard output.
+    #[cfg(test)]
+    kept: Option<std::sync::Arc<std::sync::Mutex<Vec<String>>>>,
 }
 
 impl Printer {
@@ -29,18 +32,31 @@ impl Printer {
     pub fn new(output: Output) -> Self {
         let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { output, colour: !plain && io::stdout().is_terminal() }
+        let colour = !plain && io::stdout().is_terminal();
+        Self {
+            output,
+            colour,
+            #[cfg(test)]
+            kept: None,
+        }
+    }
+
+    /// Keeps the lines instead of printing them.
+    #[cfg(test)]
+    pub fn keeping(output: Output) -> (Self, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+        let kept = std::sync::Arc::<std::sync::Mutex<_>>::default();
+        (Self { output, colour: false, kept: Some(kept.clone()) }, kept)
     }
 
     /// Whether a program reads.
     #[must_use]
-    pub fn is_json(self) -> bool {
+    pub fn is_json(&self) -> bool {
         self.output == Output::Json
     }
 
     /// `text` in a colour, where there are colours.
     #[must_use]
-    pub fn paint(self, tone: Tone, text: &str) -> String {
+    pub fn paint(&self, tone: Tone, text: &str) -> String {
         if self.colour { tone.paint(text) } else { text.to_owned() }
     }
 
@@ -48,7 +64,12 @@ impl Printer {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn line(self, text: &str) -> Result<(), Failure> {
+    pub fn line(&self, text: &str) -> Result<(), Failure> {
+        #[cfg(test)]
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap().extend(text.lines().map(str::to_owned));
+            return Ok(());
+        }
         let mut out = io::stdout().lock();
         writeln!(out, "{text}")?;
         Ok(out.flush()?)
@@ -58,7 +79,7 @@ impl Printer {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn table(self, table: &Table) -> Result<(), Failure> {
+    pub fn table(&self, table: &Table) -> Result<(), Failure> {
         if table.is_empty() { self.line("(empty)") } else { self.line(&table.render()) }
     }
 
@@ -66,7 +87,7 @@ impl Printer {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn message(self, name: &str, message: &impl Message) -> Result<(), Failure> {
+    pub fn message(&self, name: &str, message: &impl Message) -> Result<(), Failure> {
         self.value(&to_json(name, message)?)
     }
 
@@ -74,7 +95,7 @@ impl Printer {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn value(self, value: &serde_json::Value) -> Result<(), Failure> {
+    pub fn value(&self, value: &serde_json::Value) -> Result<(), Failure> {
         self.line(&safe_json(&value.to_string()))
     }
 }

@@ -37,12 +37,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let resolved = super::resolved(&args.given)?;
     if args.print_config {
-        return print_config(Printer::new(args.output), &resolved);
+        return print_config(&Printer::new(args.output), &resolved);
     }
     crate::server::run(resolved.settings).map_err(|error| Failure::Other(error.to_string()))
 }
 
-fn print_config(print: Printer, resolved: &Resolved<ServeSettings>) -> Result<(), Failure> {
+fn print_config(print: &Printer, resolved: &Resolved<ServeSettings>) -> Result<(), Failure> {
     if print.is_json() {
         let settings: Map<_, _> = resolved
             .rows()

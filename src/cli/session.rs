@@ -49,7 +49,7 @@ impl Session {
             _ => settings.timeout,
         };
         Ok(Self {
-            line: Line { hosts: connection.hosts, at: 0, channel: None, timeout },
+            line: Line::new(connection.hosts, timeout),
             namespace: if settings.namespace.is_empty() { connection.namespace } else { settings.namespace.clone() },
             ttl: connection.ttl,
             print: Printer::new(settings.output),
@@ -66,6 +66,12 @@ pub struct Line {
 }
 
 impl Line {
+    /// A line to these hosts; at least one.
+    #[must_use]
+    pub fn new(hosts: Vec<Host>, timeout: Duration) -> Self {
+        Self { hosts, at: 0, channel: None, timeout }
+    }
+
     /// Every host.
     #[must_use]
     pub fn hosts(&self) -> &[Host] {
@@ -81,7 +87,7 @@ impl Line {
     /// A line to one of the hosts alone.
     #[must_use]
     pub fn only(&self, host: &Host) -> Self {
-        Self { hosts: vec![host.clone()], at: 0, channel: None, timeout: self.timeout }
+        Self::new(vec![host.clone()], self.timeout)
     }
 
     /// How long a call may take that does not wait on purpose.
@@ -232,6 +238,13 @@ pub fn duration_argument(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        cli::{
+            fake::{Call, Fake, answer, line},
+            lookup::send_lookup,
+        },
+        proto::{LookupRequest, LookupResponse},
+    };
 
     #[test]
     fn backoff_doubles_to_two_seconds() {
@@ -242,5 +255,51 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next().as_millis() <= 150);
+    }
+
+    /// A port where nobody listens.
+    async fn closed() -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().to_string()
+    }
+
+    async fn look_up(line: &mut Line) -> Result<LookupResponse, CallFailed> {
+        line.call("look up web", line.timeout(), LookupRequest::default(), send_lookup).await
+    }
+
+    #[tokio::test]
+    async fn hosts_are_tried_in_turn() {
+        let (mut fake, closed) = (Fake::start().await, closed().await);
+        let mut line = line(&format!("{closed},{}", fake.address));
+        for _ in 0..2 {
+            let script = async { answer!(fake, Lookup, |_| Ok(LookupResponse::default())) };
+            let (found, ()) = tokio::join!(look_up(&mut line), script);
+            found.unwrap();
+            assert_eq!(line.host(), format!("http://{}", fake.address), "the one that answers stays");
+        }
+        let script = async { answer!(fake, Lookup, |_| Err(tonic::Status::unavailable("going"))) };
+        let (found, ()) = tokio::join!(look_up(&mut line), script);
+        let failed = found.unwrap_err();
+        assert_eq!(failed.causes.len(), 2, "{}", failed.report());
+        assert!(failed.report().contains("UNAVAILABLE: going") && failed.report().contains("connection refused"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_an_answer() {
+        let mut fake = Fake::start().await;
+        let mut line = line(&format!("{},{}", fake.address, closed().await));
+        let script = async { answer!(fake, Lookup, |_| Err(tonic::Status::invalid_argument("no"))) };
+        let (found, ()) = tokio::join!(look_up(&mut line), script);
+        assert_eq!(found.unwrap_err().causes.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn silence_has_an_end() {
+        let mut fake = Fake::start().await;
+        let mut line = line(&fake.address);
+        let call = line.call("look up web", Duration::from_millis(50), LookupRequest::default(), send_lookup);
+        let (found, _unanswered) = tokio::join!(call, fake.next());
+        let failed = found.unwrap_err();
+        assert!(failed.is_transient() && failed.report().ends_with("no answer within 50ms"), "{}", failed.report());
     }
 }

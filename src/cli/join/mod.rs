@@ -1,6 +1,8 @@
 //! `onair join`: registers an instance and keeps it until a signal comes. The arguments are here, the lease in `keeper`.
 
 mod keeper;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -158,28 +160,4 @@ fn to_proto(json: serde_json::Value) -> prost_types::Value {
         }),
     };
     prost_types::Value { kind: Some(kind) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{cli::print::to_json, proto::RegisterRequest};
-
-    #[test]
-    fn metadata_is_kept() {
-        let text = r#"{"a":[1.0,true,null,"x"],"b":{"c":-2.5}}"#;
-        let instance = Instance { metadata: Some(metadata(text).unwrap()), ..Instance::default() };
-        let json = to_json("RegisterRequest", &RegisterRequest { instance: Some(instance), ..Default::default() });
-        let kept = &json.unwrap()["instance"]["metadata"];
-        assert_eq!(*kept, serde_json::from_str::<serde_json::Value>(text).unwrap());
-        assert!(metadata("{").unwrap_err().starts_with("it is not JSON"));
-    }
-
-    #[test]
-    fn named_ports() {
-        assert_eq!(named_port("admin=9000"), Ok(("admin".to_owned(), 9000)));
-        for text in ["", "admin", "admin=", "admin=0", "admin=70000"] {
-            assert!(named_port(text).is_err(), "{text}");
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! `onair watch`: follows services over any number of streams as if it were one. What is known is in `fold`.
 
 mod fold;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -75,16 +77,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         resume_token: args.resume_token,
         coalesce: false,
     };
-    let mut watcher = Watcher {
-        session,
-        request,
-        fold: Fold::default(),
-        silence: silence(BOOKMARK_INTERVAL),
-        outage: None,
-        held: Vec::new(),
-        begun: false,
-    };
-    watcher.run().await
+    Watcher::new(session, request).run().await
 }
 
 fn silence(bookmark_interval: Duration) -> Duration {
@@ -115,6 +108,18 @@ enum End {
 }
 
 impl Watcher {
+    fn new(session: Session, request: WatchRequest) -> Self {
+        Self {
+            session,
+            request,
+            fold: Fold::default(),
+            silence: silence(BOOKMARK_INTERVAL),
+            outage: None,
+            held: Vec::new(),
+            begun: false,
+        }
+    }
+
     async fn run(&mut self) -> Result<(), Failure> {
         let mut backoff = Backoff::default();
         loop {
@@ -227,7 +232,7 @@ impl Watcher {
     }
 
     fn shown(&self, step: &Step) -> String {
-        let print = self.session.print;
+        let print = &self.session.print;
         let (name, tone) = match step.event {
             EventType::Online => ("ONLINE ", Tone::Good),
             EventType::Updated => ("UPDATED", Tone::Notice),
