@@ -8,8 +8,11 @@ use uuid::Uuid;
 
 use crate::registry::{Change, Event, Guarded, Record, Revision};
 
+pub mod hostile;
 pub mod local;
 pub mod memory;
+#[cfg(test)]
+mod model;
 
 /// Most commands that one revision carries.
 pub const REVISION_COMMANDS_MAX: usize = 100;

@@ -5,7 +5,7 @@ use super::{faults::copy, *};
 
 /// A store with something in tables and in journals, and the model of it.
 async fn filled(dir: &Path) -> Model {
-    let mut model = Model::default();
+    let mut model = Model::new(REGISTRY_ID, Vec::new());
     for epoch in 1..=2 {
         let (mut engine, recovered) = LocalEngine::open(dir, options(epoch)).unwrap();
         model.epochs = recovered.epochs;

@@ -93,7 +93,7 @@ fn faulty(dir: &TempDir) -> (LocalEngine, Model, Arc<Mutex<Plan>>) {
     let Options { max_log_bytes, fresh_registry_id, epoch } = options(1);
     let inner = Fjall { home: Home::claim(dir.path()).unwrap(), max_log_bytes, fresh_registry_id, distrusted: false };
     let (engine, recovered) = LocalEngine::start(Faulty { inner, plan: Arc::clone(&plan) }, epoch).unwrap();
-    let model = Model { epochs: recovered.epochs, ..Model::default() };
+    let model = Model::new(REGISTRY_ID, recovered.epochs);
     (engine, model, plan)
 }
 
@@ -190,7 +190,7 @@ fn a_full_disk_loses_nothing_and_heals() {
     runtime().block_on(async {
         let home = dir.join("data");
         let (mut engine, recovered) = LocalEngine::open(&home, options(1)).unwrap();
-        let mut model = Model { epochs: recovered.epochs, ..Model::default() };
+        let mut model = Model::new(REGISTRY_ID, recovered.epochs);
         for room in [0, 1 << 20] {
             let in_flight = loop {
                 match drive(&mut engine, &mut model, &[register(0..6, 8_000)]).await {
@@ -227,7 +227,7 @@ fn a_file_size_limit_loses_nothing_and_heals() {
         engine.close().await;
         // From the second opening on the journal is as long as what is in it.
         let (mut engine, recovered) = LocalEngine::open(&dir, options(2)).unwrap();
-        let mut model = Model { epochs: recovered.epochs, ..Model::default() };
+        let mut model = Model::new(REGISTRY_ID, recovered.epochs);
         drive(&mut engine, &mut model, &[register(0..6, 10)]).await.unwrap();
         if !limit("100000") {
             println!("skipped: prlimit cannot limit the size of files here");

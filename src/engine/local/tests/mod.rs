@@ -4,233 +4,21 @@
 mod damage;
 mod faults;
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{fs, sync::Arc};
 
 use proptest::prelude::*;
-use prost::Message;
-use smol_str::SmolStr;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
-    engine::{Epoch, TailEntry, Ticket},
-    registry::{
-        Cause, Change, Delete, Event, Guarded, Instance, Key, Lease, Put, Record, Revision, SecretHash, Stamp, Status,
-        put_cause,
-    },
+use crate::engine::{
+    Epoch,
+    model::{Model, Op, come_back, drive, op},
 };
 
 const REGISTRY_ID: Uuid = Uuid::from_u128(7);
 
 pub(super) fn options(epoch: u64) -> Options {
     Options { max_log_bytes: 1 << 20, epoch, fresh_registry_id: REGISTRY_ID }
-}
-
-/// What a test does to a key.
-#[derive(Clone, Debug)]
-pub(super) enum Op {
-    Register { key: u8, size: usize },
-    Update { key: u8 },
-    Renew { key: u8 },
-    Delete { key: u8 },
-    Forget { key: u8 },
-}
-
-impl Op {
-    fn key(&self) -> u8 {
-        match *self {
-            Self::Register { key, .. } | Self::Update { key } | Self::Renew { key } => key,
-            Self::Delete { key } | Self::Forget { key } => key,
-        }
-    }
-}
-
-/// Two keys a service.
-fn name(key: u8) -> Key {
-    Key::new("default", format!("service-{}", key / 2), format!("id-{key}"))
-}
-
-fn lease(ttl: u32, principal: Option<&str>) -> Lease {
-    let secret = SecretHash([ttl as u8; 16]);
-    Lease { ttl, secret, request: u64::MAX - u64::from(ttl), principal: principal.map(Into::into) }
-}
-
-fn describe(key: &Key, status: Status, size: usize) -> bytes::Bytes {
-    let instance = Instance {
-        namespace: key.namespace.to_string(),
-        service: key.service.to_string(),
-        id: key.id.to_string(),
-        version: "v".repeat(size),
-        status: status.into(),
-        ..Instance::default()
-    };
-    instance.encode_to_vec().into()
-}
-
-/// What an engine should hold, kept the simple way.
-#[derive(Default)]
-pub(super) struct Model {
-    pub(super) revision: Revision,
-    pub(super) records: BTreeMap<Key, Arc<Record>>,
-    pub(super) known: BTreeMap<(SmolStr, SmolStr), u64>,
-    pub(super) log: Vec<TailEntry>,
-    pub(super) epochs: Vec<Epoch>,
-    /// Proposed so far.
-    tickets: u64,
-}
-
-impl Model {
-    /// The proposal that `op` is in this state, if it is one.
-    pub(super) fn propose(&mut self, op: &Op) -> Option<Proposal> {
-        let key = name(op.key());
-        let before = self.records.get(&key).cloned();
-        let put = |description, lease, incarnation, ordinal, revision| {
-            Change::Put(Put { description, lease, incarnation, ordinal, revision })
-        };
-        let change = match (op, &before) {
-            (Op::Register { size, .. }, _) => {
-                let lease = lease(10_000 + *size as u32, (size % 2 == 0).then_some("someone"));
-                put(describe(&key, Status::Serving, *size), lease, Stamp::Commit, 0, Stamp::Commit)
-            }
-            (Op::Update { .. }, Some(held)) => {
-                let incarnation = Stamp::At(held.incarnation);
-                let description = describe(&key, Status::Draining, 3);
-                put(description, held.lease.clone(), incarnation, held.ordinal, Stamp::Commit)
-            }
-            (Op::Renew { .. }, Some(held)) => {
-                let (incarnation, revision) = (Stamp::At(held.incarnation), Stamp::At(held.revision));
-                let description = bytes::Bytes::copy_from_slice(held.description());
-                put(description, lease(5, None), incarnation, held.ordinal, revision)
-            }
-            (Op::Delete { .. }, Some(_)) => {
-                let at = 1_000 + self.tickets;
-                Change::Delete(Delete { key, cause: Cause::Expired, at })
-            }
-            (Op::Forget { .. }, _) => Change::Forget { namespace: key.namespace, service: key.service },
-            _ => return None,
-        };
-        self.tickets += 1;
-        Some(Proposal { ticket: Ticket(self.tickets), changes: vec![Guarded { change, before }] })
-    }
-
-    /// Takes in what was committed.
-    pub(super) fn fold(&mut self, revision: Revision, changes: &[Change]) {
-        assert!(revision > self.revision);
-        self.revision = revision;
-        let mut events = Vec::new();
-        for (place, change) in changes.iter().enumerate() {
-            match change {
-                Change::Put(put) => {
-                    let record = Arc::new(put.record(revision, place as u32));
-                    let before = self.records.insert(put.key(), Arc::clone(&record));
-                    let cause = put_cause(before.as_deref(), record.incarnation);
-                    events.push(Event { before, after: Some(record), cause, slot: 0 });
-                }
-                Change::Delete(delete) => {
-                    let before = self.records.remove(&delete.key);
-                    self.known.insert((delete.key.namespace.clone(), delete.key.service.clone()), delete.at);
-                    events.push(Event { before, after: None, cause: delete.cause, slot: 0 });
-                }
-                Change::Forget { namespace, service } => {
-                    self.known.remove(&(namespace.clone(), service.clone()));
-                }
-            }
-        }
-        events.retain(Event::is_visible);
-        if !events.is_empty() {
-            self.log.push(TailEntry { revision, events });
-        }
-    }
-
-    /// Takes what the engine holds after a failure for the truth, and panics if it cannot be: only keys of `in_flight`
-    /// may differ, and only as these would have it.
-    pub(super) fn reload(&mut self, recovered: Recovered, in_flight: &[Proposal]) {
-        assert!(recovered.revision >= self.revision, "{} after {}", recovered.revision, self.revision);
-        assert_eq!(recovered.epochs, self.epochs);
-        let found: BTreeMap<_, _> = recovered.records.into_iter().map(|record| (record.key(), record)).collect();
-        for guarded in in_flight.iter().flat_map(|proposal| &proposal.changes) {
-            let Some(key) = guarded.change.key() else { continue };
-            let as_wanted = match (&guarded.change, found.get(&key)) {
-                (Change::Put(put), Some(held)) => held.description() == put.description && held.lease == put.lease,
-                (Change::Delete(_), None) => true,
-                _ => false,
-            };
-            assert!(as_wanted || found.get(&key) == self.records.get(&key), "{key}: {:?}", found.get(&key));
-            match found.get(&key) {
-                Some(held) => self.records.insert(key, Arc::clone(held)),
-                None => self.records.remove(&key),
-            };
-        }
-        assert_eq!(self.records, found);
-        self.revision = recovered.revision;
-        self.known = recovered.known.into_iter().map(|(namespace, service, at)| ((namespace, service), at)).collect();
-        self.log = recovered.tail;
-    }
-
-    /// Panics where `recovered` differs.
-    pub(super) fn check(&self, recovered: &Recovered) {
-        assert_eq!(recovered.registry_id, REGISTRY_ID);
-        assert_eq!(recovered.epochs, self.epochs);
-        assert_eq!(recovered.revision, self.revision);
-        let by_key = recovered.records.iter().map(|record| (record.key(), Arc::clone(record))).collect();
-        assert_eq!(self.records, by_key);
-        let known = recovered.known.iter().map(|(namespace, service, at)| ((namespace.clone(), service.clone()), *at));
-        assert_eq!(self.known, known.collect());
-        let kept: Vec<_> = self.log.iter().filter(|entry| entry.revision > recovered.tail_after).collect();
-        assert_eq!(format!("{kept:?}"), format!("{:?}", recovered.tail.iter().collect::<Vec<_>>()));
-    }
-}
-
-/// Proposes each batch and folds what is committed of it into the model. When the engine goes away: why, and what was
-/// in flight.
-pub(super) async fn drive<E: Engine>(
-    engine: &mut E,
-    model: &mut Model,
-    batches: &[Vec<Op>],
-) -> Result<(), (SmolStr, Vec<Proposal>)> {
-    for batch in batches {
-        let mut taken = Vec::new();
-        let mut waiting = Vec::new();
-        for op in batch {
-            // One proposal a service: a latch holds a key, and `Forget` is about a service.
-            if !taken.contains(&(op.key() / 2)) {
-                taken.push(op.key() / 2);
-                waiting.extend(model.propose(op));
-            }
-        }
-        engine.propose(waiting.clone());
-        while !waiting.is_empty() {
-            match engine.next().await {
-                Ok(Step::Committed { revision, changes, tickets }) => {
-                    model.fold(revision, &changes);
-                    waiting.retain(|proposal| !tickets.contains(&proposal.ticket));
-                }
-                Ok(Step::Away { reason }) => return Err((reason, waiting)),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Waits until the engine is back, and takes what it holds for the truth.
-pub(super) async fn come_back<E: Engine>(engine: &mut E, model: &mut Model, in_flight: &[Proposal]) {
-    match engine.next().await {
-        Ok(Step::Reload(recovered)) => model.reload(*recovered, in_flight),
-        other => panic!("{other:?}"),
-    }
-    assert!(matches!(engine.next().await, Ok(Step::Back)));
-}
-
-pub(super) fn op() -> impl Strategy<Value = Op> {
-    let key = 0..12u8;
-    prop_oneof![
-        4 => (key.clone(), 0..2_000usize).prop_map(|(key, size)| Op::Register { key, size }),
-        2 => key.clone().prop_map(|key| Op::Update { key }),
-        2 => key.clone().prop_map(|key| Op::Renew { key }),
-        3 => key.clone().prop_map(|key| Op::Delete { key }),
-        1 => key.prop_map(|key| Op::Forget { key }),
-    ]
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -247,7 +35,7 @@ proptest! {
         max_log_bytes in prop_oneof![Just(0), 500..20_000u64, Just(1 << 20)],
     ) {
         let dir = TempDir::new().unwrap();
-        let mut model = Model::default();
+        let mut model = Model::new(REGISTRY_ID, Vec::new());
         for (life, batches) in lives.iter().enumerate() {
             let epoch = 100 + life as u64;
             model.epochs.push(Epoch { id: epoch, after: model.revision });
