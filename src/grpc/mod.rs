@@ -10,6 +10,7 @@ mod heartbeats;
 pub mod raw;
 pub mod registry;
 pub mod status;
+mod subscribe;
 
 /// The server side of the API, as generated: hot replies are `raw` bytes.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

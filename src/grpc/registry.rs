@@ -9,7 +9,9 @@ use std::{
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{convert, heartbeats::BeatStream, raw, server::registry_server::Registry, status};
+use super::{
+    convert, heartbeats::BeatStream, raw, server::registry_server::Registry, status, subscribe::SubscribeReplies,
+};
 use crate::{
     actor::{RegistryHandle, Reply, anyone},
     proto::{
@@ -148,13 +150,13 @@ impl Registry for RegistryService {
         Ok(Response::new(WatchReplies(stream)))
     }
 
-    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<raw::SubscribeResponse, Status>> + Send>>;
+    type SubscribeStream = SubscribeReplies;
 
     async fn subscribe(
         &self,
-        _request: Request<Streaming<SubscribeRequest>>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
-        Err(status::plain(status::Reason::NotSupported, "Subscribe is not supported by this version"))
+        request: Request<Streaming<SubscribeRequest>>,
+    ) -> Result<Response<SubscribeReplies>, Status> {
+        Ok(Response::new(SubscribeReplies::new(request.into_inner(), self.handle.hub(), &self.options.limits)))
     }
 
     async fn get_server_info(

@@ -62,8 +62,10 @@ pub struct Trailer<'a> {
 #[must_use]
 pub fn watch_response(events: &[u8], trailer: Trailer<'_>) -> Bytes {
     let mut buffer = Vec::with_capacity(events.len() + trailer.token.len() + 32);
-    key(1, VARINT, &mut buffer);
-    encode_varint(trailer.revision, &mut buffer);
+    if trailer.revision != 0 {
+        key(1, VARINT, &mut buffer);
+        encode_varint(trailer.revision, &mut buffer);
+    }
     push_text(2, trailer.token, &mut buffer);
     buffer.extend_from_slice(events);
     push_flag(5, trailer.more, &mut buffer);
@@ -74,12 +76,65 @@ pub fn watch_response(events: &[u8], trailer: Trailer<'_>) -> Bytes {
     buffer.into()
 }
 
-pub(super) fn push_text(field: u32, text: &str, buffer: &mut Vec<u8>) {
-    if !text.is_empty() {
-        key(field, LEN, buffer);
-        encode_varint(text.len() as u64, buffer);
-        buffer.extend_from_slice(text.as_bytes());
+/// One subscription's part of a message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Group<'a> {
+    /// Which subscription.
+    pub id: &'a str,
+    /// Its events.
+    pub events: &'a [u8],
+    /// Where to continue; empty while more is to come.
+    pub token: &'a str,
+    /// The snapshot is complete.
+    pub snapshot_end: bool,
+    /// The subscription begins anew.
+    pub reset: Option<(ResetReason, Revision)>,
+    /// An encoded `google.rpc.Status`; empty for none.
+    pub error: &'a [u8],
+    /// The subscription has ended as asked.
+    pub dropped: bool,
+}
+
+/// Appends a `SubscriptionGroup` as an element of the field `groups` (2) of a `SubscribeResponse`.
+pub fn push_group(group: Group<'_>, buffer: &mut Vec<u8>) {
+    let mut body = Vec::with_capacity(group.id.len() + group.events.len() + group.token.len() + group.error.len() + 32);
+    push_text(1, group.id, &mut body);
+    push_text(2, group.token, &mut body);
+    body.extend_from_slice(group.events);
+    push_flag(5, group.snapshot_end, &mut body);
+    if let Some(reset) = group.reset {
+        push_reset(6, reset, &mut body);
     }
+    push_bytes(7, group.error, &mut body);
+    push_flag(8, group.dropped, &mut body);
+    key(2, LEN, buffer);
+    encode_varint(body.len() as u64, buffer);
+    buffer.extend_from_slice(&body);
+}
+
+/// A whole `SubscribeResponse`.
+#[must_use]
+pub fn subscribe_response(revision: Revision, groups: &[u8], more: bool) -> Bytes {
+    let mut buffer = Vec::with_capacity(groups.len() + 16);
+    if revision != 0 {
+        key(1, VARINT, &mut buffer);
+        encode_varint(revision, &mut buffer);
+    }
+    buffer.extend_from_slice(groups);
+    push_flag(3, more, &mut buffer);
+    buffer.into()
+}
+
+pub(super) fn push_bytes(field: u32, bytes: &[u8], buffer: &mut Vec<u8>) {
+    if !bytes.is_empty() {
+        key(field, LEN, buffer);
+        encode_varint(bytes.len() as u64, buffer);
+        buffer.extend_from_slice(bytes);
+    }
+}
+
+pub(super) fn push_text(field: u32, text: &str, buffer: &mut Vec<u8>) {
+    push_bytes(field, text.as_bytes(), buffer);
 }
 
 pub(super) fn push_flag(field: u32, flag: bool, buffer: &mut Vec<u8>) {

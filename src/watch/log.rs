@@ -2,7 +2,7 @@
 //! anyone has read.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -40,8 +40,16 @@ pub struct Batch {
 #[derive(Debug, Default)]
 struct Topic {
     entries: VecDeque<Arc<Entry>>,
-    /// In order of arrival.
-    listeners: BTreeMap<u64, (Arc<Listener>, u32)>,
+    /// In order of arrival, which is that of their numbers.
+    listeners: Vec<Place>,
+}
+
+/// A sleeper in a topic.
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    listener: Arc<Listener>,
+    part: u32,
 }
 
 #[derive(Debug)]
@@ -171,7 +179,11 @@ impl EventLog {
         let id = inner.next_listener;
         for scope in scopes {
             let topic = inner.topics.entry(scope.clone()).or_default();
-            topic.listeners.insert(id, (Arc::clone(listener), part));
+            if topic.listeners.is_empty() {
+                // Most topics have one reader; a vector's first growth would make room for four.
+                topic.listeners.reserve_exact(1);
+            }
+            topic.listeners.push(Place { number: id, listener: Arc::clone(listener), part });
         }
         id
     }
@@ -181,7 +193,9 @@ impl EventLog {
         let mut inner = self.write();
         for scope in scopes {
             if let Some(topic) = inner.topics.get_mut(scope) {
-                topic.listeners.remove(&id);
+                if let Ok(place) = topic.listeners.binary_search_by_key(&id, |place| place.number) {
+                    topic.listeners.remove(place);
+                }
                 if topic.listeners.is_empty() && topic.entries.is_empty() {
                     inner.topics.remove(scope);
                 }
@@ -192,8 +206,8 @@ impl EventLog {
     /// Wakes every sleeper, whatever it waits for.
     pub fn wake_all(&self) {
         let inner: RwLockReadGuard<'_, Inner> = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        for (listener, part) in inner.topics.values().flat_map(|topic| topic.listeners.values()) {
-            listener.wake_for(*part);
+        for place in inner.topics.values().flat_map(|topic| &topic.listeners) {
+            place.listener.wake_for(place.part);
         }
     }
 
@@ -212,8 +226,8 @@ impl Inner {
 
     fn wake(&self, scope: &Scope) {
         if let Some(topic) = self.topics.get(scope) {
-            for (listener, part) in topic.listeners.values() {
-                listener.wake_for(*part);
+            for place in &topic.listeners {
+                place.listener.wake_for(place.part);
             }
         }
     }

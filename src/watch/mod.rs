@@ -8,7 +8,9 @@ mod judge;
 mod listener;
 mod log;
 mod resume;
+mod snapshot;
 mod stream;
+mod subscriptions;
 
 pub use feed::{Feed, Message};
 pub use hub::WatchPermit;
@@ -18,3 +20,4 @@ pub use listener::{Listener, ONLY_PART};
 pub use log::{Entry, EventLog, Forgotten};
 pub use resume::{ResetReason, ResumeToken};
 pub use stream::{Ending, WatchItem, WatchStream};
+pub use subscriptions::Subscriptions;

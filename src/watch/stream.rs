@@ -14,18 +14,13 @@ use tokio_stream::Stream;
 
 use super::{
     feed::{Feed, Next},
-    frame::{Trailer, push_event, watch_response},
+    frame::{Trailer, watch_response},
     hub::{Hub, WatchPermit},
     listener::{Listener, ONLY_PART},
     resume::ResetReason,
+    snapshot::{Part, SnapshotPart},
 };
-use crate::registry::{Cause, Error, EventType, FilterSet, Revision, SnapshotReader};
-
-/// Most records that one turn of a snapshot looks at: a selector that matches little must not hold its thread.
-const SCAN_MAX: usize = 4_096;
-
-/// A message of a snapshot is closed at this size, so that the largest possible record still fits into 256 KiB.
-const SNAPSHOT_BYTES: usize = 190 * 1024;
+use crate::registry::{Error, FilterSet, Revision};
 
 /// What a watch yields.
 #[derive(Debug)]
@@ -45,10 +40,7 @@ pub enum Ending {
 
 #[derive(Debug)]
 enum Phase {
-    Snapshot {
-        reader: SnapshotReader,
-        reset: Option<(ResetReason, Revision)>,
-    },
+    Snapshot(Box<SnapshotPart>),
     Live,
     /// The last frames are queued.
     Closing,
@@ -118,30 +110,19 @@ impl WatchStream {
 
     /// Queues the next part of the snapshot. False: it has to be asked again, on another turn.
     fn read_snapshot(&mut self) -> bool {
-        let Phase::Snapshot { reader, reset } = &mut self.phase else { return true };
-        let revision = reader.revision();
-        let mut events = Vec::new();
-        for _ in 0..SCAN_MAX {
-            let Some(record) = reader.next_record() else {
-                let token = self.feed.token(revision);
-                let trailer =
-                    Trailer { revision, token: &token, snapshot_end: true, reset: reset.take(), ..Trailer::default() };
-                self.queue.push_back(watch_response(&events, trailer));
-                (self.phase, self.cursor) = (Phase::Live, revision);
-                return true;
-            };
-            if self.feed.matcher().matches(&record) {
-                push_event(EventType::Online, Cause::Snapshot, &record, &mut events);
-                if events.len() > SNAPSHOT_BYTES {
-                    break;
-                }
-            }
+        let Phase::Snapshot(snapshot) = &mut self.phase else { return true };
+        let Part { events, reset, end } = snapshot.read(&self.feed);
+        if events.is_empty() && !end {
+            return false;
         }
-        if !events.is_empty() {
-            let trailer = Trailer { revision, more: true, reset: reset.take(), ..Trailer::default() };
-            self.queue.push_back(watch_response(&events, trailer));
+        let revision = snapshot.revision();
+        let token = if end { self.feed.token(revision) } else { String::new() };
+        let trailer = Trailer { revision, token: &token, more: !end, snapshot_end: end, reset };
+        self.queue.push_back(watch_response(&events, trailer));
+        if end {
+            (self.phase, self.cursor) = (Phase::Live, revision);
         }
-        !events.is_empty()
+        true
     }
 
     fn bookmark(&mut self) {
@@ -172,8 +153,7 @@ impl WatchStream {
 }
 
 fn snapshot(hub: &Hub, feed: &Feed, reset: Option<(ResetReason, Revision)>) -> Phase {
-    let reader = hub.registry().snapshot(feed.matcher().scopes()).reader();
-    Phase::Snapshot { reader, reset }
+    Phase::Snapshot(Box::new(SnapshotPart::new(hub, feed, reset)))
 }
 
 impl Stream for WatchStream {
@@ -194,16 +174,16 @@ impl Stream for WatchStream {
                     this.phase = Phase::Ended;
                     return Poll::Ready(Some(WatchItem::End(Ending::ShuttingDown)));
                 }
-                Phase::Snapshot { .. } if this.hub.is_closing() => {
+                Phase::Snapshot(_) if this.hub.is_closing() => {
                     this.phase = Phase::Closing;
                     continue;
                 }
-                Phase::Snapshot { .. } | Phase::Live => {}
+                Phase::Snapshot(_) | Phase::Live => {}
             }
             if this.generation != this.hub.generation() {
                 this.begin_anew();
             }
-            if matches!(this.phase, Phase::Snapshot { .. }) {
+            if matches!(this.phase, Phase::Snapshot(_)) {
                 if !this.read_snapshot() {
                     context.waker().wake_by_ref();
                     return Poll::Pending;

@@ -1,0 +1,107 @@
+//! `Subscribe`: the client's commands in, all its subscriptions' messages out. One bad subscription never ends the stream.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+use super::{convert, raw, status};
+use crate::{
+    proto::{AddSubscription, Limits, SubscribeRequest, subscribe_request::Command},
+    registry::Error,
+    watch::{Ending, Hub, Subscriptions, WatchItem},
+};
+
+/// Longest id of a subscription, in bytes.
+const ID_BYTES_MAX: usize = 128;
+/// Commands taken before messages have their turn.
+const COMMANDS_MAX: usize = 64;
+
+/// The server's side of a Subscribe stream.
+#[derive(Debug)]
+pub struct SubscribeReplies {
+    /// None once the client has half-closed: what it subscribed to goes on.
+    commands: Option<Streaming<SubscribeRequest>>,
+    subscriptions: Subscriptions,
+    max_selectors: usize,
+    /// The client broke off in the middle of a message, or sent what cannot be read.
+    broken: Option<Status>,
+    ended: bool,
+}
+
+impl SubscribeReplies {
+    pub(super) fn new(commands: Streaming<SubscribeRequest>, hub: &Arc<Hub>, limits: &Limits) -> Self {
+        Self {
+            commands: Some(commands),
+            subscriptions: Subscriptions::new(hub, limits.max_subscriptions as usize),
+            max_selectors: limits.max_selectors as usize,
+            broken: None,
+            ended: false,
+        }
+    }
+
+    fn take_commands(&mut self, context: &mut Context<'_>) {
+        for _ in 0..COMMANDS_MAX {
+            let Some(commands) = self.commands.as_mut().filter(|_| !self.subscriptions.is_full()) else { return };
+            match Pin::new(commands).poll_next(context) {
+                Poll::Ready(Some(Ok(request))) => self.obey(request),
+                Poll::Ready(Some(Err(error))) => {
+                    self.broken = Some(status::of_transport(error));
+                    self.commands = None;
+                }
+                Poll::Ready(None) => self.commands = None,
+                Poll::Pending => return,
+            }
+        }
+        // There may be more; the transport would not tell again.
+        context.waker().wake_by_ref();
+    }
+
+    fn obey(&mut self, request: SubscribeRequest) {
+        match request.command {
+            Some(Command::Add(add)) => {
+                if let Err(error) = self.add(&add) {
+                    self.subscriptions.refuse(&add.id, Status::from(error).details());
+                }
+            }
+            Some(Command::Drop(drop)) => self.subscriptions.drop_subscription(&drop.id),
+            Some(Command::Ack(ack)) => self.subscriptions.acknowledge(ack.revision),
+            // A command of a later version, or none: nothing to answer it by.
+            None => {}
+        }
+    }
+
+    fn add(&mut self, add: &AddSubscription) -> Result<(), Error> {
+        if add.id.is_empty() || add.id.len() > ID_BYTES_MAX {
+            return Err(Error::invalid("add.id", format!("must have 1 to {ID_BYTES_MAX} bytes")));
+        }
+        let filters = convert::filters(&add.selectors, self.max_selectors)?;
+        self.subscriptions.add(&add.id, filters, &add.resume_token)
+    }
+}
+
+impl Stream for SubscribeReplies {
+    type Item = Result<raw::SubscribeResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        this.take_commands(context);
+        if let Some(status) = this.broken.take() {
+            this.ended = true;
+            return Poll::Ready(Some(Err(status)));
+        }
+        this.subscriptions.poll_next(context).map(|item| {
+            item.map(|item| match item {
+                WatchItem::Frame(bytes) => Ok(raw::SubscribeResponse(bytes)),
+                WatchItem::End(Ending::ShuttingDown) => Err(status::shutting_down()),
+            })
+        })
+    }
+}

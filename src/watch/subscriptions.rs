@@ -1,0 +1,365 @@
+//! Many watches on one stream: each with its own cursor, snapshot and reset, their groups of one revision together.
+//! Yields encoded `SubscribeResponse`s.
+//!
+//! Why the groups of a revision are complete: the log marks every subscription that a revision concerns before anyone
+//! can read that revision. So once marks have been taken until there are none, whatever was read is all there is of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    feed::{Feed, Message, Next},
+    frame::{EVENTS_BYTES_MAX, Group, push_group, subscribe_response},
+    hub::{Hub, WatchPermit},
+    listener::Listener,
+    resume::ResetReason,
+    snapshot::{Part, SnapshotPart},
+    stream::{Ending, WatchItem},
+};
+use crate::registry::{Error, FilterSet, Revision};
+
+/// Messages that wait for a reader before no more is read from its requests.
+const QUEUE_MAX: usize = 256;
+
+#[derive(Debug)]
+enum Phase {
+    Snapshot(Box<SnapshotPart>),
+    Live,
+}
+
+/// One watch among many.
+#[derive(Debug)]
+struct Subscription {
+    id: Box<str>,
+    feed: Arc<Feed>,
+    listening: u64,
+    phase: Phase,
+    /// Everything up to it was queued.
+    cursor: Revision,
+    /// It was not answered yet.
+    greet: bool,
+    _permit: WatchPermit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Closing,
+    Ended,
+}
+
+/// The subscriptions of one stream.
+#[derive(Debug)]
+pub struct Subscriptions {
+    hub: Arc<Hub>,
+    listener: Arc<Listener>,
+    max: usize,
+    by_id: HashMap<Box<str>, u32>,
+    parts: Vec<Option<Subscription>>,
+    free: Vec<u32>,
+    /// Parts that may have something in the log.
+    dirty: BTreeSet<u32>,
+    /// Parts that read a snapshot.
+    snapshots: VecDeque<u32>,
+    /// What was read and not queued yet: at most one message of each part.
+    pending: BTreeMap<Revision, Vec<(u32, Arc<Message>)>>,
+    queue: VecDeque<Bytes>,
+    generation: u64,
+    acknowledged: Revision,
+    state: State,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Subscriptions {
+    /// None yet, at most `max`.
+    #[must_use]
+    pub fn new(hub: &Arc<Hub>, max: usize) -> Self {
+        Self {
+            hub: Arc::clone(hub),
+            listener: Listener::new(),
+            max,
+            by_id: HashMap::new(),
+            parts: Vec::new(),
+            free: Vec::new(),
+            dirty: BTreeSet::new(),
+            snapshots: VecDeque::new(),
+            pending: BTreeMap::new(),
+            queue: VecDeque::new(),
+            generation: hub.generation(),
+            acknowledged: 0,
+            state: State::Open,
+            timer: Box::pin(sleep_until(Instant::now() + hub.options().bookmark_interval)),
+        }
+    }
+
+    /// Begins a subscription, in place of one of the same id.
+    ///
+    /// # Errors
+    /// `Limit`, `ShuttingDown`.
+    pub fn add(&mut self, id: &str, filters: FilterSet, resume_token: &str) -> Result<(), Error> {
+        if let Some(part) = self.by_id.remove(id) {
+            self.remove(part);
+        }
+        if self.by_id.len() >= self.max {
+            let (maximum, usage) = (self.max as u64, self.by_id.len() as u64);
+            return Err(Error::Limit { limit: "max_subscriptions", maximum, usage });
+        }
+        let permit = self.hub.permit()?;
+        let resumed = match resume_token {
+            "" => Err(None),
+            token => self.hub.resume(token, &filters).map_err(Some),
+        };
+        let feed = self.hub.feed(filters);
+        let part = self.free.pop().unwrap_or_else(|| {
+            self.parts.push(None);
+            (self.parts.len() - 1) as u32
+        });
+        // Listening comes before looking, so that nothing falls between.
+        let listening = self.hub.log().listen(feed.matcher().scopes(), &self.listener, part);
+        let (phase, cursor) = match resumed {
+            Ok(revision) => (Phase::Live, revision),
+            Err(reset) => (Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &feed, reset))), 0),
+        };
+        match phase {
+            Phase::Live => _ = self.dirty.insert(part),
+            Phase::Snapshot(_) => self.snapshots.push_back(part),
+        }
+        let subscription = Subscription { id: id.into(), feed, listening, phase, cursor, greet: true, _permit: permit };
+        self.parts[part as usize] = Some(subscription);
+        self.by_id.insert(id.into(), part);
+        Ok(())
+    }
+
+    /// Ends a subscription; one that is not there is answered all the same.
+    pub fn drop_subscription(&mut self, id: &str) {
+        if let Some(part) = self.by_id.remove(id) {
+            self.remove(part);
+        }
+        self.answer(Group { id, dropped: true, ..Group::default() });
+    }
+
+    /// A subscription could not begin: `error` is an encoded `google.rpc.Status`.
+    pub fn refuse(&mut self, id: &str, error: &[u8]) {
+        self.answer(Group { id, error, ..Group::default() });
+    }
+
+    /// Everything up to `revision` was received and acted on.
+    pub fn acknowledge(&mut self, revision: Revision) {
+        self.acknowledged = self.acknowledged.max(revision);
+    }
+
+    /// Whether the reader is so far behind that no more requests should be taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.queue.len() >= QUEUE_MAX
+    }
+
+    fn answer(&mut self, group: Group<'_>) {
+        let revision = self.hub.log().bounds().0;
+        let mut groups = Vec::new();
+        push_group(group, &mut groups);
+        self.queue.push_back(subscribe_response(revision, &groups, false));
+    }
+
+    fn remove(&mut self, part: u32) {
+        let Some(gone) = self.parts[part as usize].take() else { return };
+        self.hub.log().ignore(gone.feed.matcher().scopes(), gone.listening);
+        self.dirty.remove(&part);
+        self.snapshots.retain(|other| *other != part);
+        for messages in self.pending.values_mut() {
+            messages.retain(|(other, _)| *other != part);
+        }
+        self.pending.retain(|_, messages| !messages.is_empty());
+        self.free.push(part);
+    }
+
+    /// The state was replaced: everything begins anew with feeds of the new history.
+    fn begin_anew(&mut self) {
+        self.generation = self.hub.generation();
+        self.pending.clear();
+        self.dirty.clear();
+        self.snapshots.clear();
+        for (part, subscription) in self.parts.iter_mut().enumerate() {
+            let Some(subscription) = subscription else { continue };
+            subscription.feed = self.hub.feed(subscription.feed.matcher().set().clone());
+            let reset = Some((ResetReason::AnotherEpoch, 0));
+            subscription.phase = Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &subscription.feed, reset)));
+            self.snapshots.push_back(part as u32);
+        }
+    }
+
+    /// Reads the log for every part that may have something, until no mark is left, and queues the oldest revision.
+    fn read_log(&mut self) -> bool {
+        loop {
+            self.dirty.extend(self.listener.take_dirty());
+            let Some(part) = self.dirty.pop_first() else { break };
+            self.fetch(part);
+        }
+        let Some((revision, messages)) = self.pending.pop_first() else { return false };
+        self.queue_revision(revision, &messages);
+        for (part, _) in messages {
+            if let Some(Some(subscription)) = self.parts.get_mut(part as usize) {
+                subscription.cursor = revision;
+                subscription.greet = false;
+                self.dirty.insert(part);
+            }
+        }
+        true
+    }
+
+    /// Reads what comes next for one part.
+    fn fetch(&mut self, part: u32) {
+        let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return };
+        let waits = |messages: &Vec<(u32, _)>| messages.iter().any(|(other, _)| *other == part);
+        if matches!(subscription.phase, Phase::Snapshot(_)) || self.pending.values().any(waits) {
+            return;
+        }
+        match subscription.feed.next(self.hub.log(), subscription.cursor) {
+            Ok(Next::Message(message)) => {
+                self.pending.entry(message.revision).or_default().push((part, message));
+            }
+            Ok(Next::UpToDate(revision)) => {
+                subscription.cursor = revision;
+                if std::mem::take(&mut subscription.greet) {
+                    let token = subscription.feed.token(revision);
+                    let id = subscription.id.clone();
+                    self.answer(Group { id: &id, token: &token, ..Group::default() });
+                }
+            }
+            Err(forgotten) => {
+                let reset = Some((ResetReason::FellBehind, forgotten.oldest));
+                subscription.phase = Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &subscription.feed, reset)));
+                self.snapshots.push_back(part);
+            }
+        }
+    }
+
+    /// Queues all groups of one revision, in messages of which all but the last carry `more`.
+    fn queue_revision(&mut self, revision: Revision, messages: &[(u32, Arc<Message>)]) {
+        let mut groups = Vec::new();
+        for (part, message) in messages {
+            let Some(Some(subscription)) = self.parts.get(*part as usize) else { continue };
+            for (place, events) in message.pieces.iter().enumerate() {
+                if !groups.is_empty() && groups.len() + events.len() > EVENTS_BYTES_MAX {
+                    self.queue.push_back(subscribe_response(revision, &groups, true));
+                    groups.clear();
+                }
+                let token = if place + 1 == message.pieces.len() { message.token.as_str() } else { "" };
+                push_group(Group { id: &subscription.id, events, token, ..Group::default() }, &mut groups);
+            }
+        }
+        self.queue.push_back(subscribe_response(revision, &groups, false));
+    }
+
+    /// Queues the next part of the first snapshot that is read. False: nothing came of it in this turn.
+    fn read_snapshot(&mut self, part: u32) -> bool {
+        let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return true };
+        let Phase::Snapshot(snapshot) = &mut subscription.phase else { return true };
+        let Part { events, reset, end } = snapshot.read(&subscription.feed);
+        let revision = snapshot.revision();
+        if events.is_empty() && !end {
+            self.snapshots.push_back(part);
+            return false;
+        }
+        let token = if end { subscription.feed.token(revision) } else { String::new() };
+        let mut groups = Vec::new();
+        let group = Group {
+            id: &subscription.id,
+            events: &events,
+            token: &token,
+            snapshot_end: end,
+            reset,
+            ..Group::default()
+        };
+        push_group(group, &mut groups);
+        self.queue.push_back(subscribe_response(revision, &groups, false));
+        if end {
+            (subscription.phase, subscription.cursor, subscription.greet) = (Phase::Live, revision, false);
+            self.dirty.insert(part);
+        } else {
+            self.snapshots.push_back(part);
+        }
+        true
+    }
+
+    /// Queues a group for each subscription that is up to date: all of them have seen everything up to `head`.
+    fn bookmark(&mut self, head: Revision) {
+        let mut groups = Vec::new();
+        for subscription in self.parts.iter_mut().flatten() {
+            if !matches!(subscription.phase, Phase::Live) {
+                continue;
+            }
+            subscription.cursor = subscription.cursor.max(head);
+            let token = subscription.feed.token(subscription.cursor);
+            push_group(Group { id: &subscription.id, token: &token, ..Group::default() }, &mut groups);
+            if groups.len() > EVENTS_BYTES_MAX - 1_024 {
+                self.queue.push_back(subscribe_response(head, &groups, false));
+                groups.clear();
+            }
+        }
+        if !groups.is_empty() || self.queue.is_empty() {
+            self.queue.push_back(subscribe_response(head, &groups, false));
+        }
+    }
+
+    /// The next message, or the end.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchItem>> {
+        loop {
+            if let Some(frame) = self.queue.pop_front() {
+                self.timer.as_mut().reset(Instant::now() + self.hub.options().bookmark_interval);
+                return Poll::Ready(Some(WatchItem::Frame(frame)));
+            }
+            match self.state {
+                State::Ended => return Poll::Ready(None),
+                State::Closing => {
+                    self.state = State::Ended;
+                    return Poll::Ready(Some(WatchItem::End(Ending::ShuttingDown)));
+                }
+                State::Open => {}
+            }
+            if self.generation != self.hub.generation() {
+                self.begin_anew();
+            }
+            let woken = self.listener.poll_woken(context);
+            let head = self.hub.log().bounds().0;
+            if self.read_log() {
+                continue;
+            }
+            if self.hub.is_closing() {
+                self.bookmark(head);
+                self.state = State::Closing;
+                continue;
+            }
+            if let Some(part) = self.snapshots.pop_front() {
+                if !self.read_snapshot(part) && self.queue.is_empty() {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                continue;
+            }
+            if !self.queue.is_empty() {
+                continue;
+            }
+            if self.timer.as_mut().poll(context).is_ready() {
+                self.bookmark(head);
+            } else if !woken {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        for subscription in self.parts.iter().flatten() {
+            self.hub.log().ignore(subscription.feed.matcher().scopes(), subscription.listening);
+        }
+    }
+}
