@@ -16,7 +16,7 @@ use std::{
 pub use kind::{LogFormat, Output, Shape, duration, show_duration, show_size, size};
 pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, locate, platform_file, resolve};
 
-use kind::{Addresses, Choice, Count, Directory, Filter, HostPort, Kind, OnOff, Size, Span, Switch, Text};
+use kind::{Addresses, Choice, Count, Directory, Filter, HostPort, Kind, Location, Name, OnOff, Size, Span, Switch};
 
 /// The port that servers listen on and clients dial unless told otherwise (ONAI on a telephone's keys).
 pub const DEFAULT_PORT: u16 = 6624;
@@ -170,9 +170,9 @@ settings! {
     pub struct ClientSettings in "client" as "Registry and output" checked by check_client {
         /// The registry: host:port, or http://host1,host2/namespace?ttl=5s&timeout=2s, whose hosts are tried in turn.
         /// Default http://127.0.0.1:6624.
-        url: String = format!("http://127.0.0.1:{DEFAULT_PORT}"), Text;
+        url: String = format!("http://127.0.0.1:{DEFAULT_PORT}"), Location;
         /// The namespace to speak of; in reads * means all. Default: the url's, else `default`.
-        namespace: String = String::new(), Text;
+        namespace: String = String::new(), Name;
         /// How long one call to one host may take. Default 10s.
         timeout: Duration = Duration::from_secs(10), Span<1, { 24 * HOUR }>;
         /// How to print: table, or json (one object, for streams one a line). Default table.

@@ -4,7 +4,7 @@
 use std::{error::Error as _, fmt::Write as _, io, time::Duration};
 
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{FieldViolation, StatusExt};
 
 use super::text::safe;
 use crate::config::{Refused, show_duration};
@@ -18,6 +18,8 @@ Exit codes:
   3   nothing found, or not serving
   4   superseded: another process has registered the same instance
   70  a fault of onair itself";
+
+const SERVER_RUNNING: &str = "is `onair serve` running?";
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -119,18 +121,17 @@ impl CallFailed {
     #[must_use]
     pub fn report(&self) -> String {
         let mut text = format!("cannot {}", safe(&self.what));
+        let violations = self.last().map(Cause::violations).unwrap_or_default();
         if let [(host, cause)] = &self.causes[..] {
-            _ = write!(text, " at {host}: {}", cause.sentence());
+            let sentence = cause.sentence();
+            // The sentence may end with the violations, which get a line each here.
+            let end = violations.first().and_then(|(field, _)| sentence.find(&format!(": {field}: ")));
+            _ = write!(text, " at {host}: {}", &sentence[..end.unwrap_or(sentence.len())]);
         } else {
             _ = write!(text, ": none of {} hosts answered", self.causes.len());
             self.causes.iter().for_each(|(host, cause)| _ = write!(text, "\n  {host}: {}", cause.sentence()));
         }
-        if let Some(Cause::Status(status)) = self.last() {
-            let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
-            for violation in violations {
-                _ = write!(text, "\n  {}: {}", safe(&violation.field), safe(&violation.description));
-            }
-        }
+        violations.iter().for_each(|(field, description)| _ = write!(text, "\n  {field}: {description}"));
         if let Some(hint) = self.last().and_then(Cause::hint) {
             _ = write!(text, "\n  hint: {hint}");
         }
@@ -141,7 +142,8 @@ impl CallFailed {
     #[must_use]
     pub fn short(&self) -> String {
         let causes: Vec<_> = self.causes.iter().map(|(host, cause)| format!("{host}: {}", cause.sentence())).collect();
-        let hint = self.last().and_then(Cause::hint).map_or_else(String::new, |hint| format!(" ({hint})"));
+        let refused = matches!(self.last(), Some(Cause::Transport { refused: true, .. }));
+        let hint = if refused { format!(" ({SERVER_RUNNING})") } else { String::new() };
         format!("{}{hint}", causes.join("; "))
     }
 }
@@ -206,6 +208,17 @@ impl Cause {
         }
     }
 
+    /// Each field of `BadRequest` and what is wrong with it, made safe.
+    #[must_use]
+    pub fn violations(&self) -> Vec<(String, String)> {
+        let Self::Status(status) = self else { return Vec::new() };
+        let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        let pair = |violation: FieldViolation| {
+            (safe(&violation.field).into_owned(), safe(&violation.description).into_owned())
+        };
+        violations.into_iter().map(pair).collect()
+    }
+
     /// How long the server asks to wait.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -253,7 +266,7 @@ impl Cause {
     fn hint(&self) -> Option<&'static str> {
         if let Self::Transport { refused, .. } = self {
             return Some(if *refused {
-                "is `onair serve` running?"
+                SERVER_RUNNING
             } else {
                 "is it the address of an onair server (`--url`, ONAIR_URL)?"
             });
@@ -298,7 +311,7 @@ pub fn code_name(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use tonic_types::{ErrorDetails, FieldViolation};
+    use tonic_types::ErrorDetails;
 
     use super::*;
 
@@ -314,7 +327,11 @@ mod tests {
             FieldViolation { field: "service".into(), description: "is empty".into(), ..Default::default() },
             FieldViolation { field: "version".into(), description: "esc \u{1b}[2J".into(), ..Default::default() },
         ]);
-        let status = Status::with_error_details(Code::InvalidArgument, "2 fields are wrong", details);
+        let status = Status::with_error_details(
+            Code::InvalidArgument,
+            "2 fields are wrong: service: is empty; version: esc",
+            details,
+        );
         let report = failed(vec![Cause::from_status(status)]).report();
         let expected = "cannot look up web at http://h1:1: INVALID_ARGUMENT (INVALID): 2 fields are wrong\n  \
                         service: is empty\n  version: esc \u{fffd}[2J";

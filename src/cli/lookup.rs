@@ -291,6 +291,7 @@ pub async fn leave(args: LeaveArgs) -> Result<(), Failure> {
     }
     if answer.removed == 0 {
         note(&format!("{}: nothing was there to take away", safe(&args.name)));
+        return Ok(());
     }
     session.print.line(&format!("{}: {} taken away", safe(&args.name), plural(answer.removed, "instance")))
 }

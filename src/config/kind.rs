@@ -162,18 +162,32 @@ impl Kind<String> for Filter {
     }
 }
 
-/// Any text.
-pub(super) struct Text;
-impl Kind<String> for Text {
-    const VALUE_NAME: &'static str = "TEXT";
+/// Any text; what it stands for in help.
+macro_rules! any_text {
+    ($(#[doc = $doc:literal])+ $name:ident, $value_name:literal) => {
+        $(#[doc = $doc])+
+        pub(super) struct $name;
+        impl Kind<String> for $name {
+            const VALUE_NAME: &'static str = $value_name;
 
-    fn read(text: &str) -> Result<String, String> {
-        Ok(text.to_owned())
-    }
+            fn read(text: &str) -> Result<String, String> {
+                Ok(text.to_owned())
+            }
 
-    fn show(value: &String) -> String {
-        value.clone()
-    }
+            fn show(value: &String) -> String {
+                value.clone()
+            }
+        }
+    };
+}
+
+any_text! {
+    /// Where a registry is; whoever dials reads it.
+    Location, "URL"
+}
+any_text! {
+    /// A name whose rules the server knows.
+    Name, "NAME"
 }
 
 /// `host:port`, or nothing.
