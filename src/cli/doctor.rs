@@ -108,7 +108,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 fn version(server: &str) -> Check {
     let ours = env!("CARGO_PKG_VERSION");
     let theirs = server.split_whitespace().next().unwrap_or_default();
-    let detail = format!("client {ours} ({}), server {server}", env!("ONAIR_COMMIT"));
+    let detail = format!("client {}, server {server}", crate::VERSION);
     if theirs == ours {
         Check::ok("versions", detail)
     } else {

@@ -29,7 +29,7 @@ use failure::{EXIT_CODES, Failure};
 #[derive(Debug, Parser)]
 #[command(
     name = "onair",
-    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ONAIR_COMMIT"), ")"),
+    version = crate::VERSION,
     after_help = EXIT_CODES,
     max_term_width = 120,
     disable_help_subcommand = true
