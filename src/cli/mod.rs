@@ -3,6 +3,7 @@
 //! Client commands speak gRPC like any other client and know nothing of the server's inside; `serve` hands its settings
 //! to `server`.
 
+mod bench;
 mod connection;
 mod doctor;
 mod failure;
@@ -59,6 +60,8 @@ enum Command {
     Info(info::Args),
     /// Examine the registry and the way to it.
     Doctor(doctor::Args),
+    /// Measure a running server under load.
+    Bench(bench::Args),
     /// Print a script that completes this command's arguments in a shell.
     #[command(after_help = "Example:\n  onair completions bash > ~/.local/share/bash-completion/completions/onair")]
     Completions {
@@ -97,6 +100,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Health(args) => client(health::run(args)),
         Command::Info(args) => client(info::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),
+        Command::Bench(args) => client(bench::run(args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "onair", &mut script);
