@@ -276,17 +276,19 @@ async fn summary(session: &Session, args: &Args, beating: &Side, baseline: &Figu
     let Outcome { seen, offline, beats, last_beats: (before, after) } = outcome;
     let ttl = Duration::from_secs(u64::from(args.ttl));
     let span = seen.first.zip(seen.last).map_or(Duration::ZERO, |(first, last)| last - first);
+    let took = seen.last.map_or(Duration::ZERO, |last| last.saturating_duration_since(before + ttl));
     let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
     let mut figures = Figures {
         job: "expire".to_owned(),
         unit: "lapses",
         count: offline,
-        seconds: span.as_secs_f64(),
-        per_second: if span.is_zero() { 0.0 } else { offline as f64 / span.as_secs_f64() },
+        seconds: took.as_secs_f64(),
+        per_second: if took.is_zero() { 0.0 } else { offline as f64 / took.as_secs_f64() },
         latency_us: Latency::of(&beats.latency),
         faults: seen.faults,
         ..Figures::default()
     };
+    figures.notes.push("the rate is from the earliest deadline to the last OFFLINE".to_owned());
     figures.notes.push("p50, p99 and max are those of the heartbeats that went on meanwhile".to_owned());
     figures.extra("heartbeats meanwhile", beats.units as f64, "");
     if let Some(latency) = &baseline.latency_us {

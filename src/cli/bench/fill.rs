@@ -60,7 +60,8 @@ pub(super) fn memory(figures: &mut Figures, before: Option<u64>, after: Option<u
     };
     figures.extra("server memory before", mebibytes(before), "MiB");
     figures.extra("server memory after", mebibytes(after), "MiB");
-    figures.extra(each, after.saturating_sub(before) as f64 / count, "bytes");
+    figures.extra(each, (after.saturating_sub(before) as f64 / count).round(), "bytes");
+    figures.notes.push("a server reuses memory that it held before: measure on a fresh one".to_owned());
 }
 
 /// The server's memory once it stands still (to a thousandth), or as it is after a while.

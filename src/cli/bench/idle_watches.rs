@@ -100,7 +100,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
         memory(&mut figures, connected, settled(session).await, watchers as f64, "memory of a watch");
         if let Some((before, connected)) = before.zip(connected) {
             let each = connected.saturating_sub(before) as f64 / connections as f64;
-            figures.extra("memory of a connection", each, "bytes");
+            figures.extra("memory of a connection", each.round(), "bytes");
         }
         linger(session, args, &figures).await;
     }

@@ -19,6 +19,10 @@ const WATCH: &str = "/onair.v1.Registry/Watch";
 /// Path of the call.
 const SUBSCRIBE: &str = "/onair.v1.Registry/Subscribe";
 
+/// Watches of a connection that are asked for before the first of them opened: a server refuses more than it can queue,
+/// and with hundreds of connections that is soon reached.
+const OPENING_MAX: usize = 32;
+
 /// A number that many add to and one waits for.
 #[derive(Default)]
 pub(super) struct Goal {
@@ -130,6 +134,8 @@ pub(super) struct Watching<R> {
     pub(super) reader: R,
     /// Watchers asked for so far.
     asked: usize,
+    /// Watchers whose snapshot is complete.
+    opened: usize,
     /// What the server takes on the stream of a multiplexed connection now.
     window: i64,
     streams: Vec<Stream>,
@@ -146,7 +152,7 @@ impl<R: Reader> Watching<R> {
     /// Watchers that `reader` hears.
     pub(super) fn new(layout: Layout, reader: R) -> Self {
         let streams = (0..layout.streams).map(|_| Stream::default()).collect();
-        Self { layout, reader, asked: 0, window: 0, streams }
+        Self { layout, reader, asked: 0, opened: 0, window: 0, streams }
     }
 }
 
@@ -160,7 +166,7 @@ impl<R: Reader> Load for Watching<R> {
                 wire.streams_max()
             )));
         }
-        while self.asked < self.layout.watchers() {
+        while self.asked < self.layout.watchers() && self.asked < self.opened + OPENING_MAX {
             let message = self.layout.message(self.asked);
             let bytes = message.len() as i64;
             if self.layout.is_multiplexed() {
@@ -193,18 +199,19 @@ impl<R: Reader> Load for Watching<R> {
             wire.give(stream, state.consumed);
             state.consumed = 0;
         }
-        let (reader, multiplexed) = (&mut self.reader, self.layout.is_multiplexed());
+        let (reader, opened, multiplexed) = (&mut self.reader, &mut self.opened, self.layout.is_multiplexed());
         state.messages.feed(data, |body| {
-            match multiplexed {
+            *opened += match multiplexed {
                 true => groups(reader, body, now),
                 false => response(reader, index, body, [3, 6, 7, 0], now),
-            }
+            };
             Ok(())
         })
     }
 
-    fn ended(&mut self, stream: u32, _now: Instant) -> Result<(), Error> {
-        Err(Error::Protocol(format!("watch stream {stream} ended")))
+    fn ended(&mut self, stream: u32, reset: Option<u32>) -> Result<(), Error> {
+        let how = reset.map_or_else(|| "with a status".to_owned(), |code| format!("by a reset with code {code}"));
+        Err(Error::Protocol(format!("watch stream {stream} of a connection, {how}")))
     }
 
     fn window(&mut self, _stream: u32, bytes: u32) {
@@ -212,21 +219,24 @@ impl<R: Reader> Load for Watching<R> {
     }
 }
 
-/// Hands on what a `SubscribeResponse` holds.
-fn groups(reader: &mut impl Reader, message: &[u8], now: Instant) {
+/// Hands on what a `SubscribeResponse` holds; answers how many watchers it opens.
+fn groups(reader: &mut impl Reader, message: &[u8], now: Instant) -> usize {
+    let mut opened = 0;
     for field in Fields(message) {
         let Field::Bytes(2, group) = field else { continue };
         let id = Fields(group).find_map(|field| if let Field::Bytes(1, id) = field { Some(id) } else { None });
         let watcher = id.and_then(|id| std::str::from_utf8(id).ok()).and_then(|id| id.parse().ok());
         match watcher {
-            Some(watcher) => response(reader, watcher, group, [3, 5, 6, 7], now),
+            Some(watcher) => opened += response(reader, watcher, group, [3, 5, 6, 7], now),
             None => reader.fault(0, "a group of an unknown subscription"),
         }
     }
+    opened
 }
 
 /// Hands on what a `WatchResponse` or a group holds: `numbers` are those of events, snapshot end, reset and error.
-fn response(reader: &mut impl Reader, watcher: usize, body: &[u8], numbers: [u32; 4], now: Instant) {
+/// Answers 1 if it opens the watcher.
+fn response(reader: &mut impl Reader, watcher: usize, body: &[u8], numbers: [u32; 4], now: Instant) -> usize {
     let [events, snapshot_end, reset, error] = numbers;
     let mut opened = false;
     for field in Fields(body) {
@@ -241,6 +251,7 @@ fn response(reader: &mut impl Reader, watcher: usize, body: &[u8], numbers: [u32
     if opened {
         reader.opened(watcher);
     }
+    usize::from(opened)
 }
 
 #[cfg(test)]

@@ -199,7 +199,8 @@ fn details(f: &mut fmt::Formatter<'_>, job: &Figures) -> fmt::Result {
         writeln!(f)?;
     }
     for extra in &job.extra {
-        writeln!(f, "    {}: {} {}", extra.name, short(extra.value), extra.unit)?;
+        let value = if extra.value.fract() == 0.0 { grouped(extra.value as u64) } else { short(extra.value) };
+        writeln!(f, "    {}", format!("{}: {value} {}", extra.name, extra.unit).trim_end())?;
     }
     for note in &job.notes {
         writeln!(f, "    {note}")?;

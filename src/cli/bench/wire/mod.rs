@@ -39,8 +39,8 @@ pub(super) trait Load: Send {
     fn turn(&mut self, wire: &mut Wire, now: Instant) -> Result<Turn, Error>;
     /// Bytes of a reply: a part of a message, or several.
     fn data(&mut self, wire: &mut Wire, stream: u32, data: &[u8], now: Instant) -> Result<(), Error>;
-    /// The server ended the stream, well or not.
-    fn ended(&mut self, stream: u32, now: Instant) -> Result<(), Error>;
+    /// The server ended the stream: with a status, or with the code of a reset.
+    fn ended(&mut self, stream: u32, reset: Option<u32>) -> Result<(), Error>;
     /// The server takes more bytes on the stream.
     fn window(&mut self, _stream: u32, _bytes: u32) {}
 }
@@ -189,11 +189,11 @@ impl Wire {
                 self.consume(head.len);
                 load.data(self, head.stream, unpadded(head, payload), now)?;
                 if head.flags & frame::END_STREAM != 0 {
-                    load.ended(head.stream, now)?;
+                    load.ended(head.stream, None)?;
                 }
             }
-            frame::HEADERS if head.flags & frame::END_STREAM != 0 => load.ended(head.stream, now)?,
-            frame::RST_STREAM => load.ended(head.stream, now)?,
+            frame::HEADERS if head.flags & frame::END_STREAM != 0 => load.ended(head.stream, None)?,
+            frame::RST_STREAM => load.ended(head.stream, Some(frame::number(payload)))?,
             frame::SETTINGS if head.flags & frame::ACK == 0 => self.settings(payload),
             frame::PING if head.flags & frame::ACK == 0 => {
                 frame::put_head(&mut self.out, payload.len(), frame::PING, frame::ACK, 0);

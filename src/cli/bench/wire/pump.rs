@@ -150,7 +150,7 @@ impl<R: Requests> Load for Pump<R> {
         })
     }
 
-    fn ended(&mut self, stream: u32, _now: Instant) -> Result<(), Error> {
+    fn ended(&mut self, stream: u32, _reset: Option<u32>) -> Result<(), Error> {
         let position = (stream.wrapping_sub(self.base) / 2) as usize;
         let Some(call) = self.calls.get_mut(position).and_then(Option::take) else { return Ok(()) };
         self.open -= 1;

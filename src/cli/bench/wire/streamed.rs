@@ -132,7 +132,7 @@ impl<R: Requests> Load for Streamed<R> {
         })
     }
 
-    fn ended(&mut self, _stream: u32, _now: Instant) -> Result<(), Error> {
+    fn ended(&mut self, _stream: u32, _reset: Option<u32>) -> Result<(), Error> {
         self.ended = true;
         if let Some((request, _)) = self.sent.front() {
             let requests = &self.requests;
