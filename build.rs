@@ -13,6 +13,9 @@ const REGISTRY_TYPES: [&str; 4] = ["Instance", "Status", "EventType", "Cause"];
 /// Replies that a server sends as bytes made once (`grpc::raw`).
 const RAW_REPLIES: [&str; 3] = ["LookupResponse", "WatchResponse", "SubscribeResponse"];
 
+/// Messages that a server reads and writes by itself (`grpc::beats`).
+const BEATS: [&str; 2] = ["HeartbeatRequest", "HeartbeatResponse"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rustc-env=ONAIR_COMMIT={}", commit());
@@ -37,6 +40,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".google.rpc", "::tonic_types::pb")
         .extern_path(".onair.v1", "crate::proto")
         .out_dir(&servers_out);
+    for name in BEATS {
+        servers = servers.extern_path(format!(".onair.v1.{name}"), format!("crate::grpc::beats::{name}"));
+    }
     for name in RAW_REPLIES {
         servers = servers.extern_path(format!(".onair.v1.{name}"), format!("crate::grpc::raw::{name}"));
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     engine::Engine,
-    registry::{Command, Error, LeaseToken, Outcome, Status, Verdict},
+    registry::{Command, Error, LeaseToken, Outcome, Registry, Status, Verdict},
 };
 
 /// A message of beats of which some still wait.
@@ -49,7 +49,7 @@ impl<E: Engine> Actor<E> {
             let hub = std::sync::Arc::clone(&self.hub);
             let registry = hub.registry();
             for (place, beat) in beats.iter().enumerate() {
-                let judged = match registry.judge(beat.token.as_ref()) {
+                let judged = match self.verdict(&registry, beat) {
                     Verdict::Live(slot) => self.hear(&registry, slot, beat),
                     verdict => Judged::Done(outcome_of(verdict)),
                 };
@@ -84,7 +84,20 @@ impl<E: Engine> Actor<E> {
         }
     }
 
-    fn hear(&mut self, registry: &crate::registry::Registry, slot: u32, beat: &Beat) -> Judged {
+    /// What the beat's token is worth: judged once, then known until its record changes.
+    fn verdict(&mut self, registry: &Registry, beat: &Beat) -> Verdict {
+        let Some(token) = &beat.token else { return Verdict::Unknown };
+        if self.verified.knows(token) {
+            return Verdict::Live(token.hint);
+        }
+        let verdict = registry.judge(Some(token));
+        if let Verdict::Live(slot) = verdict {
+            self.verified.remember(slot, token);
+        }
+        verdict
+    }
+
+    fn hear(&mut self, registry: &Registry, slot: u32, beat: &Beat) -> Judged {
         let Some(token) = beat.token else { return Judged::Done(BeatOutcome::Unknown) };
         if self.time.is_expiring(slot) {
             return Judged::Expiring(token);

@@ -101,6 +101,8 @@ impl RegistryHandle {
             latches: Latches::default(),
             in_flight: std::collections::HashMap::new(),
             new_instances: 0,
+            expiries: 0,
+            verified: super::Verified::default(),
             next_ticket: 0,
             batch: Vec::new(),
             open_beats: std::collections::HashMap::new(),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use smol_str::SmolStr;
 use tokio::time::{Instant, timeout_at};
 
@@ -147,6 +148,21 @@ impl Turns {
 }
 
 impl RegistryHandle {
+    /// The routable instances of one service, if it has any and no more than fit into a page: encoded as a
+    /// `LookupResponse` has them, once for each state of the service, with the revision that they show.
+    #[must_use]
+    pub fn lookup_service(&self, namespace: &str, service: &str) -> Option<(Bytes, Revision)> {
+        let (set, revision) = {
+            let registry = self.hub.registry();
+            (registry.service(namespace, service)?.clone(), registry.revision())
+        };
+        if set.routable() == 0 || set.routable() as usize > PAGE_MAX {
+            return None;
+        }
+        let bytes = set.routable_bytes(self.hub.replies());
+        (bytes.len() <= PAGE_BYTES).then_some((bytes, revision))
+    }
+
     /// Finds instances. An answer that would be empty is held for `wait`.
     ///
     /// # Errors

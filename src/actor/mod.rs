@@ -7,6 +7,7 @@ mod handle;
 mod latch;
 mod lookup;
 mod request;
+mod verified;
 
 use std::{
     collections::HashMap,
@@ -27,6 +28,7 @@ use self::{
     beats::{OpenBeats, WaitingBeat},
     latch::Latches,
     request::{Answer, Lane, Request},
+    verified::Verified,
 };
 pub use self::{
     clock::{LeaseClock, MARK_INTERVAL},
@@ -47,6 +49,8 @@ use crate::{
 const LANE_TURN: usize = 512;
 /// Most leases that one proposal expires.
 const EXPIRE_MAX: usize = 1_000;
+/// Most such proposals in flight: one at the store while the next is made, so that a burst of lapses never fills a turn.
+const EXPIRIES_MAX: usize = 2;
 /// How often services whose day has passed are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -90,6 +94,9 @@ pub struct Actor<E> {
     latches: Latches<Waiter>,
     in_flight: HashMap<Ticket, InFlight>,
     new_instances: u64,
+    /// Expiries in flight.
+    expiries: usize,
+    verified: Verified,
     next_ticket: u64,
     batch: Vec<Proposal>,
     open_beats: HashMap<u64, OpenBeats>,
@@ -125,6 +132,13 @@ impl<E: Engine> Actor<E> {
                 },
                 _ = forget.tick() => self.forget(),
             }
+            // Whatever it was, the others have their turn: a queue of commits does not hold up beats, nor beats commands.
+            if let Ok(next) = self.lane.try_recv() {
+                self.serve_lane(next);
+            }
+            if let Ok(next) = self.inbox.try_recv() {
+                self.serve_inbox(next);
+            }
             if !self.batch.is_empty() {
                 self.engine.propose(std::mem::take(&mut self.batch));
             }
@@ -149,10 +163,6 @@ impl<E: Engine> Actor<E> {
             }
             served += 1;
             next = if served < LANE_TURN { self.lane.try_recv().ok() } else { None };
-        }
-        // Beats come first, but they do not shut the others out.
-        if let Ok(request) = self.inbox.try_recv() {
-            self.serve_inbox(request);
         }
     }
 
@@ -214,6 +224,7 @@ impl<E: Engine> Actor<E> {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.latches.hold(&keys);
+        self.expiries += usize::from(matches!(command, Command::Expire { .. }));
         let new = |guarded: &&Guarded| guarded.before.is_none() && matches!(guarded.change, Change::Put(_));
         let new_instances = changes.iter().filter(new).count() as u64;
         self.new_instances += new_instances;
@@ -254,11 +265,14 @@ impl<E: Engine> Actor<E> {
             self.reply(&command, recipient, Ok(outcome));
             self.release(&keys);
         }
+        // What lapsed in earlier rounds and found no room.
+        self.expire();
     }
 
     /// Keeps time for what was folded: a first TTL starts here, with the answer.
     fn follow(&mut self, events: &[Event]) {
         for event in events {
+            self.verified.forget(event.slot);
             match (&event.before, &event.after) {
                 (Some(before), Some(after)) if before.incarnation == after.incarnation => {
                     self.time.set_ttl(event.slot, after.lease.ttl);
@@ -281,6 +295,7 @@ impl<E: Engine> Actor<E> {
     fn land(&mut self, ticket: Ticket) -> Option<InFlight> {
         let landed = self.in_flight.remove(&ticket)?;
         self.new_instances -= landed.new_instances;
+        self.expiries -= usize::from(matches!(landed.command, Command::Expire { .. }));
         Some(landed)
     }
 
@@ -295,7 +310,7 @@ impl<E: Engine> Actor<E> {
 
     /// Proposes the removal of what lapsed, after all beats that were waiting have been heard.
     fn expire(&mut self) {
-        while self.away.is_none() && self.time.has_due() {
+        while self.away.is_none() && self.expiries < EXPIRIES_MAX && self.time.has_due() {
             let due = self.time.take_due(EXPIRE_MAX);
             if due.is_empty() {
                 return;
@@ -360,6 +375,7 @@ impl<E: Engine> Actor<E> {
         tracing::warn!(revision = recovered.revision, "the store was opened anew; its state is taken over");
         self.hub.reload(recovered);
         self.time = Timekeeping::default();
+        self.verified.clear();
         self.recover_leases();
     }
 

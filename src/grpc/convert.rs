@@ -4,14 +4,15 @@
 use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
-use prost::encoding::{encode_varint, encoded_len_varint};
+use prost::encoding::encode_varint;
 use tokio::time::Instant;
 use tonic::Request;
 use uuid::Uuid;
 
+use super::{beats::ReadBeat, raw};
 use crate::{
-    actor::{Beat, BeatOutcome, BeatReply, Found, ListQuery, LookupQuery, PickKind, WhyEmpty},
-    proto::{self, BeatResult, BeatState, Emptiness, HeartbeatResponse},
+    actor::{Beat, Found, ListQuery, LookupQuery, PickKind, WhyEmpty},
+    proto::{self, Emptiness},
     registry::{
         ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, Key, LeaseToken, MAX_PICK_KEY_BYTES,
         Registration, Status, Target, Violation, check_name,
@@ -96,7 +97,7 @@ fn unsupported_fields(request: &proto::RegisterRequest) -> Result<(), Error> {
 }
 
 /// The beats of a message.
-pub(super) fn beats(beats: &[proto::Beat], max_beats: usize) -> Result<Vec<Beat>, Error> {
+pub(super) fn beats(beats: &[ReadBeat], max_beats: usize) -> Result<Vec<Beat>, Error> {
     let mut violations = Vec::new();
     if beats.is_empty() {
         violations.push(violation("beats", "must not be empty"));
@@ -119,31 +120,10 @@ pub(super) fn beats(beats: &[proto::Beat], max_beats: usize) -> Result<Vec<Beat>
                 Status::Unspecified
             }
         };
-        read.push(Beat { token: LeaseToken::decode(&beat.lease_token), status });
+        read.push(Beat { token: beat.token, status });
     }
     checked(violations)?;
     Ok(read)
-}
-
-/// The answer to a message of beats.
-pub(super) fn heartbeat_response(outcomes: &[BeatOutcome], revision: u64) -> HeartbeatResponse {
-    let result = |outcome: &BeatOutcome| {
-        let (state, ttl) = match outcome {
-            BeatOutcome::Renewed(ttl) => (BeatState::Renewed, Some(millis(*ttl))),
-            BeatOutcome::Expired => (BeatState::Expired, None),
-            BeatOutcome::Unknown => (BeatState::Unknown, None),
-            BeatOutcome::Superseded => (BeatState::Superseded, None),
-            BeatOutcome::Denied => (BeatState::Denied, None),
-            BeatOutcome::TryAgain => (BeatState::Unspecified, None),
-        };
-        BeatResult { state: state.into(), ttl }
-    };
-    HeartbeatResponse { results: outcomes.iter().map(result).collect(), revision }
-}
-
-/// The whole of a reply.
-pub(super) fn whole(reply: &BeatReply) -> HeartbeatResponse {
-    heartbeat_response(&reply.outcomes, reply.revision)
 }
 
 /// Milliseconds as the wire has them.
@@ -287,35 +267,68 @@ pub(super) fn list(request: proto::ListServicesRequest) -> Result<ListQuery, Err
     Ok(ListQuery { namespace, prefix: request.prefix, limit, page_token: request.page_token })
 }
 
-/// An encoded `LookupResponse`: the instances are there already.
-pub(super) fn lookup_response(found: &Found) -> Bytes {
+/// The service that a lookup wants all routable instances of, if that is all that it wants.
+pub(super) fn plain_lookup(request: &proto::LookupRequest) -> Option<(&str, &str)> {
+    let proto::LookupRequest {
+        namespace,
+        service,
+        frontend,
+        version,
+        selector,
+        pick,
+        pick_key,
+        limit,
+        page_token,
+        prefer_zone: _,
+        wait,
+        min_revision,
+    } = request;
+    let all = *pick == proto::Pick::Unspecified as i32 || *pick == proto::Pick::All as i32;
+    let texts = [frontend, version, selector, pick_key, page_token];
+    let plain = all && *limit == 0 && wait.is_none() && *min_revision == 0 && texts.into_iter().all(String::is_empty);
+    let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };
+    (plain && !service.is_empty() && namespace != ALL_NAMESPACES).then_some((namespace, service))
+}
+
+/// The answer to a plain lookup.
+pub(super) fn plain_response(instances: Bytes, revision: u64) -> raw::LookupResponse {
+    let mut rest = Vec::with_capacity(12);
+    push_revision(revision, &mut rest);
+    raw::LookupResponse { instances, rest }
+}
+
+fn push_revision(revision: u64, buffer: &mut Vec<u8>) {
+    if revision != 0 {
+        buffer.push(5 << 3);
+        encode_varint(revision, buffer);
+    }
+}
+
+/// A `LookupResponse`: the instances are encoded already.
+pub(super) fn lookup_response(found: &Found) -> raw::LookupResponse {
     let emptiness = found.why_empty.map_or(Emptiness::Unspecified, |why| match why {
         WhyEmpty::UnknownNamespace => Emptiness::UnknownNamespace,
         WhyEmpty::UnknownService => Emptiness::UnknownService,
         WhyEmpty::NoMatch => Emptiness::NoMatch,
         WhyEmpty::AllOffline => Emptiness::AllOffline,
     });
-    let instances: usize = found.records.iter().map(|record| record.bytes().len() + 6).sum();
-    let mut buffer = Vec::with_capacity(instances + found.next_page_token.len() + 32);
+    let mut instances = Vec::with_capacity(found.records.iter().map(|record| record.bytes().len() + 6).sum());
     for record in &found.records {
         // instances = 1
-        buffer.push(1 << 3 | 2);
-        encode_varint(record.bytes().len() as u64, &mut buffer);
-        buffer.extend_from_slice(record.bytes());
+        instances.push(1 << 3 | 2);
+        encode_varint(record.bytes().len() as u64, &mut instances);
+        instances.extend_from_slice(record.bytes());
     }
+    let mut rest = Vec::with_capacity(found.next_page_token.len() + 20);
     if emptiness != Emptiness::Unspecified {
-        buffer.push(3 << 3);
-        encode_varint(emptiness as u64, &mut buffer);
+        rest.push(3 << 3);
+        encode_varint(emptiness as u64, &mut rest);
     }
     if !found.next_page_token.is_empty() {
-        buffer.push(4 << 3 | 2);
-        encode_varint(found.next_page_token.len() as u64, &mut buffer);
-        buffer.extend_from_slice(found.next_page_token.as_bytes());
+        rest.push(4 << 3 | 2);
+        encode_varint(found.next_page_token.len() as u64, &mut rest);
+        rest.extend_from_slice(found.next_page_token.as_bytes());
     }
-    if found.revision != 0 {
-        buffer.push(5 << 3);
-        encode_varint(found.revision, &mut buffer);
-    }
-    debug_assert!(buffer.len() <= instances + found.next_page_token.len() + 16 + encoded_len_varint(found.revision));
-    buffer.into()
+    push_revision(found.revision, &mut rest);
+    raw::LookupResponse { instances: instances.into(), rest }
 }

@@ -11,10 +11,12 @@ use std::{
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{convert, status};
+use super::{
+    beats::{HeartbeatRequest, HeartbeatResponse},
+    convert, status,
+};
 use crate::{
     actor::{Beat, BeatReply, RegistryHandle},
-    proto::{HeartbeatRequest, HeartbeatResponse},
     registry::Error,
 };
 
@@ -73,11 +75,10 @@ impl BeatStream {
                 return;
             }
         };
-        let mut rest = reply.outcomes.as_slice();
+        let mut outcomes = reply.outcomes.into_iter();
         for size in sizes {
-            let (these, others) = rest.split_at((*size).min(rest.len()));
-            self.ready.push_back(convert::heartbeat_response(these, reply.revision));
-            rest = others;
+            let outcomes = outcomes.by_ref().take(*size).collect();
+            self.ready.push_back(HeartbeatResponse { outcomes, revision: reply.revision });
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The gRPC front: requests become domain types, the handle is called, and what comes back becomes messages. No rule of
 //! the registry lives here.
 
+pub mod beats;
 pub mod codec;
 mod convert;
 mod errors;

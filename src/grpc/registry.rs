@@ -10,14 +10,20 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert, heartbeats::BeatStream, raw, server::registry_server::Registry, status, subscribe::SubscribeReplies,
+    beats::{HeartbeatRequest, HeartbeatResponse},
+    convert,
+    heartbeats::BeatStream,
+    raw,
+    server::registry_server::Registry,
+    status,
+    subscribe::SubscribeReplies,
 };
 use crate::{
     actor::{RegistryHandle, Reply, anyone},
     proto::{
-        Counts, DeregisterRequest, DeregisterResponse, GetServerInfoRequest, GetServerInfoResponse, HeartbeatRequest,
-        HeartbeatResponse, Intervals, Lease, Limits, ListServicesRequest, ListServicesResponse, LookupRequest,
-        RegisterRequest, RegisterResponse, ServiceSummary, SubscribeRequest, WatchRequest,
+        Counts, DeregisterRequest, DeregisterResponse, GetServerInfoRequest, GetServerInfoResponse, Intervals, Lease,
+        Limits, ListServicesRequest, ListServicesResponse, LookupRequest, RegisterRequest, RegisterResponse,
+        ServiceSummary, SubscribeRequest, WatchRequest,
     },
     registry::{LeaseTtl, MAX_NAME_BYTES, MAX_SELECTOR_BYTES, Record},
     watch::{Ending, WatchItem, WatchStream},
@@ -89,7 +95,7 @@ impl Registry for RegistryService {
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
         let beats = convert::beats(&request.get_ref().beats, self.max_beats())?;
         let reply = self.handle.beat(beats).await?;
-        Ok(Response::new(convert::whole(&reply)))
+        Ok(Response::new(HeartbeatResponse { outcomes: reply.outcomes, revision: reply.revision }))
     }
 
     type HeartbeatStreamStream = BeatStream;
@@ -113,10 +119,15 @@ impl Registry for RegistryService {
     }
 
     async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<raw::LookupResponse>, Status> {
+        if let Some((namespace, service)) = convert::plain_lookup(request.get_ref())
+            && let Some((instances, revision)) = self.handle.lookup_service(namespace, service)
+        {
+            return Ok(Response::new(convert::plain_response(instances, revision)));
+        }
         let deadline = convert::deadline(&request);
         let query = convert::lookup(request.into_inner(), deadline)?;
         let found = self.handle.lookup(query).await?;
-        Ok(Response::new(raw::LookupResponse(convert::lookup_response(&found))))
+        Ok(Response::new(convert::lookup_response(&found)))
     }
 
     async fn list_services(

@@ -131,7 +131,6 @@ impl fmt::Display for Filter {
 pub struct FilterSet {
     /// In the order of their canonical texts, each once, at least one.
     filters: Box<[Filter]>,
-    fingerprint: u64,
 }
 
 impl FilterSet {
@@ -147,12 +146,11 @@ impl FilterSet {
                 selector: Selector::default(),
             });
         }
-        filters.sort_by_cached_key(Filter::to_string);
-        filters.dedup();
-        let mut set = Self { filters: filters.into(), fingerprint: 0 };
-        let digest: [u8; 32] = Sha256::digest(set.to_string()).into();
-        set.fingerprint = digest.into_iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(byte));
-        set
+        if filters.len() > 1 {
+            filters.sort_by_cached_key(Filter::to_string);
+            filters.dedup();
+        }
+        Self { filters: filters.into() }
     }
 
     /// Each filter once, in a fixed order.
@@ -167,10 +165,12 @@ impl FilterSet {
         self.filters.iter().any(|filter| filter.matches(instance))
     }
 
-    /// Equal for equal sets, in every process: the first 8 bytes of the SHA-256 of the canonical text.
+    /// Equal for equal sets, in every process: the first 8 bytes of the SHA-256 of the canonical text. Made anew by each
+    /// call.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        self.fingerprint
+        let digest: [u8; 32] = Sha256::digest(self.to_string()).into();
+        digest.into_iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(byte))
     }
 }
 

@@ -37,7 +37,7 @@ pub use pick::{Candidate, Choice, MAX_PICK_KEY_BYTES, pick};
 pub use record::{Lease, Record, names};
 pub use registration::{Context, LeaseTtl, Registration};
 pub use selector::{MAX_SELECTOR_BYTES, Selector};
-pub use service::ServiceSet;
+pub use service::{ReplyBudget, ServiceSet};
 pub use snapshot::{Snapshot, SnapshotReader, disjoint};
 pub use state::{KNOWN_SECONDS, Namespace, Registry, StateLimits};
 pub use syntax::SyntaxError;

@@ -236,6 +236,8 @@ impl Services {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // So that grpcurl can show the details of errors.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let unreadable = |error| ServeError::Broken(format!("the descriptors cannot be served: {error}"));
         let floor = settings.bench_floor.then(|| FloorServer::new(Floor::new()));

@@ -60,6 +60,8 @@ struct Recent {
 #[derive(Debug)]
 pub struct Feed {
     matcher: Matcher,
+    /// Of the filters; in every token.
+    fingerprint: u64,
     registry: Uuid,
     epoch: u64,
     recent: Mutex<Recent>,
@@ -90,7 +92,8 @@ impl Feed {
     #[must_use]
     pub fn new(matcher: Matcher, registry: Uuid, epoch: u64, from: Revision) -> Self {
         let recent = Recent { from, through: from, ..Recent::default() };
-        Self { matcher, registry, epoch, recent: Mutex::new(recent) }
+        let fingerprint = matcher.set().fingerprint();
+        Self { matcher, fingerprint, registry, epoch, recent: Mutex::new(recent) }
     }
 
     /// The filters it is for.
@@ -102,7 +105,7 @@ impl Feed {
     /// The resume token of a reader that has seen everything up to `revision`.
     #[must_use]
     pub fn token(&self, revision: Revision) -> String {
-        let fingerprint = self.matcher.set().fingerprint();
+        let fingerprint = self.fingerprint;
         ResumeToken { registry: self.registry, epoch: self.epoch, revision, fingerprint }.encode()
     }
 

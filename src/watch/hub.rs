@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     engine::{Epoch, Recovered},
-    registry::{Error, FilterSet, Matcher, Record, Registry, Revision, StateLimits},
+    registry::{Error, FilterSet, Matcher, Record, Registry, ReplyBudget, Revision, StateLimits},
 };
 
 /// What readers are promised.
@@ -59,8 +59,12 @@ pub struct Hub {
     generation: AtomicU64,
     closing: watch::Sender<bool>,
     watches: AtomicU64,
+    replies: Arc<ReplyBudget>,
     options: HubOptions,
 }
+
+/// Most bytes of lookup replies that are kept ready.
+const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A watch's right to be: gives its place back when dropped.
 #[derive(Debug)]
@@ -86,6 +90,7 @@ impl Hub {
             generation: AtomicU64::new(0),
             closing: watch::Sender::new(false),
             watches: AtomicU64::new(0),
+            replies: ReplyBudget::new(REPLY_BYTES_MAX),
             options,
         };
         hub.replace(recovered);
@@ -137,6 +142,12 @@ impl Hub {
     /// The committed state, for the actor.
     pub(crate) fn registry_mut(&self) -> RwLockWriteGuard<'_, Registry> {
         self.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much of lookup replies is kept ready.
+    #[must_use]
+    pub fn replies(&self) -> &Arc<ReplyBudget> {
+        &self.replies
     }
 
     /// The event log.

@@ -1,0 +1,291 @@
+//! The messages of heartbeats, read and written without the generated types: tokens are parsed where they lie, results
+//! are put together from parts made once. Renewals are the hot path; a test compares both with the generated types.
+
+use bytes::{Buf, BufMut};
+use prost::{
+    DecodeError, Message,
+    encoding::{
+        DecodeContext, WireType, check_wire_type, decode_key, decode_varint, encode_varint, encoded_len_varint,
+        skip_field,
+    },
+};
+
+use crate::{actor::BeatOutcome, proto::BeatState, registry::LeaseToken};
+
+/// One beat as it came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadBeat {
+    /// The token; none if the text was none.
+    pub token: Option<LeaseToken>,
+    /// The number of a status, known or not.
+    pub status: i32,
+}
+
+/// A `HeartbeatRequest`.
+#[derive(Clone, Debug, Default)]
+pub struct HeartbeatRequest {
+    /// In order.
+    pub beats: Vec<ReadBeat>,
+}
+
+impl Message for HeartbeatRequest {
+    /// Requests are only read here.
+    fn encode_raw(&self, _: &mut impl BufMut) {}
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        if tag != 1 {
+            return skip_field(wire_type, tag, buffer, context);
+        }
+        check_wire_type(WireType::LengthDelimited, wire_type)?;
+        let len = checked_len(buffer)?;
+        let beat = match buffer.chunk().get(..len) {
+            Some(whole) => {
+                let beat = ReadBeat::read(whole, context)?;
+                buffer.advance(len);
+                beat
+            }
+            None => ReadBeat::read(&buffer.copy_to_bytes(len), context)?,
+        };
+        self.beats.push(beat);
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        0
+    }
+
+    fn clear(&mut self) {
+        self.beats.clear();
+    }
+}
+
+/// The length of what follows, which is there.
+fn checked_len(buffer: &mut impl Buf) -> Result<usize, DecodeError> {
+    let len = decode_varint(buffer)?;
+    if len > buffer.remaining() as u64 {
+        // What the library says of a message that is cut off.
+        return decode_varint(&mut &[][..]).map(|_| 0);
+    }
+    Ok(len as usize)
+}
+
+impl ReadBeat {
+    fn read(mut bytes: &[u8], context: DecodeContext) -> Result<Self, DecodeError> {
+        let mut beat = Self::default();
+        while !bytes.is_empty() {
+            match decode_key(&mut bytes)? {
+                (1, WireType::LengthDelimited) => {
+                    let len = checked_len(&mut bytes)?;
+                    let (text, rest) = bytes.split_at(len);
+                    beat.token = std::str::from_utf8(text).ok().and_then(LeaseToken::decode);
+                    bytes = rest;
+                }
+                (2, WireType::Varint) => beat.status = decode_varint(&mut bytes)? as i32,
+                (tag, wire_type) => skip_field(wire_type, tag, &mut bytes, context.clone())?,
+            }
+        }
+        Ok(beat)
+    }
+}
+
+/// A `HeartbeatResponse`.
+#[derive(Clone, Debug, Default)]
+pub struct HeartbeatResponse {
+    /// By position.
+    pub outcomes: Vec<BeatOutcome>,
+    /// A committed revision at or after the beats.
+    pub revision: u64,
+}
+
+/// An encoded element of `results`.
+#[derive(Clone, Copy, Debug)]
+struct EncodedResult {
+    bytes: [u8; 24],
+    len: usize,
+}
+
+impl EncodedResult {
+    fn of(outcome: BeatOutcome) -> Self {
+        let (state, ttl) = match outcome {
+            BeatOutcome::Renewed(ttl) => (BeatState::Renewed, Some(ttl)),
+            BeatOutcome::Expired => (BeatState::Expired, None),
+            BeatOutcome::Unknown => (BeatState::Unknown, None),
+            BeatOutcome::Superseded => (BeatState::Superseded, None),
+            BeatOutcome::Denied => (BeatState::Denied, None),
+            BeatOutcome::TryAgain => (BeatState::Unspecified, None),
+        };
+        let mut result = Self { bytes: [0; 24], len: 0 };
+        // results = 1, a BeatResult of at most 20 bytes: its length comes when it is known.
+        result.push(&[1 << 3 | 2, 0]);
+        if state != BeatState::Unspecified {
+            result.push(&[1 << 3, state as u8]);
+        }
+        if let Some(ttl) = ttl {
+            result.push(&[2 << 3 | 2, 0]);
+            let start = result.len;
+            result.number(1, u64::from(ttl / 1_000));
+            result.number(2, u64::from(ttl % 1_000) * 1_000_000);
+            result.bytes[start - 1] = (result.len - start) as u8;
+        }
+        result.bytes[1] = (result.len - 2) as u8;
+        result
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// A varint field; 0 is left out, as the generated types do.
+    fn number(&mut self, field: u8, number: u64) {
+        if number != 0 {
+            self.push(&[field << 3]);
+            let mut rest = &mut self.bytes[self.len..];
+            encode_varint(number, &mut rest);
+            self.len += encoded_len_varint(number);
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl HeartbeatResponse {
+    /// Calls `each` with every encoded result; neighbours that are alike are encoded once.
+    fn for_each(&self, mut each: impl FnMut(&[u8])) {
+        let mut last: Option<(BeatOutcome, EncodedResult)> = None;
+        for outcome in &self.outcomes {
+            let encoded = match last {
+                Some((same, encoded)) if same == *outcome => encoded,
+                _ => EncodedResult::of(*outcome),
+            };
+            last = Some((*outcome, encoded));
+            each(encoded.bytes());
+        }
+    }
+}
+
+impl Message for HeartbeatResponse {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        self.for_each(|result| buffer.put_slice(result));
+        if self.revision != 0 {
+            buffer.put_u8(2 << 3);
+            encode_varint(self.revision, buffer);
+        }
+    }
+
+    /// Responses are only written here.
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        skip_field(wire_type, tag, buffer, context)
+    }
+
+    fn encoded_len(&self) -> usize {
+        let mut len = if self.revision == 0 { 0 } else { 1 + encoded_len_varint(self.revision) };
+        self.for_each(|result| len += result.len());
+        len
+    }
+
+    fn clear(&mut self) {
+        self.outcomes.clear();
+        self.revision = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proto,
+        registry::{Fingerprint, LeaseId, Secret, Status},
+    };
+
+    fn token() -> LeaseToken {
+        LeaseToken {
+            registry: 7,
+            key: Fingerprint(8),
+            lease: LeaseId { revision: 9, ordinal: 1 },
+            secret: Secret([3; 16]),
+            hint: 2,
+        }
+    }
+
+    #[test]
+    fn requests_are_read_as_the_generated_types_write_them() {
+        let beat = |lease_token: String, status: i32| proto::Beat { lease_token, status };
+        let sent = proto::HeartbeatRequest {
+            beats: vec![
+                beat(token().encode(), 0),
+                beat("garbage".into(), Status::Draining as i32),
+                beat(String::new(), -1),
+                beat(token().encode(), 77),
+            ],
+        };
+        let read = HeartbeatRequest::decode(sent.encode_to_vec().as_slice()).expect("readable");
+        let got: Vec<_> = read.beats.iter().map(|beat| (beat.token, beat.status)).collect();
+        assert_eq!(got, [(Some(token()), 0), (None, 3), (None, -1), (Some(token()), 77)]);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_unknown_is_no_panic() {
+        let beats = vec![proto::Beat { lease_token: token().encode(), status: 2 }];
+        let whole = proto::HeartbeatRequest { beats }.encode_to_vec();
+        for end in 1..whole.len() {
+            assert!(HeartbeatRequest::decode(&whole[..end]).is_err(), "{end}");
+        }
+        let mut later = whole.clone();
+        later.extend_from_slice(&[15 << 3, 1]);
+        assert_eq!(HeartbeatRequest::decode(later.as_slice()).expect("skipped").beats.len(), 1);
+    }
+
+    #[test]
+    fn responses_are_what_the_generated_types_read() {
+        use BeatOutcome::{Denied, Expired, Renewed, Superseded, TryAgain, Unknown};
+        let outcomes = vec![
+            Renewed(10_000),
+            Renewed(10_000),
+            Renewed(1_500),
+            Expired,
+            Unknown,
+            Superseded,
+            Denied,
+            TryAgain,
+            Renewed(3_600_000),
+        ];
+        let response = HeartbeatResponse { outcomes, revision: 300 };
+        let bytes = response.encode_to_vec();
+        assert_eq!(bytes.len(), response.encoded_len());
+        let read = proto::HeartbeatResponse::decode(bytes.as_slice()).expect("readable");
+        let states: Vec<_> = read.results.iter().map(proto::BeatResult::state).collect();
+        assert_eq!(
+            states,
+            [
+                BeatState::Renewed,
+                BeatState::Renewed,
+                BeatState::Renewed,
+                BeatState::Expired,
+                BeatState::Unknown,
+                BeatState::Superseded,
+                BeatState::Denied,
+                BeatState::Unspecified,
+                BeatState::Renewed
+            ]
+        );
+        let ttls: Vec<_> = read.results.iter().map(|result| result.ttl.map(|ttl| (ttl.seconds, ttl.nanos))).collect();
+        assert_eq!(ttls[..4], [Some((10, 0)), Some((10, 0)), Some((1, 500_000_000)), None]);
+        assert_eq!((ttls[8], read.revision), (Some((3_600, 0)), 300));
+        assert_eq!(read.encode_to_vec(), bytes);
+    }
+}
