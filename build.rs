@@ -49,7 +49,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     servers.compile_fds(api)?;
 
     let floor = protox::compile(["onair/bench/v1/floor.proto"], ["proto/bench"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(floor)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .codec_path("crate::grpc::codec::Codec") // or the floor would pay for larger buffers than what stands on it
+        .bytes(".")
+        .compile_fds(floor)?;
 
     // With comments, so that `grpcurl describe` shows the specification.
     let mut compiler = protox::Compiler::new(["proto"])?;
