@@ -10,6 +10,9 @@ use crate::registry::{Cause, EventType, Record, Revision};
 /// Most bytes of events in a message (a single larger event excepted), with room for the rest of a message of 256 KiB.
 pub const EVENTS_BYTES_MAX: usize = 250 * 1024;
 
+/// Most bytes of tags and lengths in a group.
+const GROUP_HEAD: usize = 16;
+
 const VARINT: u32 = 0;
 const LEN: u32 = 2;
 
@@ -125,6 +128,67 @@ pub fn subscribe_response(revision: Revision, groups: &[u8], more: bool) -> Byte
     buffer.into()
 }
 
+/// What one revision is to one subscription.
+#[derive(Clone, Copy, Debug)]
+pub struct Share<'a> {
+    /// Which subscription.
+    pub id: &'a str,
+    /// Its events, in pieces that fit into a message.
+    pub pieces: &'a [Bytes],
+    /// Where to continue after them.
+    pub token: &'a str,
+}
+
+/// The `SubscribeResponse`s of a revision. All but the last carry `more`, and none of those a token: who has only a part
+/// of a revision must not continue after it. Tokens that do not fit into the last one follow as bookmarks.
+#[must_use]
+pub fn subscribe_responses(revision: Revision, shares: &[Share<'_>]) -> Vec<Bytes> {
+    let mut frames = vec![Vec::new()];
+    let mut bytes = 0;
+    for (of, share) in shares.iter().enumerate() {
+        for (place, events) in share.pieces.iter().enumerate() {
+            let size = events.len() + share.id.len() + share.token.len() + GROUP_HEAD;
+            if bytes > 0 && bytes + size > EVENTS_BYTES_MAX {
+                frames.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += size;
+            let is_last = place + 1 == share.pieces.len();
+            frames.last_mut().into_iter().for_each(|frame| frame.push((of, events, is_last)));
+        }
+    }
+    let (mut responses, mut waiting) = (Vec::new(), Vec::new());
+    let last = frames.len() - 1;
+    let mut groups = Vec::new();
+    for (place, frame) in frames.into_iter().enumerate() {
+        for (of, events, is_last) in frame {
+            let Share { id, token, .. } = shares[of];
+            let token = match (is_last, place == last) {
+                (true, true) => token,
+                (true, false) => {
+                    waiting.push(Group { id, token, ..Group::default() });
+                    ""
+                }
+                (false, _) => "",
+            };
+            push_group(Group { id, events, token, ..Group::default() }, &mut groups);
+        }
+        if place < last {
+            responses.push(subscribe_response(revision, &groups, true));
+            groups.clear();
+        }
+    }
+    for group in waiting {
+        if groups.len() > EVENTS_BYTES_MAX {
+            responses.push(subscribe_response(revision, &groups, false));
+            groups.clear();
+        }
+        push_group(group, &mut groups);
+    }
+    responses.push(subscribe_response(revision, &groups, false));
+    responses
+}
+
 pub(super) fn push_bytes(field: u32, bytes: &[u8], buffer: &mut Vec<u8>) {
     if !bytes.is_empty() {
         key(field, LEN, buffer);
@@ -171,9 +235,28 @@ mod tests {
 
     use super::*;
     use crate::{
-        proto::{ResetReason as WireReason, WatchResponse},
+        proto::{ResetReason as WireReason, SubscribeResponse, WatchResponse},
         registry::{Instance, Lease, SecretHash},
     };
+
+    /// An event of about `size` bytes.
+    fn piece(size: &usize) -> Bytes {
+        let instance = Instance { zone: "x".repeat(*size), ..Instance::default() };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let record = Record::new(&instance.encode_to_vec(), lease, 1, 0, 1);
+        let mut events = Vec::new();
+        push_event(EventType::Online, Cause::Registered, &record, &mut events);
+        events.into()
+    }
+
+    /// The messages of shares whose pieces have the given sizes.
+    fn responses(shares: &[(&str, &[usize])]) -> Vec<SubscribeResponse> {
+        let pieces = |sizes: &[usize]| sizes.iter().map(piece).collect::<Vec<_>>();
+        let owned: Vec<_> = shares.iter().map(|(id, sizes)| (*id, pieces(sizes), format!("token of {id}"))).collect();
+        let shares: Vec<_> = owned.iter().map(|(id, pieces, token)| Share { id, pieces, token }).collect();
+        let decode = |bytes: Bytes| SubscribeResponse::decode(bytes).expect("a message");
+        subscribe_responses(7, &shares).into_iter().map(decode).collect()
+    }
 
     #[test]
     fn the_generated_types_read_what_is_put_together_here() {
@@ -197,5 +280,43 @@ mod tests {
         assert_eq!(read.events[1].instance.as_ref(), Some(&expected));
         // Nothing in it that the types do not know: encoding them again gives as many bytes.
         assert_eq!(read.encoded_len(), watch_response(&events, trailer).len());
+    }
+
+    #[test]
+    fn only_the_last_message_of_a_revision_has_tokens() {
+        const HALF: usize = EVENTS_BYTES_MAX / 2 + 1;
+        for shares in [
+            &[("a", &[1][..]), ("b", &[1])][..],
+            &[("a", &[HALF]), ("b", &[HALF])],
+            &[("a", &[HALF, HALF]), ("b", &[1]), ("c", &[HALF])],
+            &[("a", &[1]), ("b", &[HALF * 2, 1, HALF])],
+        ] {
+            let responses = responses(shares);
+            let (last, earlier) = responses.split_last().expect("a message");
+            assert!(earlier.iter().all(|one| one.more && one.groups.iter().all(|group| group.resume_token.is_empty())));
+            assert!(!last.more);
+            for (id, sizes) in shares {
+                let groups = responses.iter().flat_map(|one| &one.groups).filter(|group| group.id == *id);
+                assert_eq!(groups.map(|group| group.events.len()).sum::<usize>(), sizes.len());
+                let tokens = last.groups.iter().filter(|group| group.id == *id).map(|group| &group.resume_token);
+                assert_eq!(tokens.filter(|token| !token.is_empty()).collect::<Vec<_>>(), [&format!("token of {id}")]);
+            }
+            assert!(responses.iter().all(|one| one.encoded_len() <= 256 * 1024));
+        }
+    }
+
+    #[test]
+    fn more_tokens_than_fit_follow_as_bookmarks() {
+        const HALF: usize = EVENTS_BYTES_MAX / 2 + 1;
+        let ids: Vec<_> = (0..5_000).map(|id| format!("{id:0>100}")).collect();
+        let mut shares: Vec<(&str, &[usize])> = ids.iter().map(|id| (id.as_str(), &[1][..])).collect();
+        shares.push(("z", &[HALF, HALF]));
+        let responses = responses(&shares);
+        assert!(responses.iter().all(|one| one.encoded_len() <= 256 * 1024));
+        let whole = responses.iter().position(|one| !one.more).expect("a last one");
+        assert!(responses[..whole].iter().all(|one| one.more) && responses[whole..].iter().all(|one| !one.more));
+        assert!(responses[whole + 1..].iter().flat_map(|one| &one.groups).all(|group| group.events.is_empty()));
+        let tokens = responses.iter().flat_map(|one| &one.groups).filter(|group| !group.resume_token.is_empty());
+        assert_eq!(tokens.count(), shares.len());
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     feed::{Feed, Message, Next},
-    frame::{EVENTS_BYTES_MAX, Group, push_group, subscribe_response},
+    frame::{EVENTS_BYTES_MAX, Group, Share, push_group, subscribe_response, subscribe_responses},
     hub::{Hub, WatchPermit},
     listener::Listener,
     resume::ResetReason,
@@ -241,21 +241,14 @@ impl Subscriptions {
         }
     }
 
-    /// Queues all groups of one revision, in messages of which all but the last carry `more`.
+    /// Queues all groups of one revision.
     fn queue_revision(&mut self, revision: Revision, messages: &[(u32, Arc<Message>)]) {
-        let mut groups = Vec::new();
+        let mut shares = Vec::with_capacity(messages.len());
         for (part, message) in messages {
             let Some(Some(subscription)) = self.parts.get(*part as usize) else { continue };
-            for (place, events) in message.pieces.iter().enumerate() {
-                if !groups.is_empty() && groups.len() + events.len() > EVENTS_BYTES_MAX {
-                    self.queue.push_back(subscribe_response(revision, &groups, true));
-                    groups.clear();
-                }
-                let token = if place + 1 == message.pieces.len() { message.token.as_str() } else { "" };
-                push_group(Group { id: &subscription.id, events, token, ..Group::default() }, &mut groups);
-            }
+            shares.push(Share { id: &subscription.id, pieces: &message.pieces, token: &message.token });
         }
-        self.queue.push_back(subscribe_response(revision, &groups, false));
+        self.queue.extend(subscribe_responses(revision, &shares));
     }
 
     /// Queues the next part of the first snapshot that is read. False: nothing came of it in this turn.
