@@ -47,6 +47,8 @@ pub fn exact_resume(view: &View<'_>) -> Vec<Fault> {
             let excuse = match reset.reason() {
                 ResetReason::FellBehind => !first || !feed.token.is_empty(),
                 ResetReason::Unspecified => false,
+                // The server may find that its store holds another history than it thought.
+                ResetReason::AnotherEpoch => true,
                 _ => first && !feed.token.is_empty(),
             };
             let known =

@@ -10,6 +10,8 @@ use super::{End, Fault, History, Message, Place, Reply, Request, Stream, key_of}
 const FAULTS_MAX: usize = 10;
 /// Messages or operations shown before and after a fault.
 const AROUND: usize = 3;
+/// Characters shown of a message or operation.
+const LINE_MAX: usize = 1_000;
 /// Events shown of a message.
 const EVENTS_MAX: usize = 6;
 
@@ -39,8 +41,22 @@ pub fn report(history: &History, faults: &[Fault]) -> String {
 
 fn around(text: &mut String, at: usize, count: usize, line: impl Fn(usize) -> String) {
     for near in at.saturating_sub(AROUND)..count.min(at + AROUND + 1) {
-        let _ = write!(text, "\n  {} {near}: {}", if near == at { '>' } else { ' ' }, line(near));
+        let _ = write!(text, "\n  {} {near}: {}", if near == at { '>' } else { ' ' }, cut(&line(near), LINE_MAX));
     }
+}
+
+/// The text, or the head of it.
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The end of a token, where tokens differ.
+fn tail(token: &str) -> &str {
+    let at = token.char_indices().rev().nth(11).map_or(0, |(at, _)| at);
+    &token[at..]
 }
 
 fn opening(stream: &Stream) -> String {
@@ -48,7 +64,8 @@ fn opening(stream: &Stream) -> String {
         End::Error(status) => format!("{at:?} {:?} {}", status.code(), status.message()),
         other => format!("{at:?} {other:?}"),
     });
-    format!("{:?} {:?}, commands {:?}, end {end:?}", stream.opened, stream.opening, stream.commands)
+    let commands = stream.commands.len();
+    format!("opened at {:?}, {:?}, {commands} commands, end {end:?}", stream.opened, stream.opening)
 }
 
 fn operation(history: &History, at: usize) -> String {
@@ -82,13 +99,14 @@ fn message(stream: &Stream, at: usize) -> String {
     match message {
         Message::Watch(WatchResponse { revision, resume_token, events: all, more, snapshot_end, reset, .. }) => {
             let flags = flags(&[("more", *more), ("end", *snapshot_end)]);
-            format!("{time:?} r{revision} {resume_token:?} {flags} {reset:?} {}", events(all))
+            let token = tail(resume_token);
+            format!("{time:?} r{revision} {token:?} {flags} {reset:?} {}", events(all))
         }
         Message::Subscribe(SubscribeResponse { revision, groups, more }) => {
             let mut text = format!("{time:?} r{revision} {}", flags(&[("more", *more)]));
             for group in groups {
                 let flags = flags(&[("end", group.snapshot_end), ("dropped", group.dropped)]);
-                let (id, token, reset, error) = (&group.id, &group.resume_token, &group.reset, &group.error);
+                let (id, token, reset, error) = (&group.id, tail(&group.resume_token), &group.reset, &group.error);
                 let _ = write!(text, " [{id} {token:?} {flags} {reset:?} {error:?} {}]", events(&group.events));
             }
             text
