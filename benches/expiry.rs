@@ -1,0 +1,100 @@
+//! What a renewal and a tick cost with many leases: the lazy wheel against the structures that it was chosen over.
+//! `cargo bench --bench expiry`; figures and the decision are in docs/decisions/0003-lease-clock-and-wheel.md.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+};
+
+use divan::{Bencher, counter::ItemsCount};
+use onair::registry::{LeaseTime, Timekeeping};
+
+fn main() {
+    divan::main();
+}
+
+const LEASES: [u32; 2] = [10_000, 1_000_000];
+/// Renewals in one round of 20 ms at 200,000 a second.
+const ROUND: u32 = 4_000;
+const TTL: u64 = 10_000;
+
+/// Visits slots as renewals come: in no order that a cache would like.
+fn scattered(step: u32, leases: u32) -> u32 {
+    step.wrapping_mul(2_654_435_761) % leases
+}
+
+/// A full round of the wheel: renewals, its end, the tick.
+#[divan::bench(args = LEASES)]
+fn wheel_round(bencher: Bencher<'_, '_>, leases: u32) {
+    let mut time = Timekeeping::default();
+    for slot in 0..leases {
+        time.arm(slot, TTL as u32);
+    }
+    time.end_round(LeaseTime(0));
+    let (mut now, mut step) = (0, 0);
+    bencher.counter(ItemsCount::new(ROUND)).bench_local(|| {
+        for _ in 0..ROUND {
+            step += 1;
+            time.hear(scattered(step, leases));
+        }
+        now += 20;
+        time.end_round(LeaseTime(now));
+        time.advance(LeaseTime(now));
+        // What lapses in this bench begins anew, so that the number of leases stays.
+        for (slot, _) in time.take_due(usize::MAX) {
+            time.arm(slot, TTL as u32);
+        }
+    });
+}
+
+/// The same with a heap whose stale entries are passed over.
+#[divan::bench(args = LEASES)]
+fn heap_round(bencher: Bencher<'_, '_>, leases: u32) {
+    let mut deadlines: Vec<u64> = vec![TTL; leases as usize];
+    let mut heap: BinaryHeap<_> = (0..leases).map(|slot| Reverse((TTL, slot))).collect();
+    let (mut now, mut step) = (0, 0);
+    bencher.counter(ItemsCount::new(ROUND)).bench_local(|| {
+        for _ in 0..ROUND {
+            step += 1;
+            let slot = scattered(step, leases);
+            deadlines[slot as usize] = now + TTL;
+            heap.push(Reverse((now + TTL, slot)));
+        }
+        now += 20;
+        while let Some(Reverse((deadline, slot))) = heap.peek().copied()
+            && deadline <= now
+        {
+            heap.pop();
+            if deadlines[slot as usize] == deadline {
+                deadlines[slot as usize] = now + TTL;
+                heap.push(Reverse((now + TTL, slot)));
+            }
+        }
+    });
+}
+
+/// The same with an ordered set, where a renewal moves its entry.
+#[divan::bench(args = LEASES)]
+fn ordered_set_round(bencher: Bencher<'_, '_>, leases: u32) {
+    let mut deadlines: Vec<u64> = vec![TTL; leases as usize];
+    let mut set: BTreeSet<_> = (0..leases).map(|slot| (TTL, slot)).collect();
+    let (mut now, mut step) = (0, 0);
+    bencher.counter(ItemsCount::new(ROUND)).bench_local(|| {
+        for _ in 0..ROUND {
+            step += 1;
+            let slot = scattered(step, leases);
+            let deadline = &mut deadlines[slot as usize];
+            set.remove(&(*deadline, slot));
+            *deadline = now + TTL;
+            set.insert((*deadline, slot));
+        }
+        now += 20;
+        while let Some((deadline, slot)) = set.first().copied()
+            && deadline <= now
+        {
+            set.pop_first();
+            deadlines[slot as usize] = now + TTL;
+            set.insert((now + TTL, slot));
+        }
+    });
+}
