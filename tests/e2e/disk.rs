@@ -1,0 +1,147 @@
+//! The disk under the registry: full under load and with room again. Needs the right to mount a small file system.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use onair::registry::Cause;
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    harness::{Follower, Keeper, Server, alone, bulk, everything, lookup, register, register_with, within},
+    history::{Recorder, Settings},
+    load::{Load, there},
+};
+
+/// Mounts a small file system on its first argument, for itself alone, and becomes the rest of its arguments.
+const SMALL_DISK: &str = "mount -t tmpfs -o size=16m tmpfs \"$0\" && exec \"$@\"";
+
+/// The way to have a small disk here, if there is one.
+fn small_disk() -> Option<Vec<&'static str>> {
+    let dir = tempfile::tempdir().unwrap();
+    [&["unshare", "-m"][..], &["unshare", "-rm"]].into_iter().find_map(|unshare| {
+        let way = [unshare, &["sh", "-c", SMALL_DISK]].concat();
+        let mut probe = Command::new(way[0]);
+        probe.args(&way[1..]).arg(dir.path()).arg("true").stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success()).then(|| [&way[..], &["{data}"]].concat())
+    })
+}
+
+/// What takes all the room on the server's disk.
+struct Filler {
+    path: PathBuf,
+    file: File,
+}
+
+impl Filler {
+    fn fill(server: &Server) -> Self {
+        // The disk as the server sees it.
+        let data = server.data_dir();
+        let path = PathBuf::from(format!("/proc/{}/root", server.pid())).join(data.strip_prefix("/").unwrap());
+        let path = path.join("filler");
+        let mut filler = Self { file: File::create(&path).unwrap(), path };
+        filler.top_up();
+        filler
+    }
+
+    /// Takes what has become free: a store that is opened again cuts off what it could not complete.
+    fn top_up(&mut self) {
+        for size in [1 << 20, 1 << 12, 1] {
+            while self.file.write(&vec![b'x'; size]).is_ok_and(|written| written > 0) {}
+        }
+    }
+
+    fn make_room(self) {
+        fs::remove_file(self.path).unwrap();
+    }
+}
+
+fn is_of_the_store(status: &Status) {
+    let info = status.get_details_error_info().unwrap_or_else(|| panic!("{status:?}"));
+    assert_eq!((status.code(), info.reason.as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    assert!(info.metadata.contains_key("outcome_unknown"), "{info:?}");
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself() {
+    let Some(under) = small_disk() else {
+        println!("SKIPPED: no small disk can be mounted here (unshare -m)");
+        return;
+    };
+    let _alone = alone().await;
+    let server = Server::start_under(&under, &["--restart-grace", "3s"]).await;
+    let recorder = Recorder::new(Settings { resets: false, ..Settings::default() });
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let client = server.client(&recorder).await;
+    let fleet = (0..20).map(|number| register("fleet", &format!("i{number}"), 2.0)).collect();
+    let mut keeper = Keeper::start(&server, &recorder, fleet).await;
+    let mut load = Load::new(7);
+    for round in 0..2 {
+        let mortal = client.register(register("mortal", &format!("of-round-{round}"), 1.0)).await.unwrap();
+        let running = load.run(&server, &recorder, 20, 100).await;
+        let mut filler = Filler::fill(&server);
+        let (changes, statuses) = load.failed(running).await;
+        println!("{changes} changes until the disk was full");
+        statuses.iter().for_each(is_of_the_store);
+
+        // There is no room for longer than the kept leases' TTL, and everything but writing goes on.
+        let (full, mut refused) = (Instant::now(), 0);
+        while full.elapsed() < Duration::from_secs(3) {
+            filler.top_up();
+            keeper.beats().await;
+            // More than a store that was just opened again may find in what it cut off.
+            let large = register_with("probe", "full", 60.0, |instance| instance.metadata = bulk(12_000));
+            if let Err(status) = client.register(large).await {
+                is_of_the_store(&status);
+                refused += 1;
+            }
+        }
+        println!("{refused} registrations refused while it was full");
+        assert!(refused > 0);
+        assert_eq!(client.lookup(lookup("fleet")).await.unwrap().instances.len(), 20);
+        let mut watch = client.watch(everything()).await.unwrap();
+        assert!(within("a snapshot", watch.next()).await.unwrap().unwrap().snapshot_end);
+
+        filler.make_room();
+        let healed = healed(&client).await;
+        println!("written again {healed:?} after there was room");
+        assert!(healed < Duration::from_secs(10));
+        let (revision, there) = there(&client).await;
+        load.settle(&there);
+        follower.reach(revision).await;
+        // Who fell silent meanwhile goes in his turn, and once.
+        let is_mortal = |event: &onair::proto::Event| event.instance.as_ref().unwrap().service == "mortal";
+        if !follower.gone().iter().any(|event| event.instance == mortal.instance) {
+            follower.event("OFFLINE of the silent one", is_mortal).await;
+        }
+    }
+    keeper.beats().await;
+    keeper.stop().await;
+    let expired: Vec<_> = follower.gone().iter().filter(|event| event.cause() == Cause::Expired).collect();
+    let services: Vec<_> = expired.iter().map(|event| event.instance.as_ref().unwrap().service.as_str()).collect();
+    assert_eq!(services, ["mortal", "mortal"], "nobody else lapsed, and none of them twice");
+    assert_eq!(follower.resets(), []);
+    recorder.assert_clean();
+}
+
+/// How long it takes until something can be written.
+async fn healed(client: &crate::history::Client) -> Duration {
+    let since = Instant::now();
+    let mut again = interval(Duration::from_millis(50));
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        again.tick().await;
+        match client.register(register("probe", "healed", 60.0)).await {
+            Ok(_) => return since.elapsed(),
+            Err(status) => is_of_the_store(&status),
+        }
+        assert!(since.elapsed() < Duration::from_secs(60), "it does not heal");
+    }
+}

@@ -1,0 +1,246 @@
+//! Leases in real time: nobody early, nobody late, whoever is stopped or killed.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream};
+use onair::{
+    proto::{BeatResult, BeatState, DeregisterRequest, HeartbeatRequest, RegisterRequest},
+    registry::{Cause, EventType},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::{
+    harness::{
+        Dice, Follower, Running, Server, alone, beat, lookup, millis_after, pass, register, register_with, within,
+    },
+    history::{Client, Recorder, Settings},
+};
+
+/// What a busy machine adds to the 100 ms that are promised.
+const NOISE: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn never_late_a_killed_join_is_offline_when_its_ttl_has_passed() {
+    const TTL: Duration = Duration::from_secs(3);
+    let server = Server::start(&[]).await;
+    let recorder = Recorder::new(Settings::default());
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let (url, started) = (server.url(), Instant::now());
+    let mut killed = Vec::new();
+    for (name, port) in [("web", "8000"), ("api", "8001"), ("db", "8002")] {
+        let join = Running::start(&["join", name, "--port", port, "--ttl", "3s", "--url", &url]);
+        let is_it = |event: &onair::proto::Event| event.instance.as_ref().is_some_and(|one| one.service == name);
+        let (online, _) = follower.event("ONLINE of a join", is_it).await;
+        join.kill().await; // long before its first beat: the registration is what its TTL counts from
+        killed.push((name, online));
+    }
+    for (name, online) in killed {
+        let (offline, event) = follower.event("OFFLINE", |event| event.r#type() == EventType::Offline).await;
+        assert_eq!((event.cause(), event.instance.unwrap().service.as_str()), (Cause::Expired, name));
+        let late = millis_after(offline, online + TTL);
+        println!("{name}: OFFLINE {late:.1} ms after its TTL had passed");
+        assert!(offline.duration_since(started) >= TTL, "{name} was early");
+        assert!(late <= NOISE.as_secs_f64() * 1_000.0, "{name} was {late} ms late");
+    }
+    recorder.assert_clean();
+}
+
+#[tokio::test]
+async fn never_late_and_never_early_whenever_a_client_falls_silent() {
+    let server = Server::start(&[]).await;
+    let recorder = Recorder::new(Settings { late: Some(NOISE), ..Settings::default() });
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let client = server.client(&recorder).await;
+    let mut dice = Dice::new(1);
+    let mut silent = Vec::new();
+    for number in 0..100 {
+        let request = register("fleet", &format!("i{number}"), 1.0 + dice.below(1_000) as f64 / 1_000.0);
+        let token = client.register(request).await.unwrap().lease.unwrap().token;
+        let (client, after) = (client.clone(), Duration::from_millis(dice.below(900)));
+        silent.push(async move {
+            pass(after).await;
+            client.heartbeat(beat([token])).await.unwrap();
+        });
+    }
+    stream::iter(silent).buffer_unordered(100).collect::<Vec<_>>().await;
+    while follower.gone().len() < 100 {
+        follower.message().await;
+    }
+    assert!(follower.gone().iter().all(|event| event.cause() == Cause::Expired));
+    recorder.assert_clean();
+}
+
+/// One of many: its lease, and how it beats.
+async fn keep_one(
+    client: Client,
+    recorder: Recorder,
+    channel: Channel,
+    token: String,
+    by_stream: bool,
+    mut rounds: watch::Receiver<u64>,
+) {
+    if by_stream {
+        let (messages, sending) = mpsc::channel(64);
+        let mut api = onair::proto::registry_client::RegistryClient::new(channel);
+        let mut answers = api.heartbeat_stream(ReceiverStream::new(sending)).await.unwrap().into_inner();
+        let mut asked = std::collections::VecDeque::new();
+        loop {
+            tokio::select! {
+                round = rounds.changed() => {
+                    if round.is_err() {
+                        return;
+                    }
+                    let request: HeartbeatRequest = beat([token.clone()]);
+                    asked.push_back(recorder.begin(request.clone()));
+                    messages.send(request).await.unwrap();
+                }
+                answer = answers.message() => {
+                    let answer = answer.map(|answer| answer.expect("a stream has no end of its own"));
+                    assert_eq!(answer.as_ref().unwrap().results[0].state(), BeatState::Renewed);
+                    recorder.end(asked.pop_front().unwrap(), answer);
+                }
+            }
+        }
+    }
+    let mut pending = stream::FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            round = rounds.changed() => {
+                if round.is_err() {
+                    return;
+                }
+                let (client, request) = (client.clone(), beat([token.clone()]));
+                pending.push(async move { client.heartbeat(request).await });
+            }
+            Some(answer) = pending.next() => assert_eq!(answer.unwrap().results[0].state(), BeatState::Renewed),
+        }
+    }
+}
+
+/// Registers `count` leases over one connection.
+async fn register_many(client: &Client, count: usize, ttl: f64) -> Vec<String> {
+    let registering = (0..count).map(async |number| {
+        let granted = client.register(register("fleet", &format!("i{number:04}"), ttl)).await.unwrap();
+        granted.lease.unwrap().token
+    });
+    stream::iter(registering).buffered(64).collect().await
+}
+
+#[tokio::test]
+async fn never_early_a_frozen_server_expires_none_of_1000_who_keep_beating() {
+    const CLIENTS: usize = 1_000;
+    const TTL: Duration = Duration::from_secs(3);
+    let _alone = alone().await;
+    let server = Server::start(&[]).await;
+    let recorder = Recorder::new(Settings::default());
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let channel = server.channel().await;
+    let client = Client::new(channel.clone(), recorder.clone());
+    let tokens = register_many(&client, CLIENTS, TTL.as_secs_f64()).await;
+    // A tenth beats by calls, the others by a stream each.
+    let (round, rounds) = watch::channel(0_u64);
+    let mut clients = tokio::task::JoinSet::new();
+    for (number, token) in tokens.into_iter().enumerate() {
+        let (recorder, channel) = (recorder.clone(), channel.clone());
+        clients.spawn(keep_one(client.clone(), recorder, channel, token, number % 10 > 0, rounds.clone()));
+    }
+    drop(rounds);
+    let mut ticks = interval(TTL / 3);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for tick in 0..=18_u64 {
+        ticks.tick().await;
+        round.send_replace(tick);
+        match tick {
+            3 => server.signal("STOP"),
+            // Nine intervals are three TTLs.
+            12 => server.signal("CONT"),
+            _ => {}
+        }
+    }
+    let found = within("a lookup", client.lookup(lookup("fleet"))).await.unwrap();
+    follower.reach(found.revision).await;
+    assert_eq!((found.instances.len(), follower.gone().len()), (CLIENTS, 0), "somebody went offline");
+    assert!(server.log().contains("held up"), "the server was not stopped at all");
+
+    // They fall silent: the clock that stood still goes on.
+    drop(round);
+    while let Some(ended) = clients.join_next().await {
+        ended.unwrap();
+    }
+    let silent = Instant::now();
+    while follower.gone().len() < CLIENTS {
+        follower.message().await;
+    }
+    let late = millis_after(Instant::now(), silent + TTL);
+    println!("{CLIENTS} who fell silent were offline {late:.0} ms after their TTL");
+    assert!(late <= NOISE.as_secs_f64() * 1_000.0 + 250.0);
+    recorder.assert_clean();
+}
+
+#[tokio::test]
+async fn fencing_and_healing_each_token_is_answered_for_itself() {
+    let server = Server::start(&[]).await;
+    let recorder = Recorder::new(Settings::default());
+    let follower = Follower::of_everything(&server, &recorder).await;
+    let client = server.client(&recorder).await;
+    let granted = async |request: RegisterRequest| client.register(request).await.unwrap().lease.unwrap().token;
+    let kept = granted(register("web", "kept", 10.0)).await;
+    let replaced = granted(register("web", "replaced", 10.0)).await;
+    let newer = granted(register("web", "replaced", 10.0)).await;
+    let removed = granted(register("web", "removed", 10.0)).await;
+    client.deregister(DeregisterRequest { lease_token: removed.clone(), ..Default::default() }).await.unwrap();
+    let mut forged = kept.clone().into_bytes();
+    let place = forged.len() / 2;
+    forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
+    let forged = String::from_utf8(forged).unwrap();
+    let elsewhere = Server::ephemeral(&[]).await;
+    let foreign = elsewhere.api().await.register(register("web", "kept", 10.0)).await.unwrap().into_inner();
+    let foreign = foreign.lease.unwrap().token;
+    let tokens = [&kept, &replaced, &newer, &removed, &foreign, "", "nonsense", &forged];
+    let answer = client.heartbeat(beat(tokens)).await.unwrap();
+    use BeatState::{Expired, Renewed, Superseded, Unknown};
+    let states: Vec<_> = answer.results.iter().map(BeatResult::state).collect();
+    assert_eq!(states[..7], [Renewed, Superseded, Renewed, Expired, Unknown, Unknown, Unknown]);
+    assert_ne!(states[7], Renewed, "a token with another letter in it");
+    // An old incarnation's deregistration changes nothing.
+    let late = client.deregister(DeregisterRequest { lease_token: replaced, ..Default::default() }).await;
+    assert_eq!(late.unwrap_err().code(), tonic::Code::Aborted);
+    let several = DeregisterRequest { lease_tokens: vec![removed, newer], ..Default::default() };
+    assert_eq!(client.deregister(several).await.unwrap().removed, 1);
+    assert_eq!(client.lookup(lookup("web")).await.unwrap().instances.len(), 1);
+    drop(follower);
+    recorder.assert_clean();
+}
+
+#[tokio::test]
+async fn the_end_of_a_heartbeat_stream_expires_nothing() {
+    let server = Server::start(&[]).await;
+    let recorder = Recorder::new(Settings { late: Some(NOISE), ..Settings::default() });
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let client = server.client(&recorder).await;
+    let token = client.register(register_with("web", "a", 2.0, |_| {})).await.unwrap().lease.unwrap().token;
+    let (messages, sending) = mpsc::channel(1);
+    let mut api = server.api().await;
+    let mut answers = api.heartbeat_stream(ReceiverStream::new(sending)).await.unwrap().into_inner();
+    let request = beat([token.clone()]);
+    let asked = recorder.begin(request.clone());
+    messages.send(request).await.unwrap();
+    let answer = answers.message().await.map(Option::unwrap);
+    assert_eq!(answer.as_ref().unwrap().results[0].state(), BeatState::Renewed);
+    recorder.end(asked, answer);
+    // One half ends, and the server ends the other with OK; then the connection goes.
+    drop(messages);
+    assert!(answers.message().await.unwrap().is_none());
+    drop((answers, api));
+    let early =
+        timeout(Duration::from_millis(1_500), follower.event("OFFLINE", |one| one.r#type() == EventType::Offline));
+    assert!(early.await.is_err(), "it went with its stream");
+    let (_, event) = follower.event("OFFLINE", |one| one.r#type() == EventType::Offline).await;
+    assert_eq!(event.cause(), Cause::Expired);
+    recorder.assert_clean();
+}
