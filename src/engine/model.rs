@@ -103,7 +103,7 @@ impl Model {
                 put(description, lease(5, None), incarnation, held.ordinal, revision)
             }
             (Op::Delete { .. }, Some(_)) => {
-                let at = 1_000 + self.tickets;
+                let at = 1_000 + self.revision;
                 Change::Delete(Delete { key, cause: Cause::Expired, at })
             }
             (Op::Forget { .. }, _) => Change::Forget { namespace: key.namespace, service: key.service },

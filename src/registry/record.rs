@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::{
     Message,
-    encoding::{encode_varint, encoded_len_varint},
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field},
 };
 
 use super::{
@@ -16,6 +16,9 @@ use super::{
 /// Wire tags (field number and varint type) of the two fields that are known at commit only.
 const INCARNATION_TAG: u8 = 10 << 3;
 const REVISION_TAG: u8 = 11 << 3;
+
+/// Field number of `Instance.status`.
+const STATUS_TAG: u32 = 9;
 
 /// Who may keep an instance, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +64,7 @@ impl Record {
         encode_varint(incarnation, &mut bytes);
         bytes.push(REVISION_TAG);
         encode_varint(revision, &mut bytes);
-        let status = Instance::decode(description).map_or(Status::Unspecified, |instance| instance.status());
+        let status = status(description);
         let (namespace, service, id) = names(description);
         let fingerprint = Fingerprint::of(namespace, service, id);
         Self { bytes: bytes.into_boxed_slice(), lease, incarnation, revision, ordinal, fingerprint, status }
@@ -126,6 +129,20 @@ impl Record {
     }
 }
 
+/// The status of an encoded instance. Decoding all of it would be most of the time that a restart takes.
+fn status(mut encoded: &[u8]) -> Status {
+    let mut status = Status::Unspecified;
+    while let Ok((tag, wire_type)) = decode_key(&mut encoded) {
+        if tag == STATUS_TAG && wire_type == WireType::Varint {
+            let Ok(number) = decode_varint(&mut encoded) else { break };
+            status = Status::try_from(number as i32).unwrap_or(Status::Unspecified);
+        } else if skip_field(wire_type, tag, &mut encoded, DecodeContext::default()).is_err() {
+            break;
+        }
+    }
+    status
+}
+
 /// Namespace, service and id at the head of an encoded instance.
 #[must_use]
 pub fn names(encoded: &[u8]) -> (&str, &str, &str) {
@@ -146,5 +163,28 @@ fn string_field(encoded: &[u8]) -> (&[u8], &[u8]) {
     match encoded.get(at..at + len) {
         Some(field) => (field, &encoded[at + len..]),
         None => (&[], &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_found_without_decoding() {
+        for status in [Status::Unspecified, Status::Serving, Status::Maintenance] {
+            let instance = Instance {
+                id: "web-1".into(),
+                weight: Some(3),
+                status: status.into(),
+                ports: [("admin".into(), 9000)].into(),
+                metadata: Some(prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(9.0)) }),
+                ..Instance::default()
+            };
+            let encoded = instance.encode_to_vec();
+            assert_eq!(super::status(&encoded), status);
+            assert_eq!(super::status(&encoded[..encoded.len() - 1]), status, "what cannot be read counts for nothing");
+        }
+        assert_eq!(super::status(b"\xff\xff"), Status::Unspecified);
     }
 }

@@ -5,6 +5,7 @@
 mod format;
 mod home;
 mod journal;
+mod recovery;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc as std_mpsc,
     thread,
+    time::Instant,
 };
 
 use tokio::sync::mpsc;
@@ -193,6 +195,7 @@ impl Opener for Fjall {
                 self.home.create(make)?;
             }
         }
+        let began = Instant::now();
         if self.distrusted {
             journal::rewrite(&self.home.store()).map_err(|source| self.home.io_error(source))?;
             self.distrusted = false;
@@ -208,6 +211,12 @@ impl Opener for Fjall {
             store.begin(&mut recovered.epochs, epoch).map_err(|error| self.error(error))?;
         }
         committed.note(recovered.revision);
+        let Recovered { revision, records, tail, .. } = &recovered;
+        let (records, tail) = (records.len(), tail.len());
+        tracing::info!(
+            "read {records} instances at revision {revision} and {tail} revisions of the log in {:?}",
+            began.elapsed()
+        );
         Ok((Noted { store, committed }, recovered))
     }
 

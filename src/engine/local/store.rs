@@ -12,28 +12,34 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     path::Path,
-    sync::Arc,
+    thread,
     time::Duration,
 };
 
-use bytes::Bytes;
-use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode,
+    config::{BlockSizePolicy, FilterPolicy},
+};
 use prost::Message;
 use uuid::Uuid;
 
-use super::format::{
-    Decoder, LAST, LogEntry, StoredEpoch, StoredEpochs, StoredLast, Undecodable, decode_known, decode_u64, encode_u64,
-    known_change,
+use super::{
+    format::{LAST, LogEntry, StoredEpoch, StoredEpochs, StoredLast, encode_u64, known_change},
+    recovery::{self, joined, logged_bytes},
 };
 use crate::{
-    engine::{Epoch, Proposal, Recovered, TailEntry},
+    engine::{Epoch, Proposal, Recovered},
     registry::{Change, Revision},
 };
 
 /// Bytes that each keyspace gathers in memory before they become a table.
-const MEMTABLE_BYTES: u64 = 16 << 20;
-/// Cache of table blocks: only recovery reads.
-const CACHE_BYTES: u64 = 4 << 20;
+const MEMTABLE_BYTES: u64 = 8 << 20;
+/// Bytes of a table's block. Only recovery reads, and it reads everything: no small blocks, no filters, hardly a cache.
+const BLOCK_BYTES: u32 = 16 << 10;
+/// Cache of blocks.
+const CACHE_BYTES: u64 = 1 << 20;
+/// The library's threads: one makes tables of what is in memory while the other merges tables.
+const WORKERS: usize = 2;
 /// Journals may take so much; the library's least. What is in them is replayed at the start.
 const JOURNAL_BYTES: u64 = 64 << 20;
 /// The library halts a writer for ever when 4 memtables wait for a worker that has died, so we halt before that.
@@ -87,12 +93,6 @@ impl From<fjall::Error> for StoreError {
     }
 }
 
-impl StoreError {
-    fn undecodable(keyspace: &str) -> impl Fn(Undecodable) -> Self {
-        move |Undecodable| Self::Corrupt(format!("an entry of {keyspace} cannot be read"))
-    }
-}
-
 /// An open store.
 pub(super) struct FjallStore {
     db: Database,
@@ -120,11 +120,17 @@ pub(super) fn create(dir: &Path, registry_id: Uuid) -> Result<(), StoreError> {
 
 fn database(dir: &Path) -> Result<Database, StoreError> {
     let builder = Database::builder(dir).manual_journal_persist(true);
-    Ok(builder.cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES).open()?)
+    Ok(builder.cache_size(CACHE_BYTES).worker_threads(WORKERS).max_journaling_size(JOURNAL_BYTES).open()?)
 }
 
 fn keyspaces(db: &Database) -> Result<[Keyspace; 4], StoreError> {
-    let options = || KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(MEMTABLE_BYTES);
+    let options = || {
+        KeyspaceCreateOptions::default()
+            .manual_journal_persist(true)
+            .max_memtable_size(MEMTABLE_BYTES)
+            .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
+            .filter_policy(FilterPolicy::disabled())
+    };
     let open = |name| db.keyspace(name, options);
     Ok([open("state")?, open("known")?, open("log")?, open("meta")?])
 }
@@ -150,48 +156,22 @@ impl FjallStore {
         let last = StoredLast::decode(&*get(LAST)?).map_err(|_| missing(LAST))?;
         let epochs = StoredEpochs::decode(&*get("epochs")?).map_err(|_| missing("epochs"))?.epochs;
         self.last = StoredLast { acknowledged: last.revision, ..last };
+        let (records, others) = thread::scope(|scope| {
+            let log = scope.spawn(|| Ok((recovery::tail(&self.log, last.tail_after)?, recovery::known(&self.known)?)));
+            (recovery::records(&self.state), joined(log))
+        });
+        let ((tail, logged), known) = others?;
+        self.log_bytes = logged.iter().map(|(_, bytes)| bytes).sum();
+        self.logged = logged;
         Ok(Recovered {
             registry_id,
             epochs: epochs.into_iter().map(|StoredEpoch { id, after }| Epoch { id, after }).collect(),
             revision: last.revision,
-            records: self.records()?,
-            known: self.known_services()?,
-            tail: self.tail()?,
+            records: records?,
+            known,
+            tail,
             tail_after: last.tail_after,
         })
-    }
-
-    fn records(&self) -> Result<Vec<Arc<crate::registry::Record>>, StoreError> {
-        let mut decoder = Decoder::default();
-        let mut records = Vec::with_capacity(self.state.approximate_len());
-        for entry in self.state.iter() {
-            let value = Bytes::copy_from_slice(&entry.value()?);
-            records.push(Arc::new(decoder.record(value).map_err(StoreError::undecodable("state"))?));
-        }
-        Ok(records)
-    }
-
-    fn known_services(&self) -> Result<Vec<(smol_str::SmolStr, smol_str::SmolStr, u64)>, StoreError> {
-        let decode = |entry: fjall::Guard| {
-            let (key, value) = entry.into_inner()?;
-            decode_known(&key, &value).map_err(StoreError::undecodable("known"))
-        };
-        self.known.iter().map(decode).collect()
-    }
-
-    fn tail(&mut self) -> Result<Vec<TailEntry>, StoreError> {
-        let (mut decoder, mut tail) = (Decoder::default(), Vec::new());
-        // From there on: entries that were trimmed are not even read over.
-        for entry in self.log.range(encode_u64(self.last.tail_after + 1)..) {
-            let (key, value) = entry.into_inner()?;
-            let revision = decode_u64(&key).map_err(StoreError::undecodable("log"))?;
-            let bytes = Bytes::copy_from_slice(&value);
-            let events = decoder.events(bytes).map_err(StoreError::undecodable("log"))?;
-            self.logged.push_back((revision, logged_bytes(value.len())));
-            self.log_bytes += logged_bytes(value.len());
-            tail.push(TailEntry { revision, events });
-        }
-        Ok(tail)
     }
 
     /// Adds an epoch that begins after `after`; it is on disk when this returns.
@@ -299,9 +279,4 @@ impl FjallStore {
             other => other,
         })
     }
-}
-
-/// What an entry counts for in the log's size: its key and value as stored.
-fn logged_bytes(value: usize) -> u64 {
-    8 + value as u64
 }

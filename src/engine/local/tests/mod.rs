@@ -1,8 +1,9 @@
-//! The durable engine against a plain model and against others who want the directory; `faults` and `damage` go on
-//! from here.
+//! The durable engine against a plain model and against others who want the directory; `faults`, `damage` and `kill`
+//! go on from here.
 
 mod damage;
 mod faults;
+mod kill;
 
 use std::{fs, sync::Arc};
 
@@ -26,7 +27,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     /// Whatever was committed before a restart is what the next start recovers, with an epoch more.
     #[test]
