@@ -7,11 +7,12 @@ use std::{
 };
 
 use tokio_stream::Stream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server::Health,
 };
 
+use super::status::{self, Reason};
 use crate::{
     registry::{DEFAULT_NAMESPACE, Scope},
     watch::{Hub, Listener, ONLY_PART, WatchPermit},
@@ -85,7 +86,7 @@ impl Health for HealthService {
         let name = request.into_inner().service;
         match subject(&name).status(&self.hub) {
             Some(status) => Ok(Response::new(HealthCheckResponse { status: status.into() })),
-            None => Err(Status::new(Code::NotFound, "no service of that name is known")),
+            None => Err(status::plain(Reason::NotFound, "no service of that name is known")),
         }
     }
 
@@ -130,7 +131,7 @@ impl Stream for HealthWatch {
                 return Poll::Ready(Some(Ok(HealthCheckResponse { status: now.into() })));
             }
             if closing {
-                return Poll::Ready(Some(Err(super::status::shutting_down())));
+                return Poll::Ready(Some(Err(status::shutting_down())));
             }
             if !woken {
                 return Poll::Pending;

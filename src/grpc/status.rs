@@ -10,6 +10,10 @@ use crate::registry::{Error, Violation};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "onair";
+/// Most bytes of violations in an error's details, which travel base64-encoded in a header.
+const VIOLATIONS_BYTES_MAX: usize = 3 * 1024;
+/// Most bytes of an error's sentence, which travels percent-encoded in a header.
+const SENTENCE_BYTES_MAX: usize = 512;
 /// When a call that found no room makes sense again.
 const RETRY_SOON: Duration = Duration::from_millis(250);
 /// When a call to a store that is away makes sense again.
@@ -28,6 +32,7 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::Unspecified | Reason::Internal => Code::Internal,
         Reason::Invalid | Reason::TooDeep | Reason::Malformed => Code::InvalidArgument,
         Reason::TooLarge | Reason::Limit | Reason::Overloaded => Code::ResourceExhausted,
+        Reason::NotFound => Code::NotFound,
         Reason::KeyHeld => Code::AlreadyExists,
         Reason::Superseded => Code::Aborted,
         Reason::LeaseDenied | Reason::Permission => Code::PermissionDenied,
@@ -61,11 +66,36 @@ fn details<const N: usize>(reason: Reason, metadata: [(&str, String); N]) -> Err
     ErrorDetails::with_error_info(reason_name(reason), DOMAIN, metadata)
 }
 
+/// All violations, as long as they fit into the headers that clients accept (8 KiB in many of them); a last one says how
+/// many did not.
 fn with_violations(reason: Reason, violations: &[Violation]) -> ErrorDetails {
-    let violations = violations.iter().map(|violation| FieldViolation::new(&violation.field, &violation.description));
+    let mut bytes = 0;
+    let fits = |violation: &&Violation| {
+        bytes += violation.field.len() + violation.description.len() + 8;
+        bytes <= VIOLATIONS_BYTES_MAX
+    };
+    let mut told: Vec<FieldViolation> = violations
+        .iter()
+        .take_while(fits)
+        .map(|violation| FieldViolation::new(&violation.field, &violation.description))
+        .collect();
+    if told.len() < violations.len() {
+        let more = violations.len() - told.len();
+        told.push(FieldViolation::new("", format!("{more} more violations are not listed")));
+    }
     let mut details = details(reason, []);
-    details.set_bad_request(violations.collect::<Vec<_>>());
+    details.set_bad_request(told);
     details
+}
+
+/// The sentence of an error, cut where it would no longer fit into headers.
+fn sentence(error: &Error) -> String {
+    let mut text = error.to_string();
+    if text.len() > SENTENCE_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(SENTENCE_BYTES_MAX));
+        text.push('…');
+    }
+    text
 }
 
 impl From<Error> for Status {
@@ -106,7 +136,7 @@ impl From<Error> for Status {
             Error::ShuttingDown => return shutting_down(),
             Error::Deadline => (Reason::Deadline, details(Reason::Deadline, [])),
         };
-        Self::with_error_details(code_of(reason), error.to_string(), details)
+        Self::with_error_details(code_of(reason), sentence(&error), details)
     }
 }
 
@@ -132,5 +162,27 @@ pub fn of_transport(status: Status) -> Status {
         plain(Reason::TooLarge, "the message is larger than max_message_bytes")
     } else {
         status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_violations_fit_into_headers_and_none_is_passed_over_in_silence() {
+        let violation =
+            |number| Violation { field: format!("instance.ports[\"é{number}\"]"), description: "x".repeat(60) };
+        let status = Status::from(Error::Invalid((0..1_000).map(violation).collect()));
+        let told = status.get_details_bad_request().expect("violations").field_violations;
+        assert!(told.len() > 20 && status.details().len() < 5 * 1024, "{} in {}", told.len(), status.details().len());
+        let rest = 1_000 - (told.len() - 1);
+        assert_eq!(
+            told.last().map(|last| last.description.clone()),
+            Some(format!("{rest} more violations are not listed"))
+        );
+        assert!(status.message().len() <= SENTENCE_BYTES_MAX + 4);
+        let few = Status::from(Error::Invalid((0..20).map(violation).collect()));
+        assert_eq!(few.get_details_bad_request().expect("violations").field_violations.len(), 20);
     }
 }

@@ -1,6 +1,7 @@
 //! The server: opens the store, starts the actor, binds every listener, and stops all of it in order. Knows how the
 //! pieces fit together and no rule of any of them.
 
+mod files;
 mod listen;
 mod logging;
 
@@ -78,6 +79,7 @@ impl ServeError {
 /// When it cannot start, or cannot go on.
 pub fn run(settings: ServeSettings) -> Result<(), ServeError> {
     logging::init(&settings);
+    files::raise_limit();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::system("a runtime"))?;
     // Addresses come first: a second server on the same port must not touch the store.
     let listeners = runtime.block_on(listen::bind(&settings.listen))?;
