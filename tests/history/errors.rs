@@ -76,6 +76,7 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::Unspecified => Code::Unknown,
         ErrorReason::Invalid | ErrorReason::TooDeep | ErrorReason::Malformed => Code::InvalidArgument,
         ErrorReason::TooLarge | ErrorReason::Limit | ErrorReason::Overloaded => Code::ResourceExhausted,
+        ErrorReason::NotFound => Code::NotFound,
         ErrorReason::KeyHeld => Code::AlreadyExists,
         ErrorReason::Superseded => Code::Aborted,
         ErrorReason::LeaseDenied | ErrorReason::Permission => Code::PermissionDenied,
