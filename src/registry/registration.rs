@@ -36,6 +36,8 @@ const DEFAULT_PROTOCOL: &str = "http";
 const TEXT_BYTES_MAX: usize = 128;
 /// Most named ports.
 const PORTS_MAX: usize = 64;
+/// Weight of what names none.
+const DEFAULT_WEIGHT: u32 = 1;
 /// Largest weight.
 const WEIGHT_MAX: u32 = 1_000_000;
 
@@ -91,8 +93,8 @@ pub struct Context<'a> {
 /// A registration that keeps every rule of one request alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Registration {
-    /// Completed and in canonical form: no name is empty, the host has no brackets, an absent weight means 1, and an
-    /// omitted status stays so (what it means depends on what is registered already). What the server sets is cleared.
+    /// Completed and in canonical form: no name is empty, the host has no brackets, the weight is there, and an omitted
+    /// status stays so (what it means depends on what is registered already). What the server sets is cleared.
     pub instance: Instance,
     /// How long its lease lives.
     pub ttl: LeaseTtl,
@@ -241,7 +243,8 @@ impl Check {
                 self.add(field, "must not contain control characters");
             }
         }
-        if instance.weight.is_some_and(|weight| weight > WEIGHT_MAX) {
+        // Filled in, so that no reader takes an absent weight for 0, which means no traffic.
+        if *instance.weight.get_or_insert(DEFAULT_WEIGHT) > WEIGHT_MAX {
             self.add("instance.weight", format!("must be at most {WEIGHT_MAX}"));
         }
         match Status::try_from(instance.status) {

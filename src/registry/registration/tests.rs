@@ -99,7 +99,7 @@ fn what_the_server_sets_is_cleared_and_the_rest_kept() {
     let (url, protocol) = ("http://a:80".to_owned(), "http".to_owned());
     assert_eq!(got, Instance { id, url, protocol, incarnation: 0, revision: 0, online_since: None, ..given });
     assert_eq!(parse(at("", 0, "", "")).unwrap().instance.namespace, "default");
-    assert_eq!(parse(at("", 0, "", "")).unwrap().instance.weight, None);
+    assert_eq!(parse(at("", 0, "", "")).unwrap().instance.weight, Some(1));
 }
 
 #[test]
