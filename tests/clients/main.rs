@@ -2,4 +2,6 @@
 //! first use, so that `cargo test` alone is enough.
 
 mod python;
+mod scenario;
+mod server;
 mod tools;

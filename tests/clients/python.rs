@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
-use crate::tools::{run, tool, top};
+use crate::{
+    scenario,
+    tools::{run, tool, top},
+};
 
 /// Stubs of all of `proto/onair`, in a directory that is gone with the value.
 fn stubs() -> tempfile::TempDir {
@@ -30,4 +33,12 @@ print(registry_pb2_grpc.RegistryStub.__name__)
 ";
     let said = run(Command::new(tool("python")).args(["-c", program]).current_dir(stubs.path()));
     assert_eq!(said.trim_end(), "RegistryStub");
+}
+
+#[test]
+fn a_client_in_python_takes_the_tour() {
+    let stubs = stubs();
+    let mut client = Command::new(tool("python"));
+    client.arg("-B").arg(top().join("tests/clients/python/scenario.py")).env("PYTHONPATH", stubs.path());
+    scenario::take(&mut client);
 }

@@ -1,0 +1,139 @@
+//! The real binary as a server that can be killed, and a way to it that can go dead. Knows nothing of what is asked.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+/// `onair serve` on a free port, with data that outlives the process.
+pub struct Server {
+    process: Child,
+    address: SocketAddr,
+    home: tempfile::TempDir,
+    lives: usize,
+}
+
+impl Server {
+    /// A server with no data.
+    pub fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let (process, address) = spawn(&home, "127.0.0.1:0", 0, 0);
+        Self { process, address, home, lives: 1 }
+    }
+
+    /// Where it listens, in each of its lives.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again: with the data that it left, or with none.
+    pub fn again(&mut self, empty: bool) {
+        let registry = if empty { self.lives } else { 0 };
+        (self.process, _) = spawn(&self.home, &self.address.to_string(), self.lives, registry);
+        self.lives += 1;
+    }
+
+    /// SIGTERM, which only asks.
+    pub fn ask_to_stop(&self) {
+        crate::tools::run(Command::new("kill").args(["-s", "TERM", &self.process.id().to_string()]));
+    }
+
+    /// How it ended.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+
+    /// What it logged in all of its lives.
+    pub fn log(&self) -> String {
+        let read = |life| std::fs::read_to_string(self.home.path().join(format!("log-{life}"))).unwrap_or_default();
+        (0..self.lives).map(read).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Starts a process, and returns when its port answers.
+fn spawn(home: &tempfile::TempDir, listen: &str, life: usize, registry: usize) -> (Child, SocketAddr) {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_onair"))
+        .args(["serve", "--listen", listen, "--data-dir"])
+        .arg(home.path().join(format!("registry-{registry}")))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(home.path().join(format!("log-{life}"))).unwrap())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let address = said.split_once("listening on ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    (process, address.unwrap_or_else(|| panic!("the server says where it listens, not {said:?}")))
+}
+
+/// A way to a server. It can go dead: what is open stays open and carries nothing any more; new connections work.
+pub struct Proxy {
+    address: SocketAddr,
+    /// Connections of an earlier generation are dead.
+    generation: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    /// A way to `target`, until the test ends.
+    pub fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Self { address: listener.local_addr().unwrap(), generation: Arc::default() };
+        let generation = Arc::clone(&proxy.generation);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = TcpStream::connect(target) else { continue };
+                let born = generation.load(Ordering::Relaxed);
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let generation = Arc::clone(&generation);
+                    thread::spawn(move || carry(from, to, || generation.load(Ordering::Relaxed) == born));
+                }
+            }
+        });
+        proxy
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What is open now goes dead, without a word to either end.
+    pub fn dead_end(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, is_alive: impl Fn() -> bool) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if is_alive() && to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    if is_alive() {
+        // The other end may be gone already.
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    }
+}
