@@ -22,6 +22,7 @@
 #[path = "../history/mod.rs"]
 mod history;
 
+mod bench;
 mod disk;
 mod harness;
 mod kill9;

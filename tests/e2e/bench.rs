@@ -1,0 +1,79 @@
+//! `onair bench` against a real server: each job does its work, finds no fault, and takes away what it registered.
+
+use serde_json::Value;
+
+use crate::harness::{Server, alone, onair, said};
+
+/// Runs one job and answers its measurements.
+async fn bench(server: &Server, job: &str) -> Vec<Value> {
+    let pid = server.pid().to_string();
+    let url = server.url();
+    let mut args = vec!["bench"];
+    args.extend(job.split_whitespace());
+    args.extend(["--url", &url, "--output", "json", "--server-pid", &pid, "--seconds", "0.3", "--pairs", "3"]);
+    let (code, out, err) = said(&onair(&args).await);
+    assert_eq!(code, 0, "{job}: {out}{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    report["jobs"].as_array().unwrap().clone()
+}
+
+fn extra(job: &Value, name: &str) -> f64 {
+    let extras = job["extra"].as_array().unwrap();
+    extras.iter().find(|extra| extra["name"] == name).unwrap()["value"].as_f64().unwrap()
+}
+
+#[tokio::test]
+async fn bench_jobs_find_no_fault_and_leave_nothing() {
+    let _turn = alone().await;
+    let server = Server::ephemeral(&["--bench-floor", "--breaker", "off"]).await;
+    for (job, measurements, compared) in [
+        ("floor", 1, false),
+        ("heartbeat --leases 50", 1, true),
+        ("heartbeat --leases 50 --rate 200", 1, false),
+        ("stream --leases 500", 2, true),
+        ("lookup --services 20", 1, true),
+        ("register --count 500", 2, false),
+        ("fanout --watchers 60 --connections 3", 1, false),
+        ("fanout --watchers 60 --connections 3 --multiplexed --rate 50", 1, false),
+        ("expire --leases 300 --kept 30 --rate 200 --ttl 2", 1, false),
+    ] {
+        let found = bench(&server, job).await;
+        assert_eq!(found.len(), measurements, "{job}");
+        for figures in found {
+            assert!(figures["count"].as_u64().unwrap() > 0 && figures.get("faults").is_none(), "{job}: {figures}");
+            assert!(figures["latency_us"]["p50"].as_f64().unwrap() > 0.0, "{job}: {figures}");
+            assert_eq!(figures.get("floor").is_some(), compared, "{job}: {figures}");
+        }
+        let left = server.info().await.counts.unwrap().instances;
+        assert_eq!(left, 0, "{job} left instances behind");
+    }
+}
+
+#[tokio::test]
+async fn bench_tells_what_instances_and_watches_take() {
+    let server = Server::ephemeral(&[]).await;
+    let [figures] = &bench(&server, "fill --count 2000").await[..] else { panic!() };
+    assert!(extra(figures, "memory of an instance") > 0.0, "{figures}");
+    assert_eq!(server.info().await.counts.unwrap().instances, 2_000);
+    for kind in ["", "--multiplexed"] {
+        let job = format!("idle-watches --watchers 500 --connections 5 --hold 0 {kind}");
+        let [figures] = &bench(&server, &job).await[..] else { panic!() };
+        assert_eq!((figures["count"].as_u64(), figures.get("faults")), (Some(500), None), "{figures}");
+    }
+}
+
+#[tokio::test]
+async fn bench_says_what_it_needs() {
+    let server = Server::ephemeral(&[]).await;
+    let url = server.url();
+    for (args, code, why) in [
+        (&["floor"][..], 2, "start it with `onair serve --bench-floor`"),
+        (&["expire", "--kept", "1000", "--rate", "1"], 2, "too few to beat 1000 leases"),
+        (&["fanout", "--watchers", "5000", "--connections", "1"], 2, "use more --connections"),
+        (&["heartbeat", "--server-pid", "4294967295"], 2, "there is no such process"),
+    ] {
+        let args: Vec<_> = [&["bench"][..], args, &["--url", &url]].concat();
+        let (got, _, err) = said(&onair(&args).await);
+        assert!(got == code && err.contains(why), "{args:?}: {got} {err}");
+    }
+}
