@@ -11,14 +11,17 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use smol_str::SmolStr;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout_at},
+};
 
 use super::RegistryHandle;
 use crate::{
     registry::{
         Candidate, Choice, Error, FilterSet, Matcher, Record, Registry, Revision, Scope, ServiceSet, Status, pick,
     },
-    watch::{Listener, ONLY_PART},
+    watch::{Hub, Listener, ONLY_PART},
 };
 
 /// Most instances in a page.
@@ -27,6 +30,8 @@ pub const PAGE_MAX: usize = 1_000;
 const PAGE_BYTES: usize = 960 * 1024;
 /// How long a `min_revision` is waited for when no wait is asked for.
 const REVISION_WAIT: Duration = Duration::from_secs(1);
+/// Most records looked at in one turn of a thread: what matches little must not hold it.
+const SCAN_MAX: usize = 4_096;
 /// Counters for round robin: services share one only if their fingerprints collide here.
 const TURNS: usize = 1_024;
 
@@ -168,36 +173,31 @@ impl RegistryHandle {
     /// # Errors
     /// `RevisionAhead`, `Invalid` page token, `ShuttingDown` while waiting.
     pub async fn lookup(&self, query: LookupQuery) -> Result<Found, Error> {
-        let cut = |wait: Duration| {
-            let end = Instant::now() + wait;
-            query.deadline.map_or(end, |deadline| end.min(deadline))
-        };
+        // One wait, whatever is waited for.
+        let wait = if query.wait.is_zero() { REVISION_WAIT } else { query.wait };
+        let end = Instant::now() + wait;
+        let end = query.deadline.map_or(end, |deadline| end.min(deadline));
         if query.min_revision > self.hub.registry().revision() {
-            let wait = if query.wait.is_zero() { REVISION_WAIT } else { query.wait };
-            self.reach(query.min_revision, cut(wait)).await?;
+            self.reach(query.min_revision, end).await?;
         }
         let matcher = Matcher::new(query.filters.clone());
-        let found = self.find(&query, &matcher)?;
+        let found = self.find(&query, &matcher).await?;
         if !found.records.is_empty() || query.wait.is_zero() {
             return Ok(found);
         }
-        let end = cut(query.wait);
-        let listener = Listener::new();
-        let listening = self.hub.log().listen(matcher.scopes(), &listener, ONLY_PART);
-        let outcome = loop {
-            let found = self.find(&query, &matcher);
-            if !matches!(&found, Ok(found) if found.records.is_empty()) {
-                break found;
+        let sleeper = Sleeper::new(&self.hub, matcher.scopes());
+        loop {
+            let found = self.find(&query, &matcher).await?;
+            if !found.records.is_empty() {
+                return Ok(found);
             }
             if self.hub.is_closing() {
-                break Err(Error::ShuttingDown);
+                return Err(Error::ShuttingDown);
             }
-            if timeout_at(end, listener.woken()).await.is_err() {
-                break found;
+            if timeout_at(end, sleeper.listener.woken()).await.is_err() {
+                return Ok(found);
             }
-        };
-        self.hub.log().ignore(matcher.scopes(), listening);
-        outcome
+        }
     }
 
     /// Lists services in order of (namespace, service).
@@ -244,25 +244,22 @@ impl RegistryHandle {
     }
 
     async fn reach(&self, wanted: Revision, end: Instant) -> Result<(), Error> {
-        let listener = Listener::new();
-        let listening = self.hub.log().listen(&[Scope::All], &listener, ONLY_PART);
-        let outcome = loop {
+        let sleeper = Sleeper::new(&self.hub, &[Scope::All]);
+        loop {
             let revision = self.hub.registry().revision();
             if revision >= wanted {
-                break Ok(());
+                return Ok(());
             }
             if self.hub.is_closing() {
-                break Err(Error::ShuttingDown);
+                return Err(Error::ShuttingDown);
             }
-            if timeout_at(end, listener.woken()).await.is_err() {
-                break Err(Error::RevisionAhead { wanted, revision });
+            if timeout_at(end, sleeper.listener.woken()).await.is_err() {
+                return Err(Error::RevisionAhead { wanted, revision });
             }
-        };
-        self.hub.log().ignore(&[Scope::All], listening);
-        outcome
+        }
     }
 
-    fn find(&self, query: &LookupQuery, matcher: &Matcher) -> Result<Found, Error> {
+    async fn find(&self, query: &LookupQuery, matcher: &Matcher) -> Result<Found, Error> {
         let after = page_start(&query.page_token)?;
         // A short look: the snapshot is read after the state is free again.
         let (snapshot, why_empty) = {
@@ -281,8 +278,12 @@ impl RegistryHandle {
             (PickKind::All, limit) => limit.min(PAGE_MAX),
             _ => usize::MAX,
         };
-        let mut bytes = 0;
+        let (mut bytes, mut seen) = (0, 0);
         while let Some(record) = reader.next_record() {
+            seen += 1;
+            if seen % SCAN_MAX == 0 {
+                yield_now().await;
+            }
             if !matcher.matches(&record) {
                 continue;
             }
@@ -299,6 +300,12 @@ impl RegistryHandle {
         let none_match = records.is_empty();
         if query.pick != PickKind::All {
             records = self.choose(query, matcher, records);
+            // There are no pages, but a reply has its size.
+            let mut bytes = 0;
+            records.retain(|record| {
+                bytes += record.bytes().len() + 4;
+                bytes <= PAGE_BYTES
+            });
         }
         let why_empty = match (records.is_empty(), none_match) {
             (false, _) => None,
@@ -326,8 +333,30 @@ impl RegistryHandle {
             PickKind::Weighted => Choice::Weighted,
             PickKind::Rendezvous => Choice::Rendezvous { key: &query.pick_key },
         };
-        let picked = pick(choice, &candidates, query.limit.max(1), &query.prefer_zone, &mut || self.turns.random());
+        let picked = pick(choice, &candidates, query.limit.clamp(1, PAGE_MAX), &query.prefer_zone, &mut || self.turns.random());
         picked.into_iter().filter_map(|place| records.get(place).cloned()).collect()
+    }
+}
+
+/// A place in the log for a call that waits, given back also when the caller leaves.
+struct Sleeper<'a> {
+    hub: &'a Hub,
+    scopes: &'a [Scope],
+    listener: Arc<Listener>,
+    listening: u64,
+}
+
+impl<'a> Sleeper<'a> {
+    fn new(hub: &'a Hub, scopes: &'a [Scope]) -> Self {
+        let listener = Listener::new();
+        let listening = hub.log().listen(scopes, &listener, ONLY_PART);
+        Self { hub, scopes, listener, listening }
+    }
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        self.hub.log().ignore(self.scopes, self.listening);
     }
 }
 

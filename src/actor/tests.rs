@@ -83,3 +83,28 @@ async fn an_expiry_that_another_node_overtook_leaves_the_lease_running() {
     }
     assert_eq!(beat(&handle, token).await, BeatOutcome::Expired);
 }
+
+/// Calls that wait and are broken off leave nobody in the log to be woken.
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_is_broken_off_leaves_nothing_behind() {
+    let (handle, _hostile) = start(Manners::default(), ActorOptions::default());
+    for (wait, min_revision) in [(AGES, 0), (Duration::ZERO, 7)] {
+        let filters = FilterSet::new(crate::registry::Filter::new("", "web", "", ""));
+        let query = LookupQuery {
+            filters,
+            pick: PickKind::All,
+            pick_key: String::new(),
+            limit: 0,
+            page_token: String::new(),
+            prefer_zone: String::new(),
+            wait,
+            min_revision,
+            deadline: None,
+        };
+        let mut lookup = Box::pin(handle.lookup(query));
+        assert!(timeout(Duration::from_millis(1), &mut lookup).await.is_err(), "it waits");
+        assert_eq!(handle.hub().log().sleepers(), 1);
+        drop(lookup);
+        assert_eq!(handle.hub().log().sleepers(), 0);
+    }
+}

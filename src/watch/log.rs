@@ -211,6 +211,12 @@ impl EventLog {
         }
     }
 
+    /// How many places sleepers have in the topics.
+    #[cfg(test)]
+    pub(crate) fn sleepers(&self) -> usize {
+        self.write().topics.values().map(|topic| topic.listeners.len()).sum()
+    }
+
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
