@@ -333,7 +333,8 @@ impl RegistryHandle {
             PickKind::Weighted => Choice::Weighted,
             PickKind::Rendezvous => Choice::Rendezvous { key: &query.pick_key },
         };
-        let picked = pick(choice, &candidates, query.limit.clamp(1, PAGE_MAX), &query.prefer_zone, &mut || self.turns.random());
+        let picked =
+            pick(choice, &candidates, query.limit.clamp(1, PAGE_MAX), &query.prefer_zone, &mut || self.turns.random());
         picked.into_iter().filter_map(|place| records.get(place).cloned()).collect()
     }
 }

@@ -54,7 +54,9 @@ const EXPIRE_MAX: usize = 1_000;
 /// Most such proposals in flight: one at the store while the next is made, so that a burst of lapses never fills a turn.
 const EXPIRIES_MAX: usize = 2;
 /// How often services whose day has passed are forgotten.
-const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+const FORGET_INTERVAL: Duration = Duration::from_secs(5);
+/// Most services forgotten at a time.
+const FORGET_MAX: usize = 1_000;
 
 /// To whom a command's outcome goes.
 #[derive(Debug)]
@@ -346,9 +348,9 @@ impl<E: Engine> Actor<E> {
     }
 
     fn forget(&mut self) {
-        loop {
-            let next = self.hub.registry_mut().forgettable(unix_seconds());
-            let Some((namespace, service)) = next else { return };
+        // What is not committed this time is tried again the next.
+        let due = self.hub.registry().forgettable(unix_seconds(), FORGET_MAX);
+        for (namespace, service) in due {
             self.run_command(Command::Forget { namespace, service }, Recipient::Nobody);
         }
     }

@@ -1,7 +1,7 @@
 //! The committed state: instances by key, by slot and by service, and how a committed change is taken in.
 //! It decides nothing: that is `decide`.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use hashbrown::HashTable;
 use imbl::OrdMap;
@@ -54,8 +54,8 @@ pub struct Registry {
     free: Vec<u32>,
     index: HashTable<u32>,
     pub(super) services: u64,
-    /// Services that lost their last instance, in that order, to be forgotten later.
-    emptied: VecDeque<(u64, SmolStr, SmolStr)>,
+    /// The services without an instance, in the order in which they lost the last one, to be forgotten later.
+    emptied: BTreeSet<(u64, SmolStr, SmolStr)>,
     pub(super) limits: StateLimits,
 }
 
@@ -73,7 +73,7 @@ impl Registry {
             free: Vec::new(),
             index: HashTable::new(),
             services: 0,
-            emptied: VecDeque::new(),
+            emptied: BTreeSet::new(),
             limits,
         }
     }
@@ -89,14 +89,12 @@ impl Registry {
         for record in records {
             self.hold(record);
         }
-        let mut emptied: Vec<_> = known
-            .into_iter()
-            .filter(|(namespace, service, _)| self.service(namespace, service).is_none_or(ServiceSet::is_empty))
-            .collect();
-        emptied.sort_unstable_by_key(|(.., at)| *at);
-        for (namespace, service, at) in emptied {
-            *self.service_entry(&namespace, &service) = ServiceSet::emptied(at);
-            self.emptied.push_back((at, namespace, service));
+        for (namespace, service, at) in known {
+            let set = self.service_entry(&namespace, &service);
+            if set.is_empty() {
+                *set = ServiceSet::emptied(at);
+                self.emptied.insert((at, namespace, service));
+            }
         }
     }
 
@@ -164,18 +162,11 @@ impl Registry {
         self.index.find(fingerprint.0, holds).copied()
     }
 
-    /// The next service to forget, if its day has passed at `now` (Unix seconds).
-    pub fn forgettable(&mut self, now: u64) -> Option<(SmolStr, SmolStr)> {
-        while let Some((at, ..)) = self.emptied.front()
-            && at.saturating_add(KNOWN_SECONDS) <= now
-        {
-            let (at, namespace, service) = self.emptied.pop_front()?;
-            let still = self.service(&namespace, &service).is_some_and(|set| set.is_empty() && set.emptied_at() == at);
-            if still {
-                return Some((namespace, service));
-            }
-        }
-        None
+    /// At most `max` services to forget: those whose day has passed at `now` (Unix seconds).
+    #[must_use]
+    pub fn forgettable(&self, now: u64, max: usize) -> Vec<(SmolStr, SmolStr)> {
+        let due = self.emptied.iter().take_while(|(at, ..)| at.saturating_add(KNOWN_SECONDS) <= now).take(max);
+        due.map(|(_, namespace, service)| (namespace.clone(), service.clone())).collect()
     }
 
     /// Takes in the changes committed at `revision`. Absolute changes: folding twice equals folding once.
@@ -193,7 +184,10 @@ impl Registry {
             Change::Put(put) => Some(self.fold_put(revision, place, put)),
             Change::Delete(delete) => self.fold_delete(revision, delete),
             Change::Forget { namespace, service } => {
-                if self.service(namespace, service).is_some_and(ServiceSet::is_empty) {
+                if let Some(at) =
+                    self.service(namespace, service).filter(|set| set.is_empty()).map(ServiceSet::emptied_at)
+                {
+                    self.emptied.remove(&(at, namespace.clone(), service.clone()));
                     let services = &mut self.namespaces.get_mut(namespace)?.services;
                     services.remove(service);
                     self.services -= 1;
@@ -227,7 +221,7 @@ impl Registry {
         let set = self.namespaces.get_mut(&delete.key.namespace)?.services.get_mut(&delete.key.service)?;
         set.remove(&delete.key.id, revision, delete.at);
         if set.is_empty() {
-            self.emptied.push_back((delete.at, delete.key.namespace.clone(), delete.key.service.clone()));
+            self.emptied.insert((delete.at, delete.key.namespace.clone(), delete.key.service.clone()));
         }
         Some(Event { before: Some(before), after: None, cause: delete.cause, slot })
     }
@@ -235,7 +229,12 @@ impl Registry {
     /// Holds `record`, in place of the one with the same key.
     fn hold(&mut self, record: Arc<Record>) -> (u32, Option<Arc<Record>>) {
         let (namespace, service, _) = record.names();
-        self.service_entry(namespace, service).put(Arc::clone(&record));
+        let set = self.service_entry(namespace, service);
+        let emptied_at = set.is_empty().then(|| set.emptied_at());
+        set.put(Arc::clone(&record));
+        if let Some(at) = emptied_at {
+            self.emptied.remove(&(at, SmolStr::new(namespace), SmolStr::new(service)));
+        }
         let fingerprint = record.fingerprint;
         if let Some(slot) = self.find(fingerprint, |held| held.names() == record.names()) {
             return (slot, self.slots[slot as usize].replace(record));
@@ -263,5 +262,53 @@ impl Registry {
             self.services += 1;
         }
         services.entry(SmolStr::new(service)).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::registry::{Instance, Lease, SecretHash, Stamp};
+
+    fn put(service: &str) -> Change {
+        let (namespace, id) = ("default".to_owned(), "a".to_owned());
+        let instance = Instance { namespace, service: service.into(), id, ..Instance::default() };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let (incarnation, revision) = (Stamp::Commit, Stamp::Commit);
+        Change::Put(Put { description: instance.encode_to_vec().into(), lease, incarnation, ordinal: 0, revision })
+    }
+
+    fn delete(service: &str, at: u64) -> Change {
+        Change::Delete(Delete { key: Key::new("default", service, "a"), cause: Cause::Expired, at })
+    }
+
+    /// A service that comes and goes all day is kept in mind once, and forgotten a day after it went last.
+    #[test]
+    fn a_service_is_forgotten_a_day_after_its_last_instance() {
+        let mut registry = Registry::new(1, StateLimits::default());
+        let mut revision = 0;
+        let mut fold = |registry: &mut Registry, change| {
+            revision += 1;
+            registry.fold(revision, &[change]);
+        };
+        for at in 0..1_000 {
+            fold(&mut registry, put("flaps"));
+            fold(&mut registry, delete("flaps", at));
+        }
+        fold(&mut registry, put("stays"));
+        fold(&mut registry, delete("stays", 1));
+        fold(&mut registry, put("stays"));
+        assert_eq!(registry.emptied.len(), 1);
+        assert_eq!(registry.forgettable(998 + KNOWN_SECONDS, 10), []);
+        let due = registry.forgettable(999 + KNOWN_SECONDS, 10);
+        assert_eq!(due, [("default".into(), "flaps".into())]);
+        // Not forgotten before that is committed.
+        assert_eq!(registry.forgettable(999 + KNOWN_SECONDS, 10), due);
+        let (namespace, service) = due[0].clone();
+        fold(&mut registry, Change::Forget { namespace, service });
+        assert_eq!(registry.forgettable(u64::MAX, 10), []);
+        assert!(registry.service("default", "flaps").is_none() && registry.service("default", "stays").is_some());
     }
 }
