@@ -16,6 +16,8 @@ mod model;
 
 /// Most commands that one revision carries.
 pub const REVISION_COMMANDS_MAX: usize = 100;
+/// Most changes that one revision carries, one larger command excepted: a slice of lapses fills one.
+pub const REVISION_CHANGES_MAX: usize = 1_000;
 /// Most bytes of changes that one revision carries, one oversized command excepted.
 pub const REVISION_BYTES_MAX: usize = 512 * 1024;
 
@@ -114,15 +116,16 @@ pub struct TailEntry {
     pub events: Vec<Event>,
 }
 
-/// Takes from the queue what the next revision carries: at most `REVISION_COMMANDS_MAX` commands and
-/// `REVISION_BYTES_MAX` bytes, at least one command if there is one.
+/// Takes from the queue what the next revision carries: at most `REVISION_COMMANDS_MAX` commands,
+/// `REVISION_CHANGES_MAX` changes and `REVISION_BYTES_MAX` bytes, at least one command if there is one.
 pub fn next_group(queue: &mut VecDeque<Proposal>) -> Vec<Proposal> {
-    let (mut group, mut bytes) = (Vec::new(), 0);
+    let (mut group, mut changes, mut bytes) = (Vec::new(), 0, 0);
     while group.len() < REVISION_COMMANDS_MAX
         && let Some(proposal) = queue.front()
     {
+        changes += proposal.changes.len();
         bytes += footprint(proposal);
-        if bytes > REVISION_BYTES_MAX && !group.is_empty() {
+        if (changes > REVISION_CHANGES_MAX || bytes > REVISION_BYTES_MAX) && !group.is_empty() {
             break;
         }
         group.extend(queue.pop_front());
@@ -145,4 +148,29 @@ pub fn committed(revision: Revision, group: Vec<Proposal>) -> Step {
     let tickets = group.iter().map(|proposal| proposal.ticket).collect();
     let changes = group.into_iter().flat_map(|proposal| proposal.changes).map(|guarded| guarded.change).collect();
     Step::Committed { revision, changes, tickets }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Cause, Delete, Key};
+
+    #[test]
+    fn slices_of_lapses_do_not_share_a_revision() {
+        let delete = |at: usize| Guarded {
+            change: Change::Delete(Delete {
+                key: Key::new("default", "web", at.to_string()),
+                cause: Cause::Expired,
+                at: 0,
+            }),
+            before: None,
+        };
+        let proposal = |(ticket, count)| Proposal { ticket: Ticket(ticket), changes: (0..count).map(delete).collect() };
+        let mut queue: VecDeque<_> = (0..).zip([1_000, 1_000, 400, 600, 1, 2_000]).map(proposal).collect();
+        let mut sizes = Vec::<usize>::new();
+        while !queue.is_empty() {
+            sizes.push(next_group(&mut queue).iter().map(|proposal| proposal.changes.len()).sum());
+        }
+        assert_eq!(sizes, [1_000, 1_000, 1_000, 1, 2_000]);
+    }
 }
