@@ -6,8 +6,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::{
-    engine::hostile::{Fate, HostileEngine, HostileHandle, Manners},
-    registry::{Context, FilterSet, Instance, LeaseToken, Put, Registration, Stamp, Status, Target},
+    engine::hostile::{HostileEngine, HostileHandle, Manners},
+    registry::{Context, FilterSet, Instance, LeaseToken, Put, Registration, Stamp, Status},
 };
 
 /// Longer than anything here takes, in paused time.

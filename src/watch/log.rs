@@ -37,9 +37,12 @@ pub struct Batch {
     pub through: Revision,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Topic {
     entries: VecDeque<Arc<Entry>>,
+    /// Complete for every revision after this one, which may be long before what the log as a whole begins with: a
+    /// quiet reader does not fall behind by what others are told.
+    after: Revision,
     /// In order of arrival, which is that of their numbers.
     listeners: Vec<Place>,
 }
@@ -99,8 +102,7 @@ impl EventLog {
         let entry = Arc::new(Entry { revision, events, footprint });
         let scopes = scopes_of(&entry.events);
         for scope in &scopes {
-            let topic = inner.topics.entry(scope.clone()).or_default();
-            topic.entries.push_back(Arc::clone(&entry));
+            inner.topic(scope).entries.push_back(Arc::clone(&entry));
         }
         inner.bytes += footprint;
         inner.entries.push_back(entry);
@@ -119,7 +121,7 @@ impl EventLog {
             inner.topics = topics
                 .into_iter()
                 .filter(|(_, topic)| !topic.listeners.is_empty())
-                .map(|(scope, topic)| (scope, Topic { entries: VecDeque::new(), ..topic }))
+                .map(|(scope, topic)| (scope, Topic { entries: VecDeque::new(), after, ..topic }))
                 .collect();
             (inner.entries, inner.bytes, inner.after, inner.head) = (VecDeque::new(), 0, after, after);
         }
@@ -136,8 +138,9 @@ impl EventLog {
     /// `Forgotten` when the log does not go back so far.
     pub fn read(&self, scopes: &[Scope], after: Revision, max: usize) -> Result<Batch, Forgotten> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        if after < inner.after {
-            return Err(Forgotten { oldest: inner.after });
+        let oldest = scopes.iter().map(|scope| inner.after(scope)).max().unwrap_or(inner.after);
+        if after < oldest {
+            return Err(Forgotten { oldest });
         }
         let mut entries: Vec<Arc<Entry>> = Vec::new();
         let mut through = inner.head;
@@ -178,7 +181,7 @@ impl EventLog {
         inner.next_listener += 1;
         let id = inner.next_listener;
         for scope in scopes {
-            let topic = inner.topics.entry(scope.clone()).or_default();
+            let topic = inner.topic(scope);
             if topic.listeners.is_empty() {
                 // Most topics have one reader; a vector's first growth would make room for four.
                 topic.listeners.reserve_exact(1);
@@ -223,6 +226,20 @@ impl EventLog {
 }
 
 impl Inner {
+    fn topic(&mut self, scope: &Scope) -> &mut Topic {
+        // One that was not there has had nothing since the log begins.
+        let fresh = || Topic { entries: VecDeque::new(), after: self.after, listeners: Vec::new() };
+        self.topics.entry(scope.clone()).or_insert_with(fresh)
+    }
+
+    /// The log is complete in `scope` for every revision after this one.
+    fn after(&self, scope: &Scope) -> Revision {
+        match scope {
+            Scope::All => self.after,
+            _ => self.topics.get(scope).map_or(self.after, |topic| topic.after),
+        }
+    }
+
     fn entries_of(&self, scope: &Scope) -> Option<&VecDeque<Arc<Entry>>> {
         match scope {
             Scope::All => Some(&self.entries),
@@ -247,6 +264,7 @@ impl Inner {
             for scope in scopes_of(&oldest.events) {
                 if let Some(topic) = self.topics.get_mut(&scope) {
                     topic.entries.pop_front();
+                    topic.after = oldest.revision;
                     if topic.listeners.is_empty() && topic.entries.is_empty() {
                         self.topics.remove(&scope);
                     }
@@ -275,4 +293,52 @@ fn scopes_of(events: &[Event]) -> Vec<Scope> {
         scopes.dedup();
     }
     scopes
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::registry::{Cause, Instance, Lease, Record, SecretHash};
+
+    fn event(service: &str, revision: Revision) -> Event {
+        let (namespace, id) = ("default".to_owned(), revision.to_string());
+        let instance = Instance { namespace, service: service.into(), id, ..Instance::default() };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let record = Record::new(&instance.encode_to_vec(), lease, revision, 0, revision);
+        Event { before: None, after: Some(Arc::new(record)), cause: Cause::Registered, slot: 0 }
+    }
+
+    fn scope(service: &str) -> Scope {
+        Scope::Service("default".into(), service.into())
+    }
+
+    /// Whoever sleeps on a quiet service missed nothing, however much was said of others meanwhile.
+    #[test]
+    fn a_quiet_reader_does_not_fall_behind_by_what_does_not_concern_it() {
+        let log = EventLog::new(4_096, 0);
+        let quiet = [scope("quiet"), scope("silent")];
+        let listener = Listener::new();
+        let number = log.listen(&quiet, &listener, super::super::ONLY_PART);
+        log.publish(1, vec![event("quiet", 1)]);
+        for revision in 2..100 {
+            log.publish(revision, vec![event("busy", revision)]);
+        }
+        let oldest = log.bounds().1;
+        assert!(oldest > 50);
+        // It read the first: nothing more was there for it.
+        let batch = log.read(&quiet, 1, 64).expect("it missed nothing");
+        assert_eq!((batch.entries.len(), batch.through), (0, 99));
+        // It did not: that one is gone.
+        assert_eq!(log.read(&quiet, 0, 64).unwrap_err(), Forgotten { oldest: 1 });
+        for of_others in [scope("busy"), scope("unheard"), Scope::Namespace("default".into()), Scope::All] {
+            assert_eq!(log.read(&[of_others], 1, 64).unwrap_err(), Forgotten { oldest });
+        }
+        log.publish(100, vec![event("quiet", 100)]);
+        assert_eq!(log.read(&quiet, 1, 64).expect("it missed nothing").entries.len(), 1);
+        log.ignore(&quiet, number);
+        // Nobody sleeps there any more: what was forgotten is no longer known by service.
+        assert_eq!(log.read(&[scope("silent")], 1, 64).unwrap_err(), Forgotten { oldest: log.bounds().1 });
+    }
 }
