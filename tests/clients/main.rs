@@ -1,6 +1,7 @@
 //! Clients of others, with code generated from `proto/` by their own tools: one file a language. Each is fetched on
 //! first use, so that `cargo test` alone is enough.
 
+mod go;
 mod python;
 mod scenario;
 mod server;

@@ -4,7 +4,7 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Command, Stdio},
-    sync::mpsc,
+    sync::{PoisonError, RwLock, mpsc},
     thread,
     time::Duration,
 };
@@ -102,8 +102,18 @@ const TOUR: &str = r#"
 {"step": "beats_ended", "code": "UNAVAILABLE", "domain": "onair", "reason": "SHUTTING_DOWN", "metadata": {}, "retry_ms": "200..2000"}
 "#;
 
+/// Held by each tour under way, and alone by what would slow them down: leases of 2 s have to be kept meanwhile.
+static TOURS: RwLock<()> = RwLock::new(());
+
+/// Does something that takes a lot of the machine, while there is no tour.
+pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    let _alone = TOURS.write().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
+
 /// Has `client` take the tour; it is given the server's address, a proxy's, and the service config.
 pub fn take(client: &mut Command) {
+    let _together = TOURS.read().unwrap_or_else(PoisonError::into_inner);
     let mut server = Server::start();
     let proxy = Proxy::to(server.address());
     let mut client = client
