@@ -163,7 +163,7 @@ impl<E: Engine> Actor<E> {
         while let Some(item) = next {
             match item {
                 Lane::Beats { beats, answer } => self.beats(beats, answer),
-                Lane::Mark { runtime } => self.mark(runtime),
+                Lane::Mark { runtime, at } => self.mark(runtime, at),
             }
             served += 1;
             next = if served < LANE_TURN { self.lane.try_recv().ok() } else { None };
