@@ -183,6 +183,12 @@ impl<E: Engine> Actor<E> {
             Request::Command { answer, .. } if self.stopping.is_some() => {
                 let _ = answer.send(Err(Error::ShuttingDown));
             }
+            // What waits for the store or for a latch waits for the state, as what is in the inbox does.
+            Request::Command { answer, .. }
+                if self.in_flight.len() + self.latches.waiting() >= self.inbox.max_capacity() =>
+            {
+                let _ = answer.send(Err(Error::Overloaded { maximum: self.inbox.max_capacity() as u64 }));
+            }
             Request::Command { command, deadline, answer } => {
                 self.run_command(command, Recipient::Caller { answer, deadline });
             }

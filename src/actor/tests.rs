@@ -174,3 +174,24 @@ async fn the_first_round_after_a_time_without_leases_is_not_late() {
     assert_eq!(handle.gauges().late_rounds.load(Ordering::Relaxed), 0);
     assert_eq!(actor.clock.now().0, 0);
 }
+
+/// The store is slow: commands that wait for it count against the inbox, whether they are in flight or behind a latch.
+#[tokio::test(start_paused = true)]
+async fn commands_beyond_the_inbox_are_refused_while_the_store_is_slow() {
+    let options = ActorOptions { max_inbox: 4, ..ActorOptions::default() };
+    let (handle, hostile) = start(held(), options);
+    let mut waiting = Vec::new();
+    for port in [1, 1, 2, 3] {
+        let handle = handle.clone();
+        waiting.push(tokio::spawn(async move { register(&handle, "web", port).await }));
+        pass().await;
+    }
+    assert_eq!(hostile.in_flight(), 3);
+    let refused = timeout(AGES, register(&handle, "web", 4)).await.expect("refused at once");
+    assert_eq!(refused.map(|_| ()), Err(Error::Overloaded { maximum: 4 }));
+    hostile.behave(Manners::default());
+    for registered in waiting {
+        registered.await.expect("no panic").expect("registered");
+    }
+    register(&handle, "web", 4).await.expect("there is room again");
+}
