@@ -88,11 +88,12 @@ fn unsupported_fields(request: &proto::RegisterRequest) -> Result<(), Error> {
         ("wait", request.wait.is_some()),
         ("exclusive_url", request.exclusive_url),
     ];
-    let used: Vec<Violation> = fields
-        .into_iter()
-        .filter(|(_, used)| *used)
-        .map(|(field, _)| violation(field, "is not supported by this version"))
-        .collect();
+    not_supported(fields.into_iter().filter(|(_, used)| *used).map(|(field, _)| field.to_owned()))
+}
+
+/// These fields were used, and are not supported yet.
+fn not_supported(fields: impl Iterator<Item = String>) -> Result<(), Error> {
+    let used: Vec<Violation> = fields.map(|field| violation(field, "is not supported by this version")).collect();
     if used.is_empty() { Ok(()) } else { Err(Error::NotSupported(used)) }
 }
 
@@ -174,13 +175,8 @@ pub(super) fn target(request: proto::DeregisterRequest, max_beats: usize) -> Res
 
 /// One selector, its violations under `prefix`.
 fn filter(selector: &proto::Selector, prefix: &str, violations: &mut Vec<Violation>) -> Option<Filter> {
-    if !selector.frontend.is_empty() {
-        let sentence = if selector.service.is_empty() {
-            "is not supported by this version"
-        } else {
-            "must not be given together with service"
-        };
-        violations.push(violation(format!("{prefix}frontend"), sentence));
+    if !selector.frontend.is_empty() && !selector.service.is_empty() {
+        violations.push(violation(format!("{prefix}frontend"), "must not be given together with service"));
     }
     match Filter::new(&selector.namespace, &selector.service, &selector.version, &selector.selector) {
         Ok(filter) => Some(filter),
@@ -205,6 +201,8 @@ pub(super) fn filters(selectors: &[proto::Selector], max_selectors: usize) -> Re
         .filter_map(|(place, selector)| filter(selector, &format!("selectors[{place}]."), &mut violations))
         .collect();
     checked(violations)?;
+    let of_frontends = selectors.iter().enumerate().filter(|(_, selector)| !selector.frontend.is_empty());
+    not_supported(of_frontends.map(|(place, _)| format!("selectors[{place}].frontend")))?;
     Ok(FilterSet::new(filters))
 }
 
@@ -238,6 +236,7 @@ pub(super) fn lookup(request: proto::LookupRequest, deadline: Option<Instant>) -
     };
     let filter = filter(&selector, "", &mut violations);
     checked(violations)?;
+    not_supported((!selector.frontend.is_empty()).then(|| "frontend".to_owned()).into_iter())?;
     Ok(LookupQuery {
         filters: FilterSet::new(filter),
         pick,

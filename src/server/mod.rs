@@ -39,6 +39,10 @@ use crate::{
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// …and closes it if there is no answer within this: half-open connections are found.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that a connection's clients may have sent and we have not read. The transport closes a connection on which small
+/// messages wait whose overhead is half of this; after a pause of ours that is what thousands of beats on one
+/// connection look like, and they are the ones that must pass.
+const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Connections that wait to be taken over by a thread.
 const ACCEPTED_MAX: usize = 1_024;
 
@@ -246,6 +250,7 @@ impl Services {
         Ok(Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .initial_connection_window_size(Some(CONNECTION_WINDOW))
             .max_concurrent_streams(settings.max_concurrent_streams)
             .http2_max_header_list_size(settings.max_header_bytes)
             .add_service(CanonicalErrors::new(registry, max_message_bytes))

@@ -18,7 +18,7 @@ pub use requests::{beat, bulk, everything, lookup, register, register_with, seco
 pub use server::Server;
 
 /// How long anything may take that ought to come soon: only a test that fails waits for so long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits for `what`, but not for ever.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

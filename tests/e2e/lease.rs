@@ -4,15 +4,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use onair::{
-    proto::{BeatResult, BeatState, DeregisterRequest, HeartbeatRequest, RegisterRequest},
+    proto::{BeatResult, BeatState, DeregisterRequest, HeartbeatResponse, RegisterRequest},
     registry::{Cause, EventType},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{MissedTickBehavior, interval, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::Status;
 
 use crate::{
     harness::{
@@ -75,49 +74,31 @@ async fn never_late_and_never_early_whenever_a_client_falls_silent() {
     recorder.assert_clean();
 }
 
-/// One of many: its lease, and how it beats.
-async fn keep_one(
-    client: Client,
-    recorder: Recorder,
-    channel: Channel,
-    token: String,
-    by_stream: bool,
-    mut rounds: watch::Receiver<u64>,
-) {
+/// One of many: beats in every round, whether the last beat was answered or not.
+async fn keep_one(client: Client, token: String, by_stream: bool, mut rounds: watch::Receiver<u64>) {
+    let renewed = |answer: Result<HeartbeatResponse, Status>| {
+        assert_eq!(answer.unwrap().results[0].state(), BeatState::Renewed);
+    };
     if by_stream {
-        let (messages, sending) = mpsc::channel(64);
-        let mut api = onair::proto::registry_client::RegistryClient::new(channel);
-        let mut answers = api.heartbeat_stream(ReceiverStream::new(sending)).await.unwrap().into_inner();
-        let mut asked = std::collections::VecDeque::new();
+        let mut beating = client.heartbeat_stream().await.unwrap();
         loop {
             tokio::select! {
-                round = rounds.changed() => {
-                    if round.is_err() {
-                        return;
-                    }
-                    let request: HeartbeatRequest = beat([token.clone()]);
-                    asked.push_back(recorder.begin(request.clone()));
-                    messages.send(request).await.unwrap();
-                }
-                answer = answers.message() => {
-                    let answer = answer.map(|answer| answer.expect("a stream has no end of its own"));
-                    assert_eq!(answer.as_ref().unwrap().results[0].state(), BeatState::Renewed);
-                    recorder.end(asked.pop_front().unwrap(), answer);
-                }
+                round = rounds.changed() => match round {
+                    Ok(()) => beating.beat(beat([&token])).await,
+                    Err(_) => return,
+                },
+                answer = beating.next() => renewed(answer.expect("a stream has no end of its own")),
             }
         }
     }
     let mut pending = stream::FuturesUnordered::new();
     loop {
         tokio::select! {
-            round = rounds.changed() => {
-                if round.is_err() {
-                    return;
-                }
-                let (client, request) = (client.clone(), beat([token.clone()]));
-                pending.push(async move { client.heartbeat(request).await });
-            }
-            Some(answer) = pending.next() => assert_eq!(answer.unwrap().results[0].state(), BeatState::Renewed),
+            round = rounds.changed() => match round {
+                Ok(()) => pending.push(client.heartbeat(beat([&token]))),
+                Err(_) => return,
+            },
+            Some(answer) = pending.next() => renewed(answer),
         }
     }
 }
@@ -139,15 +120,13 @@ async fn never_early_a_frozen_server_expires_none_of_1000_who_keep_beating() {
     let server = Server::start(&[]).await;
     let recorder = Recorder::new(Settings::default());
     let mut follower = Follower::of_everything(&server, &recorder).await;
-    let channel = server.channel().await;
-    let client = Client::new(channel.clone(), recorder.clone());
+    let client = server.client(&recorder).await;
     let tokens = register_many(&client, CLIENTS, TTL.as_secs_f64()).await;
     // A tenth beats by calls, the others by a stream each.
     let (round, rounds) = watch::channel(0_u64);
     let mut clients = tokio::task::JoinSet::new();
     for (number, token) in tokens.into_iter().enumerate() {
-        let (recorder, channel) = (recorder.clone(), channel.clone());
-        clients.spawn(keep_one(client.clone(), recorder, channel, token, number % 10 > 0, rounds.clone()));
+        clients.spawn(keep_one(client.clone(), token, number % 10 > 0, rounds.clone()));
     }
     drop(rounds);
     let mut ticks = interval(TTL / 3);
@@ -224,19 +203,10 @@ async fn the_end_of_a_heartbeat_stream_expires_nothing() {
     let mut follower = Follower::of_everything(&server, &recorder).await;
     let client = server.client(&recorder).await;
     let token = client.register(register_with("web", "a", 2.0, |_| {})).await.unwrap().lease.unwrap().token;
-    let (messages, sending) = mpsc::channel(1);
-    let mut api = server.api().await;
-    let mut answers = api.heartbeat_stream(ReceiverStream::new(sending)).await.unwrap().into_inner();
-    let request = beat([token.clone()]);
-    let asked = recorder.begin(request.clone());
-    messages.send(request).await.unwrap();
-    let answer = answers.message().await.map(Option::unwrap);
-    assert_eq!(answer.as_ref().unwrap().results[0].state(), BeatState::Renewed);
-    recorder.end(asked, answer);
-    // One half ends, and the server ends the other with OK; then the connection goes.
-    drop(messages);
-    assert!(answers.message().await.unwrap().is_none());
-    drop((answers, api));
+    let mut beating = client.heartbeat_stream().await.unwrap();
+    beating.beat(beat([token])).await;
+    assert_eq!(beating.next().await.unwrap().unwrap().results[0].state(), BeatState::Renewed);
+    drop(beating);
     let early =
         timeout(Duration::from_millis(1_500), follower.event("OFFLINE", |one| one.r#type() == EventType::Offline));
     assert!(early.await.is_err(), "it went with its stream");

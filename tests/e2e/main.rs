@@ -17,6 +17,8 @@
 //! | 13 streams end well | `restart::every_stream_ends_well_when_the_server_is_told_to_stop` |
 //! | 14 durable, visible, answered | `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `disk::a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself` |
 //! | 15 read your writes, 16 typed emptiness | `watch::read_your_writes_and_typed_emptiness` |
+//! | 17 limits | `limits::every_limit_is_named_advertised_and_answered`, `limits::a_full_inbox_refuses_at_once_and_beats_have_their_own_lane` |
+//! | 18 every error | all of `input` and `hostile` |
 //! | 19 safe by default | `start::safe_by_default_it_refuses_to_be_reached_from_elsewhere` |
 
 #[path = "../history/mod.rs"]
@@ -25,8 +27,11 @@ mod history;
 mod bench;
 mod disk;
 mod harness;
+mod hostile;
+mod input;
 mod kill9;
 mod lease;
+mod limits;
 mod load;
 mod restart;
 mod start;
