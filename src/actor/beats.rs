@@ -155,8 +155,12 @@ impl<E: Engine> Actor<E> {
     }
 
     /// A mark came through: when it completes a round, time has passed, and what lapsed by it is proposed.
-    pub(super) fn mark(&mut self, runtime: usize) {
-        let Some(round) = self.clock.mark(runtime, Instant::now()) else { return };
+    pub(super) fn mark(&mut self, runtime: usize, at: Instant) {
+        if self.time.is_empty() {
+            // It was on its way when the last lease went.
+            return self.clock.rest();
+        }
+        let Some(round) = self.clock.mark(runtime, at) else { return };
         self.time.end_round(round.now);
         self.gauges.lag_ms.store(self.clock.lag().as_millis() as u64, Ordering::Relaxed);
         if round.late {

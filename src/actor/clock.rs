@@ -20,8 +20,8 @@ pub struct LeaseClock {
     reading: Duration,
     last_round: Option<Instant>,
     still_until: Option<Instant>,
-    /// Which runtimes sent a mark since the last round.
-    marks: Vec<bool>,
+    /// When each runtime sent its last mark, if it did since the last round.
+    marks: Vec<Option<Instant>>,
     missing: usize,
     /// How much real time passed, since leases are kept, that did not count.
     lag: Duration,
@@ -46,7 +46,7 @@ impl LeaseClock {
             reading: Duration::ZERO,
             last_round: None,
             still_until: None,
-            marks: vec![false; runtimes],
+            marks: vec![None; runtimes],
             missing: runtimes,
             lag: Duration::ZERO,
         }
@@ -67,20 +67,23 @@ impl LeaseClock {
     /// There is no lease: the next round advances nothing and is not late.
     pub fn rest(&mut self) {
         self.last_round = None;
+        self.marks.fill(None);
+        self.missing = self.marks.len();
     }
 
-    /// A mark of `runtime` came out of the inbox at `at`. Gives the round that it completes.
+    /// A mark that `runtime` sent at `at` came out of the inbox. Gives the round that it completes: one that reaches as
+    /// far as all of them, for of what came after the earliest mark not everything has been heard.
     pub fn mark(&mut self, runtime: usize, at: Instant) -> Option<Round> {
-        let mark = self.marks.get_mut(runtime)?;
-        if !std::mem::replace(mark, true) {
+        if self.marks.get_mut(runtime)?.replace(at).is_none() {
             self.missing -= 1;
         }
         if self.missing > 0 {
             return None;
         }
-        self.marks.fill(false);
+        let earliest = self.marks.iter().flatten().min().copied()?;
+        self.marks.fill(None);
         self.missing = self.marks.len();
-        Some(self.round(at))
+        Some(self.round(earliest))
     }
 
     fn round(&mut self, at: Instant) -> Round {
@@ -117,8 +120,20 @@ mod tests {
         assert_eq!(clock.mark(0, start), None);
         assert!(clock.mark(1, start).is_some());
         assert_eq!(clock.mark(1, start + ms(20)), None);
+        // The other has told nothing of what came after 20 ms.
         let round = clock.mark(0, start + ms(30)).expect("both have sent one");
-        assert_eq!((round.now, round.may_expire), (LeaseTime(30), true));
+        assert_eq!((round.now, round.may_expire), (LeaseTime(20), true));
+    }
+
+    #[test]
+    fn a_mark_from_before_a_rest_counts_no_more() {
+        let (mut clock, start) = (LeaseClock::new(2), Instant::now());
+        clock.mark(0, start);
+        clock.rest();
+        assert_eq!(clock.mark(1, start + ms(60_000)), None);
+        assert!(clock.mark(0, start + ms(60_010)).is_some_and(|round| !round.late));
+        assert_eq!(clock.mark(1, start + ms(60_020)), None);
+        assert!(clock.mark(0, start + ms(60_030)).is_some_and(|round| round.now == LeaseTime(20) && !round.late));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
 use prost_types::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot},
+    task::yield_now,
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -27,6 +28,9 @@ use crate::{
 
 /// Places in the beats' lane beyond those of the inbox: marks and beats always find room before commands do.
 const LANE_ROOM: usize = 4;
+/// Turns of a runtime in which what waits in its sockets gets into the lane: its sockets are looked at, a connection
+/// reads, a call reads and sends; one more for a call that is new.
+const TURNS_TO_LANE: usize = 4;
 
 /// How the actor is set up.
 #[derive(Clone, Copy, Debug)]
@@ -136,11 +140,15 @@ impl RegistryHandle {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            if self.leases.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let at = Instant::now();
+            for _ in 0..TURNS_TO_LANE {
+                yield_now().await;
+            }
             // A full lane stops the clock, as it should: beats are waiting.
-            if self.leases.load(Ordering::Relaxed) > 0
-                && self.lane.try_send(Lane::Mark { runtime }).is_err()
-                && self.lane.is_closed()
-            {
+            if self.lane.try_send(Lane::Mark { runtime, at }).is_err() && self.lane.is_closed() {
                 return;
             }
         }

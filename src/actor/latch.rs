@@ -9,11 +9,12 @@ use crate::registry::Fingerprint;
 #[derive(Debug)]
 pub struct Latches<W> {
     held: HashMap<Fingerprint, VecDeque<W>>,
+    waiting: usize,
 }
 
 impl<W> Default for Latches<W> {
     fn default() -> Self {
-        Self { held: HashMap::new() }
+        Self { held: HashMap::new(), waiting: 0 }
     }
 }
 
@@ -34,10 +35,19 @@ impl<W> Latches<W> {
     /// Lets `waiter` wait for the key, which is held.
     pub fn wait(&mut self, key: Fingerprint, waiter: W) {
         self.held.entry(key).or_default().push_back(waiter);
+        self.waiting += 1;
     }
 
     /// Frees the keys and gives what waited for them, in order.
     pub fn release(&mut self, keys: &[Fingerprint]) -> Vec<W> {
-        keys.iter().filter_map(|key| self.held.remove(key)).flatten().collect()
+        let freed: Vec<W> = keys.iter().filter_map(|key| self.held.remove(key)).flatten().collect();
+        self.waiting -= freed.len();
+        freed
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting
     }
 }

@@ -163,7 +163,7 @@ impl<E: Engine> Actor<E> {
         while let Some(item) = next {
             match item {
                 Lane::Beats { beats, answer } => self.beats(beats, answer),
-                Lane::Mark { runtime } => self.mark(runtime),
+                Lane::Mark { runtime, at } => self.mark(runtime, at),
             }
             served += 1;
             next = if served < LANE_TURN { self.lane.try_recv().ok() } else { None };
@@ -182,6 +182,12 @@ impl<E: Engine> Actor<E> {
         match request {
             Request::Command { answer, .. } if self.stopping.is_some() => {
                 let _ = answer.send(Err(Error::ShuttingDown));
+            }
+            // What waits for the store or for a latch waits for the state, as what is in the inbox does.
+            Request::Command { answer, .. }
+                if self.in_flight.len() + self.latches.waiting() >= self.inbox.max_capacity() =>
+            {
+                let _ = answer.send(Err(Error::Overloaded { maximum: self.inbox.max_capacity() as u64 }));
             }
             Request::Command { command, deadline, answer } => {
                 self.run_command(command, Recipient::Caller { answer, deadline });

@@ -106,9 +106,11 @@ pub enum Lane {
         /// To whom.
         answer: oneshot::Sender<BeatReply>,
     },
-    /// Everything that this runtime read before is in the lane.
+    /// Everything that had reached this runtime's sockets at this time is in the lane.
     Mark {
         /// Which runtime.
         runtime: usize,
+        /// When.
+        at: Instant,
     },
 }

@@ -119,3 +119,79 @@ async fn a_lookup_that_is_broken_off_leaves_nothing_behind() {
         assert_eq!(handle.hub().log().sleepers(), 0);
     }
 }
+
+/// An actor whose turns the test takes, with a registered lease.
+async fn by_hand() -> (RegistryHandle, Actor<HostileEngine>, LeaseToken) {
+    let (engine, _hostile, recovered) = HostileEngine::new(1, Manners::default());
+    let (handle, mut actor) = RegistryHandle::new(engine, recovered, ActorOptions::default());
+    // One that was on its way when the last lease went.
+    actor.mark(0, Instant::now());
+    advance(Duration::from_secs(60)).await;
+    let registering = tokio::spawn({
+        let handle = handle.clone();
+        async move { register(&handle, "web", 80).await }
+    });
+    let request = actor.inbox.recv().await.expect("a registration");
+    actor.serve_inbox(request);
+    actor.engine.propose(std::mem::take(&mut actor.batch));
+    let step = actor.engine.next().await.expect("it commits");
+    actor.take(step);
+    let (_, token) = registering.await.expect("no panic").expect("registered");
+    (handle, actor, token)
+}
+
+/// Promise 1, for pauses too short to be late: what reached us before a mark was sent counts, and nothing lapses by time
+/// that passed after it.
+#[tokio::test(start_paused = true)]
+async fn a_short_stall_of_the_task_expires_nobody_who_was_in_time() {
+    let (handle, mut actor, token) = by_hand().await;
+    let marking = handle.clone();
+    tokio::spawn(async move { marking.keep_marking(0).await });
+    let hear = |actor: &mut Actor<HostileEngine>| {
+        while let Ok(item) = actor.lane.try_recv() {
+            actor.serve_lane(item);
+        }
+    };
+    // 40 ms before its deadline the task stalls for 80 ms. The beat comes in time, behind a mark.
+    while actor.clock.now().0 < 960 {
+        pass().await;
+        hear(&mut actor);
+    }
+    pass().await;
+    let beating = tokio::spawn(async move { beat(&handle, token).await });
+    for _ in 0..3 {
+        pass().await;
+    }
+    hear(&mut actor);
+    assert_eq!(actor.in_flight.len(), 0, "its expiry was proposed");
+    assert_eq!(beating.await.expect("no panic"), BeatOutcome::Renewed(1_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_round_after_a_time_without_leases_is_not_late() {
+    let (handle, mut actor, _) = by_hand().await;
+    actor.mark(0, Instant::now());
+    assert_eq!(handle.gauges().late_rounds.load(Ordering::Relaxed), 0);
+    assert_eq!(actor.clock.now().0, 0);
+}
+
+/// The store is slow: commands that wait for it count against the inbox, whether they are in flight or behind a latch.
+#[tokio::test(start_paused = true)]
+async fn commands_beyond_the_inbox_are_refused_while_the_store_is_slow() {
+    let options = ActorOptions { max_inbox: 4, ..ActorOptions::default() };
+    let (handle, hostile) = start(held(), options);
+    let mut waiting = Vec::new();
+    for port in [1, 1, 2, 3] {
+        let handle = handle.clone();
+        waiting.push(tokio::spawn(async move { register(&handle, "web", port).await }));
+        pass().await;
+    }
+    assert_eq!(hostile.in_flight(), 3);
+    let refused = timeout(AGES, register(&handle, "web", 4)).await.expect("refused at once");
+    assert_eq!(refused.map(|_| ()), Err(Error::Overloaded { maximum: 4 }));
+    hostile.behave(Manners::default());
+    for registered in waiting {
+        registered.await.expect("no panic").expect("registered");
+    }
+    register(&handle, "web", 4).await.expect("there is room again");
+}

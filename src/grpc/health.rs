@@ -14,7 +14,7 @@ use tonic_health::pb::{
 
 use super::status::{self, Reason};
 use crate::{
-    registry::{DEFAULT_NAMESPACE, Scope},
+    registry::{DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Scope},
     watch::{Hub, Listener, ONLY_PART, WatchPermit},
 };
 
@@ -26,6 +26,9 @@ const OWN: [&str; 5] = [
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
+
+/// The longest name: `namespace/service`.
+const NAME_BYTES_MAX: usize = 2 * MAX_NAME_BYTES + 1;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -93,7 +96,12 @@ impl Health for HealthService {
     type WatchStream = HealthWatch;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthWatch>, Status> {
-        let subject = subject(&request.into_inner().service);
+        let name = request.into_inner().service;
+        if name.len() > NAME_BYTES_MAX {
+            // It can never be known, and the watch would keep it.
+            return Err(Error::invalid("service", format!("must be at most {NAME_BYTES_MAX} bytes")).into());
+        }
+        let subject = subject(&name);
         let permit = self.hub.permit()?;
         let listener = Listener::new();
         let listening = self.hub.log().listen(&[subject.scope()], &listener, ONLY_PART);

@@ -98,14 +98,15 @@ impl Stream for BeatStream {
                 this.answer(reply, &sizes);
                 continue;
             }
+            // Before anything more is read: a client that is never silent would keep the stream open.
+            if this.end.is_none() && this.closed.as_mut().poll(context).is_ready() {
+                this.end = Some(Err(status::shutting_down()));
+            }
             let (beats, sizes) = this.gather(context);
             if !sizes.is_empty() {
                 let handle = this.handle.clone();
                 this.beating = Some((Box::pin(async move { handle.beat(beats).await }), sizes));
                 continue;
-            }
-            if this.end.is_none() && this.closed.as_mut().poll(context).is_ready() {
-                this.end = Some(Err(status::shutting_down()));
             }
             return match this.end.take() {
                 Some(Ok(())) => Poll::Ready(None),
@@ -116,5 +117,55 @@ impl Stream for BeatStream {
                 None => Poll::Pending,
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body::Frame;
+    use prost::Message as _;
+    use tokio_stream::StreamExt as _;
+    use tonic::{Code, codec::Codec as _};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{actor::ActorOptions, engine::memory::MemoryEngine, grpc::codec::Codec, proto};
+
+    /// A client that always has another message ready.
+    struct Endless(Bytes);
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(Some(Ok(Frame::data(self.0.clone()))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_never_silent_ends_when_the_server_does() {
+        let recovered = MemoryEngine::recovered(Uuid::nil(), 1);
+        let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
+        tokio::spawn(actor.run());
+        let request = proto::HeartbeatRequest { beats: vec![proto::Beat::default()] }.encode_to_vec();
+        let message = [&[0, 0, 0, 0, request.len() as u8], &request[..]].concat();
+        let decoder = Codec::<HeartbeatResponse, HeartbeatRequest>::default().decoder();
+        let input = Streaming::new_request(decoder, Endless(message.into()), None, None);
+        let mut stream = BeatStream::new(input, handle.clone(), 10);
+        assert!(stream.next().await.is_some_and(|answer| answer.is_ok()));
+        handle.hub().close();
+        let mut answers = 0;
+        let status = loop {
+            match stream.next().await {
+                Some(Ok(_)) => answers += 1,
+                Some(Err(status)) => break status,
+                None => panic!("it ended without a word"),
+            }
+            assert!(answers < 100, "it goes on");
+        };
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(stream.next().await.is_none());
     }
 }

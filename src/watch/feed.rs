@@ -82,8 +82,9 @@ impl Message {
         })
     }
 
+    /// The memory that it takes once a watch has read it.
     fn bytes(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
+        size_of::<Self>() + self.token.len() + 2 * self.pieces.iter().map(Bytes::len).sum::<usize>()
     }
 }
 
@@ -113,8 +114,12 @@ impl Feed {
     ///
     /// # Errors
     /// `Forgotten` when the log does not go back so far.
-    pub fn next(&self, log: &EventLog, cursor: Revision) -> Result<Next, Forgotten> {
+    pub fn next(self: &Arc<Self>, log: &EventLog, cursor: Revision) -> Result<Next, Forgotten> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::strong_count(self) == 1 {
+            // Nobody else wants what this reader has seen. Whoever comes later reads the log by itself.
+            recent.forget_through(cursor);
+        }
         while cursor >= recent.from {
             if let Some(message) = recent.first_after(cursor) {
                 return Ok(Next::Message(message));
@@ -176,6 +181,16 @@ impl Feed {
 }
 
 impl Recent {
+    fn forget_through(&mut self, cursor: Revision) {
+        while let Some(seen) = self.messages.pop_front_if(|message| message.revision <= cursor) {
+            self.bytes -= seen.bytes();
+            self.from = seen.revision;
+        }
+        if self.messages.is_empty() && self.messages.capacity() > 0 {
+            self.messages = VecDeque::new();
+        }
+    }
+
     fn first_after(&self, cursor: Revision) -> Option<Arc<Message>> {
         let place = self.messages.partition_point(|message| message.revision <= cursor);
         self.messages.get(place).cloned()
@@ -190,5 +205,54 @@ impl Recent {
                 self.from = oldest.revision;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::registry::{Cause, Event, FilterSet, Instance, Lease, Record, SecretHash, Status};
+
+    fn publish(log: &EventLog, revision: Revision) {
+        let (namespace, service, id) = ("default".to_owned(), "web".to_owned(), revision.to_string());
+        let status = Status::Serving.into();
+        let instance = Instance { namespace, service, id, status, ..Instance::default() };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let record = Record::new(&instance.encode_to_vec(), lease, revision, 0, revision);
+        log.publish(
+            revision,
+            vec![Event { before: None, after: Some(Arc::new(record)), cause: Cause::Registered, slot: 0 }],
+        );
+    }
+
+    fn read(feed: &Arc<Feed>, log: &EventLog, mut cursor: Revision) -> Vec<Revision> {
+        let mut revisions = Vec::new();
+        while let Ok(Next::Message(message)) = feed.next(log, cursor) {
+            cursor = message.revision;
+            revisions.push(cursor);
+        }
+        revisions
+    }
+
+    /// What a feed keeps is for others: with a single reader it keeps nothing that this one has read.
+    #[test]
+    fn a_feed_keeps_only_what_another_reader_may_want() {
+        let log = EventLog::new(1 << 20, 0);
+        let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 0, 0));
+        (1..=40).for_each(|revision| publish(&log, revision));
+        let all: Vec<_> = (1..=40).collect();
+        let other = Arc::clone(&feed);
+        assert_eq!(read(&feed, &log, 0), all);
+        assert_eq!(feed.recent.lock().expect("no panic").messages.len(), 40);
+        assert_eq!(read(&other, &log, 0), all);
+        drop(other);
+        assert_eq!(read(&feed, &log, 20), all[20..]);
+        let recent = feed.recent.lock().expect("no panic");
+        assert_eq!((recent.messages.len(), recent.bytes, recent.from), (0, 0, 40));
+        drop(recent);
+        // A reader that is further behind still finds everything.
+        assert_eq!(read(&feed, &log, 5), all[5..]);
     }
 }

@@ -52,7 +52,7 @@ impl Default for HubOptions {
 pub struct Hub {
     registry: RwLock<Registry>,
     log: EventLog,
-    feeds: Mutex<HashMap<String, Weak<Feed>>>,
+    feeds: Mutex<Feeds>,
     id: Uuid,
     epochs: RwLock<Vec<Epoch>>,
     /// Grows when the state was replaced as a whole: every watch begins anew.
@@ -63,6 +63,16 @@ pub struct Hub {
     options: HubOptions,
 }
 
+/// The feeds that somebody reads, by the text of their filters.
+#[derive(Debug, Default)]
+struct Feeds {
+    by_name: HashMap<String, Weak<Feed>>,
+    /// At how many names those that nobody reads any more are dropped.
+    sweep_at: usize,
+}
+
+/// The least of names at which that is done.
+const SWEEP_MIN: usize = 64;
 /// Most bytes of lookup replies that are kept ready.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -101,10 +111,13 @@ impl Hub {
     fn replace(&self, recovered: Recovered) {
         self.replace_state(recovered.revision, recovered.records, recovered.known);
         *self.epochs.write().unwrap_or_else(PoisonError::into_inner) = recovered.epochs;
-        self.feeds.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.generation.fetch_add(1, Ordering::Release);
         let tail = recovered.tail.into_iter().map(|entry| (entry.revision, entry.events));
         self.log.restore(recovered.tail_after, recovered.revision, tail);
+        // Only now: a watch that begins anew finds nothing of the history that is no more, neither in the log nor in a
+        // feed that was made meanwhile.
+        *self.feeds.lock().unwrap_or_else(PoisonError::into_inner) = Feeds::default();
+        self.generation.fetch_add(1, Ordering::Release);
+        self.log.wake_all();
     }
 
     /// Takes over what the engine holds after it was away. Watches go on if it has all that they know, and the events
@@ -226,18 +239,18 @@ impl Hub {
     #[must_use]
     pub fn feed(&self, filters: FilterSet) -> Arc<Feed> {
         let name = filters.to_string();
-        let epoch = self.epoch().id;
-        let from = self.log.bounds().0;
         let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(feed) = feeds.get(&name).and_then(Weak::upgrade) {
+        if let Some(feed) = feeds.by_name.get(&name).and_then(Weak::upgrade) {
             return feed;
         }
-        // Now and then, drop the names of feeds that nobody reads any more.
-        if feeds.len().is_power_of_two() {
-            feeds.retain(|_, feed| feed.strong_count() > 0);
+        if feeds.by_name.len() >= feeds.sweep_at {
+            feeds.by_name.retain(|_, feed| feed.strong_count() > 0);
+            feeds.sweep_at = (feeds.by_name.len() * 2).max(SWEEP_MIN);
         }
+        // Both are read while the feeds are held, so that a feed of an older history does not outlive `replace`.
+        let (epoch, from) = (self.epoch().id, self.log.bounds().0);
         let feed = Arc::new(Feed::new(Matcher::new(filters), self.id, epoch, from));
-        feeds.insert(name, Arc::downgrade(&feed));
+        feeds.by_name.insert(name, Arc::downgrade(&feed));
         feed
     }
 

@@ -5,6 +5,7 @@
 //! DIR/lock              held while the engine runs, also while the store itself is closed after a failure
 //! DIR/store/format      "onair store, format 1": makes the directory ours
 //! DIR/store/committed   the last acknowledged revision, not synced: proof of a loss, never of a commit
+//! DIR/store/distrusted  a sync has failed: what the system shows of the store may not be on the disk
 //! DIR/store/…           the embedded store's own files
 //! DIR/store.new/        a store being made; without a meaning until it is renamed
 //! ```
@@ -23,6 +24,10 @@ const STORE: &str = "store";
 const STORE_NEW: &str = "store.new";
 const FORMAT_FILE: &str = "format";
 const COMMITTED: &str = "committed";
+const DISTRUSTED: &str = "distrusted";
+const PROBE: &str = "store.probe";
+/// Bytes that must find room before a store that failed is opened again.
+const PROBE_BYTES: usize = 1 << 20;
 /// What the format file says before the number.
 const FORMAT_TEXT: &str = "onair store, format ";
 /// Made by the system in the root of a file system: a directory that has only this is empty.
@@ -109,6 +114,33 @@ impl Home {
         open().map_err(|source| self.io_error(source))
     }
 
+    /// Notes that a sync has failed. The note need not outlive the system's memory of the files: after a restart of the
+    /// machine it shows what is on the disk. It does outlive this process.
+    pub(super) fn distrust(&self) {
+        let _ = File::create(self.store().join(DISTRUSTED));
+    }
+
+    /// Mends the store with `rewrite`, if a sync has failed.
+    pub(super) fn trust_again(&self, rewrite: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), OpenError> {
+        let note = self.store().join(DISTRUSTED);
+        let mend = || {
+            if note.try_exists()? {
+                rewrite(&self.store())?;
+                fs::remove_file(&note)?;
+            }
+            Ok(())
+        };
+        mend().map_err(|source| self.io_error(source))
+    }
+
+    /// Whether there is room again, found without opening the store: that takes long.
+    pub(super) fn probe(&self) -> Result<(), OpenError> {
+        let probe = self.dir.join(PROBE);
+        let written = write_synced(&probe, &vec![0x5a; PROBE_BYTES]);
+        let removed = fs::remove_file(&probe);
+        written.and(removed).map_err(|source| self.io_error(source))
+    }
+
     /// What to say of a failed access.
     pub(super) fn io_error(&self, source: io::Error) -> OpenError {
         OpenError::Io { dir: self.dir.clone(), source }
@@ -176,7 +208,7 @@ fn may_be_ours(dir: &Path) -> io::Result<bool> {
         let name = entry?.file_name();
         // A `store` without a format file is ours only if it looks like an embedded store that lost the file.
         foreign |= match name.to_str() {
-            Some(LOCK | STORE_NEW | LOST_AND_FOUND) => false,
+            Some(LOCK | STORE_NEW | PROBE | LOST_AND_FOUND) => false,
             Some(STORE) => !dir.join(STORE).join(COMMITTED).try_exists()?,
             _ => true,
         };

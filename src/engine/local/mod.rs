@@ -114,7 +114,7 @@ impl LocalEngine {
     pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovered), OpenError> {
         let home = Home::claim(dir)?;
         let Options { max_log_bytes, fresh_registry_id, .. } = options;
-        let opener = Fjall { home, max_log_bytes, fresh_registry_id, distrusted: false };
+        let opener = Fjall { home, max_log_bytes, fresh_registry_id };
         Self::start(opener, options.epoch).map_err(|error| match error {
             StartError::Open(error) => error,
             StartError::Thread(source) => OpenError::Io { dir: dir.into(), source },
@@ -160,8 +160,6 @@ struct Fjall {
     home: Home,
     max_log_bytes: u64,
     fresh_registry_id: Uuid,
-    /// A sync has failed: what the system shows of the journals may not be on the disk.
-    distrusted: bool,
 }
 
 /// The embedded store and the note of what it acknowledged.
@@ -196,10 +194,10 @@ impl Opener for Fjall {
             }
         }
         let began = Instant::now();
-        if self.distrusted {
-            journal::rewrite(&self.home.store()).map_err(|source| self.home.io_error(source))?;
-            self.distrusted = false;
+        if let Begin::IfLost(_) = begin {
+            self.home.probe()?;
         }
+        self.home.trust_again(journal::rewrite)?;
         let (mut store, mut recovered) = self.read()?;
         let mut committed = self.home.committed()?;
         if let (Begin::Epoch(_), Some(acknowledged)) = (begin, committed.revision())
@@ -207,9 +205,8 @@ impl Opener for Fjall {
         {
             return Err(self.home.lost(recovered.revision, acknowledged));
         }
-        if let Some(epoch) = begin.epoch(recovered.revision) {
-            store.begin(&mut recovered.epochs, epoch).map_err(|error| self.error(error))?;
-        }
+        // Written in any case: a store that cannot be written is not open.
+        store.begin(&mut recovered.epochs, begin.epoch(recovered.revision)).map_err(|error| self.error(error))?;
         committed.note(recovered.revision);
         let Recovered { revision, records, tail, .. } = &recovered;
         let (records, tail) = (records.len(), tail.len());
@@ -222,7 +219,9 @@ impl Opener for Fjall {
 
     fn failed(&mut self, error: StoreError) -> String {
         // A worker of the library that failed may have failed at a sync.
-        self.distrusted |= matches!(error, StoreError::Sync(_) | StoreError::Poisoned);
+        if matches!(error, StoreError::Sync(_) | StoreError::Poisoned) {
+            self.home.distrust();
+        }
         self.error(error).to_string()
     }
 }

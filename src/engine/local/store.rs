@@ -174,11 +174,10 @@ impl FjallStore {
         })
     }
 
-    /// Adds an epoch that begins after `after`; it is on disk when this returns.
-    pub(super) fn begin(&mut self, epochs: &mut Vec<Epoch>, epoch: Epoch) -> Result<(), StoreError> {
-        let surplus = (epochs.len() + 1).saturating_sub(EPOCHS_MAX);
-        epochs.drain(..surplus);
-        epochs.push(epoch);
+    /// Adds `epoch` to the epochs, if there is one; they are on disk when this returns.
+    pub(super) fn begin(&mut self, epochs: &mut Vec<Epoch>, epoch: Option<Epoch>) -> Result<(), StoreError> {
+        epochs.extend(epoch);
+        epochs.drain(..epochs.len().saturating_sub(EPOCHS_MAX));
         let stored = epochs.iter().map(|&Epoch { id, after }| StoredEpoch { id, after }).collect();
         let mut batch = self.db.batch().durability(None);
         batch.insert(&self.meta, "epochs", StoredEpochs { epochs: stored }.encode_to_vec());

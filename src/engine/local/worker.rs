@@ -19,6 +19,8 @@ use crate::{
 const SYNC_GROUPS_MAX: usize = 16;
 /// The first and the longest pause before a store is opened again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A store that fails again sooner than this goes on with longer pauses: what its user does to reload is not cheap.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// A batch and the generation of the engine's comings and goings that it was proposed in.
 pub(super) type Batch = (u64, Vec<Proposal>);
@@ -64,6 +66,11 @@ impl Begin {
     }
 }
 
+/// The pause after `pause`.
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(BACKOFF.1)
+}
+
 /// The engine can no longer be asked for anything.
 struct Closed;
 
@@ -77,6 +84,8 @@ pub(super) struct Worker<O: Opener> {
     /// Counts how often the engine went away: what was proposed before is dropped.
     generation: u64,
     queue: VecDeque<Proposal>,
+    /// The last pause, and when the store was opened after it.
+    paused: Option<(Duration, Instant)>,
 }
 
 impl<O: Opener> Worker<O> {
@@ -86,7 +95,7 @@ impl<O: Opener> Worker<O> {
         steps: UnboundedSender<Result<Step, EngineError>>,
         revision: Revision,
     ) -> Self {
-        Self { opener, inbox, steps, revision, generation: 0, queue: VecDeque::new() }
+        Self { opener, inbox, steps, revision, generation: 0, queue: VecDeque::new(), paused: None }
     }
 
     /// Commits until the engine is closed, and what was proposed before that.
@@ -138,19 +147,23 @@ impl<O: Opener> Worker<O> {
         self.tell(Step::Away { reason: reason.into() });
         self.generation += 1;
         self.queue.clear();
-        let mut pause = BACKOFF.0;
+        let mut pause = match self.paused {
+            Some((pause, opened)) if opened.elapsed() < STEADY => longer(pause),
+            _ => BACKOFF.0,
+        };
         loop {
             self.wait(pause)?;
             match self.opener.open(Begin::IfLost(self.revision)) {
                 Ok((store, recovered)) => {
                     tracing::info!("the store is open again, at revision {}", recovered.revision);
                     self.revision = recovered.revision;
+                    self.paused = Some((pause, Instant::now()));
                     self.tell(Step::Reload(Box::new(recovered)));
                     self.tell(Step::Back);
                     return Ok(store);
                 }
                 Err(error) => {
-                    pause = (pause * 2).min(BACKOFF.1);
+                    pause = longer(pause);
                     tracing::warn!("{error}; trying again in {pause:?}");
                 }
             }

@@ -91,7 +91,7 @@ fn full() -> io::Error {
 fn faulty(dir: &TempDir) -> (LocalEngine, Model, Arc<Mutex<Plan>>) {
     let plan = Arc::<Mutex<Plan>>::default();
     let Options { max_log_bytes, fresh_registry_id, epoch } = options(1);
-    let inner = Fjall { home: Home::claim(dir.path()).unwrap(), max_log_bytes, fresh_registry_id, distrusted: false };
+    let inner = Fjall { home: Home::claim(dir.path()).unwrap(), max_log_bytes, fresh_registry_id };
     let (engine, recovered) = LocalEngine::start(Faulty { inner, plan: Arc::clone(&plan) }, epoch).unwrap();
     let model = Model::new(REGISTRY_ID, recovered.epochs);
     (engine, model, plan)
@@ -175,10 +175,16 @@ async fn what_was_proposed_before_the_failure_was_known_is_dropped() {
 async fn closing_does_not_wait_for_a_store_that_stays_away() {
     let dir = TempDir::new().unwrap();
     let (mut engine, mut model, plan) = faulty(&dir);
-    *plan.lock().unwrap() = Plan { commits: [Fault::Refused].into(), failing_opens: usize::MAX, ..Plan::default() };
-    drive(&mut engine, &mut model, &[register(0..1, 1)]).await.unwrap_err();
+    *plan.lock().unwrap() = Plan { commits: [Fault::Unsynced].into(), failing_opens: usize::MAX, ..Plan::default() };
+    let (_, in_flight) = drive(&mut engine, &mut model, &[register(0..1, 1)]).await.unwrap_err();
     engine.close().await;
-    drop(LocalEngine::open(dir.path(), options(2)).unwrap());
+    // The next process, too, must not believe what the system shows of files whose sync failed.
+    let note = dir.path().join("store/distrusted");
+    assert!(note.exists());
+    let (_engine, recovered) = LocalEngine::open(dir.path(), options(2)).unwrap();
+    assert!(!note.exists());
+    model.epochs.push(recovered.epochs[1]);
+    model.reload(recovered, &in_flight);
 }
 
 /// Fills the disk, gives way, and fills it again.
