@@ -87,27 +87,28 @@ impl<E: Engine> Actor<E> {
     /// What the beat's token is worth: judged once, then known until its record changes.
     fn verdict(&mut self, registry: &Registry, beat: &Beat) -> Verdict {
         let Some(token) = &beat.token else { return Verdict::Unknown };
-        if self.verified.knows(token) {
+        if self.leases.lock().verified.knows(token) {
             return Verdict::Live(token.hint);
         }
         let verdict = registry.judge(Some(token));
         if let Verdict::Live(slot) = verdict {
-            self.verified.remember(slot, token);
+            self.leases.lock().verified.remember(slot, token);
         }
         verdict
     }
 
     fn hear(&mut self, registry: &Registry, slot: u32, beat: &Beat) -> Judged {
         let Some(token) = beat.token else { return Judged::Done(BeatOutcome::Unknown) };
-        if self.time.is_expiring(slot) {
+        let mut table = self.leases.lock();
+        if table.time.is_expiring(slot) {
             return Judged::Expiring(token);
         }
-        self.time.hear(slot);
+        table.time.hear(slot);
         let unchanged = beat.status == Status::Unspecified
             || registry
                 .record(slot)
                 .is_some_and(|record| record.status == beat.status && !self.latches.is_held(record.fingerprint));
-        if unchanged { Judged::Done(BeatOutcome::Renewed(self.time.ttl(slot))) } else { Judged::Status(token) }
+        if unchanged { Judged::Done(BeatOutcome::Renewed(table.time.ttl(slot))) } else { Judged::Status(token) }
     }
 
     /// The expiry that a beat waited for is decided.
@@ -118,7 +119,7 @@ impl<E: Engine> Actor<E> {
         }
         let verdict = self.hub.registry().judge(Some(&token));
         if let Verdict::Live(slot) = verdict {
-            self.time.hear(slot);
+            self.leases.lock().time.hear(slot);
             return self.run_command(Command::SetStatus { token, status }, Recipient::Beat { batch, place });
         }
         self.settle(batch, place, outcome_of(verdict));
@@ -136,7 +137,7 @@ impl<E: Engine> Actor<E> {
         {
             let verdict = self.hub.registry().judge(Some(token));
             if let Verdict::Live(slot) = verdict {
-                self.time.hear(slot);
+                self.leases.lock().time.hear(slot);
             }
         }
         self.settle(batch, place, outcome);
@@ -156,19 +157,19 @@ impl<E: Engine> Actor<E> {
 
     /// A mark came through: when it completes a round, time has passed, and what lapsed by it is proposed.
     pub(super) fn mark(&mut self, runtime: usize, at: Instant) {
-        if self.time.is_empty() {
+        if self.leases.lock().time.is_empty() {
             // It was on its way when the last lease went.
             return self.clock.rest();
         }
         let Some(round) = self.clock.mark(runtime, at) else { return };
-        self.time.end_round(round.now);
+        self.leases.lock().time.end_round(round.now);
         self.gauges.lag_ms.store(self.clock.lag().as_millis() as u64, Ordering::Relaxed);
         if round.late {
             self.gauges.late_rounds.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("the registry was held up; no lease pays for it");
         }
         if round.may_expire {
-            self.time.advance(round.now);
+            self.leases.lock().time.advance(round.now);
             self.expire();
         }
     }

@@ -16,8 +16,9 @@ use tokio::{
 };
 
 use super::{
-    Actor, LeaseClock, MARK_INTERVAL, Timekeeping,
+    Actor, LeaseClock, MARK_INTERVAL,
     latch::Latches,
+    leases::Leases,
     request::{Beat, BeatReply, Lane, Reply, Request},
 };
 use crate::{
@@ -73,7 +74,8 @@ pub struct RegistryHandle {
     inbox: mpsc::Sender<Request>,
     lane: mpsc::Sender<Lane>,
     pub(super) hub: Arc<Hub>,
-    leases: Arc<AtomicUsize>,
+    leases: Leases,
+    lease_count: Arc<AtomicUsize>,
     gauges: Arc<Gauges>,
     pub(super) turns: Arc<super::lookup::Turns>,
 }
@@ -85,13 +87,15 @@ impl RegistryHandle {
         let hub = Hub::new(recovered, options.hub);
         let (inbox_in, inbox) = mpsc::channel(options.max_inbox.max(1));
         let (lane_in, lane) = mpsc::channel(options.max_inbox.max(1) * LANE_ROOM);
-        let (leases, gauges) = (Arc::<AtomicUsize>::default(), Arc::<Gauges>::default());
+        let (leases, lease_count, gauges) =
+            (Leases::default(), Arc::<AtomicUsize>::default(), Arc::<Gauges>::default());
         let turns = Arc::new(super::lookup::Turns::new());
         let handle = Self {
             inbox: inbox_in,
             lane: lane_in,
             hub: Arc::clone(&hub),
-            leases: Arc::clone(&leases),
+            leases: leases.clone(),
+            lease_count: Arc::clone(&lease_count),
             gauges: Arc::clone(&gauges),
             turns,
         };
@@ -100,19 +104,18 @@ impl RegistryHandle {
             engine,
             inbox,
             lane,
-            time: Timekeeping::default(),
             clock: LeaseClock::new(options.runtimes),
             latches: Latches::default(),
             in_flight: std::collections::HashMap::new(),
             new_instances: 0,
             expiries: 0,
-            verified: super::Verified::default(),
             next_ticket: 0,
             batch: Vec::new(),
             open_beats: std::collections::HashMap::new(),
             next_batch: 0,
             away: None,
             leases,
+            lease_count,
             gauges,
             restart_grace: options.restart_grace.as_millis() as u32,
             stopping: None,
@@ -140,7 +143,7 @@ impl RegistryHandle {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.leases.load(Ordering::Relaxed) == 0 {
+            if self.lease_count.load(Ordering::Relaxed) == 0 {
                 continue;
             }
             let at = Instant::now();
@@ -187,6 +190,10 @@ impl RegistryHandle {
     /// # Errors
     /// `Overloaded`, `ShuttingDown`.
     pub async fn beat(&self, beats: Vec<Beat>) -> Result<BeatReply, Error> {
+        if let Some(outcomes) = self.leases.renew(&beats) {
+            self.gauges.beats.fetch_add(beats.len() as u64, Ordering::Relaxed);
+            return Ok(BeatReply { outcomes, revision: self.hub.registry().revision() });
+        }
         let (answer, answered) = oneshot::channel();
         self.lane.try_send(Lane::Beats { beats, answer }).map_err(|refused| refusal(&refused, &self.lane))?;
         answered.await.map_err(|_| Error::ShuttingDown)

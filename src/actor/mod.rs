@@ -5,6 +5,7 @@ mod beats;
 mod clock;
 mod handle;
 mod latch;
+mod leases;
 mod lookup;
 mod request;
 #[cfg(test)]
@@ -29,8 +30,8 @@ use tokio::{
 use self::{
     beats::{OpenBeats, WaitingBeat},
     latch::Latches,
+    leases::{LeaseTable, Leases},
     request::{Answer, Lane, Request},
-    verified::Verified,
 };
 pub use self::{
     clock::{LeaseClock, MARK_INTERVAL},
@@ -40,10 +41,7 @@ pub use self::{
 };
 use crate::{
     engine::{Engine, EngineError, Proposal, Recovered, Step, Ticket},
-    registry::{
-        Change, Command, Decision, Error, Event, Fingerprint, Guarded, Outcome, Principal, Record, Revision,
-        Timekeeping,
-    },
+    registry::{Change, Command, Decision, Error, Event, Fingerprint, Guarded, Outcome, Principal, Record, Revision},
     watch::{Hub, WatchStream},
 };
 
@@ -93,14 +91,13 @@ pub struct Actor<E> {
     engine: E,
     inbox: mpsc::Receiver<Request>,
     lane: mpsc::Receiver<Lane>,
-    time: Timekeeping,
+    leases: Leases,
     clock: LeaseClock,
     latches: Latches<Waiter>,
     in_flight: HashMap<Ticket, InFlight>,
     new_instances: u64,
     /// Expiries in flight.
     expiries: usize,
-    verified: Verified,
     next_ticket: u64,
     batch: Vec<Proposal>,
     open_beats: HashMap<u64, OpenBeats>,
@@ -108,7 +105,7 @@ pub struct Actor<E> {
     /// Why the engine is away, while it is.
     away: Option<SmolStr>,
     /// How many leases there are, for those who send marks.
-    leases: Arc<AtomicUsize>,
+    lease_count: Arc<AtomicUsize>,
     gauges: Arc<Gauges>,
     restart_grace: u32,
     stopping: Option<oneshot::Sender<()>>,
@@ -281,22 +278,26 @@ impl<E: Engine> Actor<E> {
 
     /// Keeps time for what was folded: a first TTL starts here, with the answer.
     fn follow(&mut self, events: &[Event]) {
+        let mut table = self.leases.lock();
+        let LeaseTable { time, verified } = &mut *table;
         for event in events {
-            self.verified.forget(event.slot);
+            verified.forget(event.slot);
             match (&event.before, &event.after) {
                 (Some(before), Some(after)) if before.incarnation == after.incarnation => {
-                    self.time.set_ttl(event.slot, after.lease.ttl);
+                    time.set_ttl(event.slot, after.lease.ttl);
                 }
-                (_, Some(after)) => self.time.arm(event.slot, after.lease.ttl),
-                (_, None) => self.time.disarm(event.slot),
+                (_, Some(after)) => time.arm(event.slot, after.lease.ttl),
+                (_, None) => time.disarm(event.slot),
             }
         }
+        drop(table);
         self.count_leases();
     }
 
     fn count_leases(&mut self) {
-        self.leases.store(self.time.len(), Ordering::Relaxed);
-        if self.time.is_empty() {
+        let leases = self.leases.lock().time.len();
+        self.lease_count.store(leases, Ordering::Relaxed);
+        if leases == 0 {
             self.clock.rest();
         }
     }
@@ -320,8 +321,8 @@ impl<E: Engine> Actor<E> {
 
     /// Proposes the removal of what lapsed, after all beats that were waiting have been heard.
     fn expire(&mut self) {
-        while self.away.is_none() && self.expiries < EXPIRIES_MAX && self.time.has_due() {
-            let due = self.time.take_due(EXPIRE_MAX);
+        while self.away.is_none() && self.expiries < EXPIRIES_MAX {
+            let due = self.leases.lock().time.take_due(EXPIRE_MAX);
             if due.is_empty() {
                 return;
             }
@@ -331,7 +332,7 @@ impl<E: Engine> Actor<E> {
                 match record {
                     Some(record) if self.latches.is_held(record.fingerprint) => held.push(slot),
                     Some(record) => records.push((slot, record)),
-                    None => self.time.disarm(slot),
+                    None => self.leases.lock().time.disarm(slot),
                 }
             }
             let any = !records.is_empty();
@@ -339,7 +340,7 @@ impl<E: Engine> Actor<E> {
                 self.run_command(Command::Expire { records, at: unix_seconds() }, Recipient::Nobody);
             }
             // Another change of theirs is in flight; they are looked at again in the next round.
-            held.into_iter().for_each(|slot| self.time.retry(slot));
+            held.into_iter().for_each(|slot| self.leases.lock().time.retry(slot));
             if !any {
                 return;
             }
@@ -349,7 +350,8 @@ impl<E: Engine> Actor<E> {
     /// An expiry came to nothing: what still stands is due again, whatever became of its record meanwhile.
     fn retry_expiry(&mut self, command: &Command) {
         if let Command::Expire { records, .. } = command {
-            records.iter().for_each(|(slot, _)| self.time.retry(*slot));
+            let mut table = self.leases.lock();
+            records.iter().for_each(|(slot, _)| table.time.retry(*slot));
         }
     }
 
@@ -380,8 +382,7 @@ impl<E: Engine> Actor<E> {
     fn reload(&mut self, recovered: Recovered) {
         tracing::warn!(revision = recovered.revision, "the store was opened anew; its state is taken over");
         self.hub.reload(recovered);
-        self.time = Timekeeping::default();
-        self.verified.clear();
+        *self.leases.lock() = LeaseTable::default();
         self.recover_leases();
     }
 
@@ -390,7 +391,7 @@ impl<E: Engine> Actor<E> {
         let hub = Arc::clone(&self.hub);
         let registry = hub.registry();
         let leases = registry.records().map(|(slot, record)| (slot, record.lease.ttl));
-        self.time.recover(leases, now, self.restart_grace);
+        self.leases.lock().time.recover(leases, now, self.restart_grace);
         self.count_leases();
     }
 
@@ -421,8 +422,11 @@ impl<E: Engine> Actor<E> {
                 // It was folded a moment ago, in this turn.
                 let Some((slot, record)) = found else { return Err(Error::Deadline) };
                 // A registration is as good as a beat.
-                self.time.hear(slot);
                 let token = registry.token_of(slot, &record, secret);
+                let mut table = self.leases.lock();
+                table.time.hear(slot);
+                table.verified.remember(slot, &token);
+                drop(table);
                 Ok(Reply::Registered { record, token, revision })
             }
             Outcome::Removed(removed) => Ok(Reply::Removed { removed, revision }),

@@ -41,11 +41,6 @@ impl Verified {
         }
     }
 
-    /// All records changed.
-    pub(super) fn clear(&mut self) {
-        self.checks.clear();
-    }
-
     fn check(&self, token: &LeaseToken) -> u64 {
         let LeaseToken { registry, key, lease, secret, hint } = token;
         self.key.hash_one((

@@ -208,12 +208,6 @@ impl Timekeeping {
         taken
     }
 
-    /// Whether leases wait for their expiry to be proposed.
-    #[must_use]
-    pub fn has_due(&self) -> bool {
-        !self.due.is_empty()
-    }
-
     /// The expiry of `slot` came to nothing: it is due again.
     pub fn retry(&mut self, slot: u32) {
         if let Some(lease) = self.slots.get_mut(slot as usize)

@@ -1,0 +1,49 @@
+//! The lease table: deadlines and verified tokens, shared by the actor and the handlers. A handler renews what the actor
+//! has verified before by a few stores, without a turn of the actor; whatever needs judgement goes through the lane. Only
+//! the actor arms, expires and frees leases, so a renewal can at most come too late, never bring one back.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{
+    request::{Beat, BeatOutcome},
+    verified::Verified,
+};
+use crate::registry::{Status, Timekeeping};
+
+/// Deadlines and verified tokens, by slot.
+#[derive(Debug, Default)]
+pub(super) struct LeaseTable {
+    pub(super) time: Timekeeping,
+    pub(super) verified: Verified,
+}
+
+/// The table behind its lock, which is held for stores only.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leases(Arc<Mutex<LeaseTable>>);
+
+impl Leases {
+    /// The table.
+    ///
+    /// # Panics
+    /// When another holder panicked: the table may be half changed, and the process must not serve from it.
+    pub(super) fn lock(&self) -> MutexGuard<'_, LeaseTable> {
+        self.0.lock().expect("whoever held the lease table panicked; it cannot be trusted")
+    }
+
+    /// Renews plain beats of verified tokens. None: at least one beat needs the actor's judgement, and all should go
+    /// there; that some are heard twice then changes nothing.
+    pub(super) fn renew(&self, beats: &[Beat]) -> Option<Vec<BeatOutcome>> {
+        let mut table = self.lock();
+        let LeaseTable { time, verified } = &mut *table;
+        let renew = |beat: &Beat| {
+            let token =
+                beat.token.as_ref().filter(|token| beat.status == Status::Unspecified && verified.knows(token))?;
+            if time.is_expiring(token.hint) {
+                return None;
+            }
+            time.hear(token.hint);
+            Some(BeatOutcome::Renewed(time.ttl(token.hint)))
+        };
+        beats.iter().map(renew).collect()
+    }
+}
