@@ -209,10 +209,14 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::{
-        proto::LookupResponse,
-        registry::{Instance, Lease, SecretHash, Status},
-    };
+    use crate::registry::{Instance, Lease, SecretHash, Status};
+
+    /// A message that has instances as field 1.
+    #[derive(Clone, PartialEq, Message)]
+    struct Reply {
+        #[prost(message, repeated, tag = "1")]
+        instances: Vec<Instance>,
+    }
 
     fn record(id: &str, status: Status) -> Arc<Record> {
         let (namespace, service) = ("default".to_owned(), "web".to_owned());
@@ -222,7 +226,7 @@ mod tests {
     }
 
     fn ids(set: &ServiceSet, budget: &Arc<ReplyBudget>) -> Vec<String> {
-        let response = LookupResponse::decode(set.routable_bytes(budget)).expect("a response");
+        let response = Reply::decode(set.routable_bytes(budget)).expect("a reply");
         response.instances.into_iter().map(|instance| instance.id).collect()
     }
 

@@ -129,10 +129,11 @@ async fn serve<E: Engine>(
         tokio::spawn(listen::accept(listener, inputs.clone(), stopping.clone()));
     }
     drop(inputs);
-    announce(&settings, &addresses, instances, revision);
+    // Whoever reads that we listen may send a signal at once.
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::system("a signal handler"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::system("a signal handler"))?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(ServeError::system("a signal handler"))?;
+    announce(&settings, &addresses, instances, revision);
     loop {
         tokio::select! {
             ended = &mut actor => return ended_early(ended),
