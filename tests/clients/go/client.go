@@ -28,6 +28,7 @@ import (
 const (
 	callTimeout  = 10 * time.Second
 	leaveTimeout = 3 * time.Second
+	longestPause = 2 * time.Second
 	// A quiet watch says something this often; GetServerInfo tells the server's own.
 	bookmarkInterval = 15 * time.Second
 )
@@ -174,7 +175,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 func (k *Keeper) register(ctx context.Context) error {
 	// One id for all attempts: however many of them arrive, one registration is made.
 	k.request.RequestId = uuid.NewString()
-	pauses := pauses{longest: 3 * time.Second}
+	pauses := pauses{longest: longestPause}
 	for {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		reply, err := k.line.Registry().Register(call, k.request)
@@ -253,7 +254,7 @@ func (k *Keeper) failed(err error) error {
 
 // Leave deregisters. A lease that is gone already is no error, so this is sent until it is answered.
 func (k *Keeper) Leave(ctx context.Context) error {
-	pauses := pauses{longest: 3 * time.Second}
+	pauses := pauses{longest: longestPause}
 	request := &onairv1.DeregisterRequest{LeaseToken: k.request.LeaseToken}
 	for {
 		call, cancel := context.WithTimeout(ctx, leaveTimeout)
@@ -312,7 +313,7 @@ var errSilent = errors.New("the watch was silent for too long")
 
 // Run tells each what every whole revision did to Instances.
 func (w *Watcher) Run(ctx context.Context, each func([]*onairv1.Event)) error {
-	pauses := pauses{longest: 3 * time.Second}
+	pauses := pauses{longest: longestPause}
 	for {
 		err := w.follow(ctx, func(events []*onairv1.Event) {
 			pauses.reset()

@@ -89,7 +89,7 @@ def seconds(span: Duration) -> float:
 class Backoff:
     """Pauses between attempts: doubling, spread, never shorter than what the server asks for."""
 
-    def __init__(self, longest: float = 3.0):
+    def __init__(self, longest: float = 2.0):
         self._longest = longest
         self.reset()
 
