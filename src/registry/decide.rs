@@ -78,7 +78,10 @@ impl Registry {
         // A token of another key is left to its lease and counts as none here.
         let token = register.token.as_ref().filter(|token| token.key == key.fingerprint());
         match (self.judge(token), current) {
-            (Verdict::Superseded(_), Some(current)) => Decision::Reply(Err(superseded(current))),
+            // Whoever lost the answer to its registration repeats it with the token from before: that is no newcomer's.
+            (Verdict::Superseded(_), Some(current)) if !repeats(register, current) => {
+                Decision::Reply(Err(superseded(current)))
+            }
             (Verdict::Live(_), Some(current)) => match token {
                 Some(token) => update(register, key, token.secret, current),
                 None => Decision::Reply(Err(Error::LeaseDenied)),
@@ -184,15 +187,20 @@ fn update(register: &Register, key: Key, secret: Secret, current: &Arc<Record>) 
     Decision::Propose(vec![guarded(Put { description, lease, incarnation, ordinal, revision }, Some(current))], outcome)
 }
 
+/// Whether it is the same call again that made the current registration.
+fn repeats(register: &Register, current: &Record) -> bool {
+    register.principal.name == current.lease.principal
+        && register.registration.request_id.is_some_and(|request| request == current.lease.request)
+}
+
 /// A live key, and no current token.
 fn take_over(register: &Register, key: Key, current: &Arc<Record>) -> Decision {
     let own = register.principal.name == current.lease.principal;
     if !own && !register.principal.operator {
         return Decision::Reply(Err(Error::KeyHeld { key: key.to_string() }));
     }
-    let request = register.registration.request_id;
-    if own && request.is_some_and(|request| request == current.lease.request) {
-        // The same call again: the same incarnation, a new token, nothing to tell.
+    if repeats(register, current) {
+        // The same incarnation, a new token, nothing to tell.
         let put = Put {
             description: Bytes::copy_from_slice(current.description()),
             lease: Lease { secret: register.secret.hash(), ..current.lease.clone() },
