@@ -12,7 +12,7 @@ mod snapshot;
 mod stream;
 mod subscriptions;
 
-pub use feed::{Feed, Message};
+pub use feed::{Feed, Message, Next};
 pub use hub::WatchPermit;
 pub use hub::{Hub, HubOptions};
 pub use judge::{Seen, judge};

@@ -1,0 +1,478 @@
+//! Runs a history against `onair::registry` and the model side by side: with timekeeping as the actor keeps it, and an
+//! engine that commits at once or in groups. Every answer, and after every commit the whole state, is compared.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use onair::registry::{
+    Change, Command, Context, Decision, Event, Fingerprint, Guarded, Key, LeaseTime, LeaseToken, Matcher, Outcome,
+    Principal, Record, Register, Registration, Registry, ReplyBudget, Secret, Snapshot, StateLimits, Target,
+    Timekeeping, Verdict,
+};
+use prost_types::{Duration, Timestamp};
+
+use super::{
+    compare::{self, Dump},
+    filters::Union,
+    naive::{Ask, Crossing, Live, Model, Sent, Step, Who, Worth},
+    ops::{CALLERS, IDS, Leave, NAMESPACES, Op, Pick, SERVICES, STATUSES, Setting, TTLS, Tamper, Wanted},
+};
+
+pub const TAG: u32 = 0xfeed_0001;
+/// First deadlines after a restart are at least so far away.
+const GRACE: u32 = 30_000;
+/// A lapse may be noticed so much later, as timekeeping goes in ticks.
+const TICK: u64 = 8;
+
+/// A proposal that is not committed yet.
+struct Pending {
+    changes: Vec<Guarded>,
+    outcome: Outcome,
+    steps: Vec<Step>,
+}
+
+/// A lease as the design keeps it.
+#[derive(Clone, Debug, Default)]
+struct Life {
+    ttl: u32,
+    /// None until the round of its first beat is over.
+    deadline: Option<u64>,
+    /// In the open round.
+    heard: bool,
+    expiring: bool,
+}
+
+/// One revision of the history.
+pub struct Committed {
+    pub revision: u64,
+    pub changes: Vec<Change>,
+    pub events: Vec<Event>,
+    pub crossings: Vec<Crossing>,
+    /// The model's instances after it.
+    pub live: Live,
+    /// The registry's, for each of the rig's matchers, taken then for reading later.
+    pub snapshots: Vec<Snapshot>,
+    /// Everything after it.
+    pub dump: Dump,
+}
+
+pub struct Rig {
+    pub registry: Registry,
+    pub model: Model,
+    pub history: Vec<Committed>,
+    matchers: Vec<Matcher>,
+    replies: Arc<ReplyBudget>,
+    time: Timekeeping,
+    leases: BTreeMap<Key, Life>,
+    /// Of the lease clock, in milliseconds.
+    clock: u64,
+    /// In seconds.
+    wall: u64,
+    setting: Setting,
+    pending: Vec<Pending>,
+    held: BTreeSet<Fingerprint>,
+    issued: Vec<(LeaseToken, Key)>,
+    /// Every record that was held since the last restart, with its slot and edition.
+    records: Vec<(u32, Arc<Record>, Key, u64)>,
+    drawn: u128,
+}
+
+impl Rig {
+    pub fn new(setting: Setting) -> Self {
+        let (instances, services, namespaces) = setting.limits;
+        Self {
+            registry: Registry::new(TAG, StateLimits { instances, services, namespaces }),
+            model: Model::new(setting.limits),
+            history: Vec::new(),
+            matchers: Vec::new(),
+            // Not enough for all of them.
+            replies: ReplyBudget::new(2_000),
+            time: Timekeeping::default(),
+            leases: BTreeMap::new(),
+            clock: 0,
+            wall: 1_700_000_000,
+            setting,
+            pending: Vec::new(),
+            held: BTreeSet::new(),
+            issued: Vec::new(),
+            records: Vec::new(),
+            drawn: 0,
+        }
+    }
+
+    /// Runs a whole history and commits what it leaves in flight.
+    pub fn run_all(setting: Setting, ops: &[Op], watched: &[Union]) -> Self {
+        let mut rig = Self::new(setting);
+        rig.matchers = watched.iter().map(|union| Matcher::new(union.set())).collect();
+        for op in ops {
+            rig.run(op);
+        }
+        rig.commit(0);
+        rig
+    }
+
+    pub fn run(&mut self, op: &Op) {
+        match op {
+            Op::Register(wanted) => self.register(wanted),
+            Op::Status(pick, status) => {
+                if self.beat(*pick) {
+                    let (token, sent) = self.token(*pick);
+                    let status = STATUSES[usize::from(*status)];
+                    self.command(Command::SetStatus { token, status }, Ask::SetStatus { token: sent, status });
+                }
+            }
+            Op::Beat(pick) => {
+                self.beat(*pick);
+            }
+            Op::Leave(leave) => self.leave(leave),
+            Op::Round(millis) => self.round(*millis),
+            Op::Lapse { max, refused } => self.lapse(*max, *refused),
+            Op::LateExpiry(which) => self.late_expiry(usize::from(*which)),
+            Op::Hours(hours) => self.hours(*hours),
+            Op::Commit(skip) => self.commit(*skip),
+            Op::Restart => self.restart(),
+        }
+        self.check_tokens();
+    }
+
+    fn token(&self, pick: Pick) -> (LeaseToken, Sent) {
+        let nobodys = || {
+            let key = Key::new("default", "web", "1");
+            let lease = onair::registry::LeaseId { revision: 0, ordinal: 0 };
+            let fingerprint = key.fingerprint();
+            (LeaseToken { registry: TAG, key: fingerprint, lease, secret: Secret([0; 16]), hint: 0 }, key)
+        };
+        let place = usize::from(pick.issued) % self.issued.len().max(1);
+        let (mut token, key) = self.issued.get(place).cloned().unwrap_or_else(nobodys);
+        match pick.tamper {
+            Tamper::No => {}
+            Tamper::Hint => token.hint = token.hint.wrapping_sub(1),
+            Tamper::Secret => token.secret.0[3] ^= 1,
+            Tamper::Registry => token.registry ^= 1,
+            Tamper::Ahead => token.lease.revision = self.model.revision + 1,
+            Tamper::Ordinal => token.lease.ordinal += 1_000,
+        }
+        let token = LeaseToken::decode(&token.encode()).expect("what was encoded is a token");
+        let lease = (token.lease.revision, token.lease.ordinal);
+        (token, Sent { ours: token.registry == TAG, key, lease, secret: token.secret.0 })
+    }
+
+    fn register(&mut self, wanted: &Wanted) {
+        let picked = wanted.token.map(|pick| self.token(pick));
+        let name = (
+            NAMESPACES[usize::from(wanted.name.0)],
+            SERVICES[usize::from(wanted.name.1)],
+            IDS[usize::from(wanted.name.2)],
+        );
+        let instance = match &picked {
+            Some((_, sent)) if wanted.honest => wanted.instance((&sent.key.namespace, &sent.key.service, &sent.key.id)),
+            _ => wanted.instance(name),
+        };
+        let request = wanted.request.map(|request| format!("request-{request}"));
+        let context = Context {
+            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            fresh_id: &mut || unreachable!("an id is given"),
+            request_id: request.as_deref().unwrap_or_default(),
+        };
+        let millis = TTLS[usize::from(wanted.ttl)];
+        let ttl = Duration { seconds: i64::from(millis / 1_000), nanos: (millis % 1_000 * 1_000_000) as i32 };
+        let registration = Registration::parse(instance, Some(ttl), context).expect("nothing is wrong with it");
+        self.drawn += 1;
+        let (who, secret) = (CALLERS[usize::from(wanted.who)], Secret(self.drawn.to_be_bytes()));
+        let at = Timestamp { seconds: self.wall as i64, nanos: 0 };
+        let ask = Ask::Register {
+            instance: Box::new(registration.instance.clone()),
+            ttl: millis,
+            token: picked.as_ref().map(|(_, sent)| sent.clone()),
+            request,
+            who,
+            secret: secret.0,
+            at,
+        };
+        let token = picked.map(|(token, _)| token);
+        let register = Register { registration, token, principal: principal(who), secret, at };
+        self.command(Command::Register(Box::new(register)), ask);
+    }
+
+    fn leave(&mut self, leave: &Leave) {
+        let at = self.wall;
+        let text = |names: &[&str], place: u8| names[usize::from(place)].to_owned();
+        let (target, who, ask) = match leave {
+            Leave::Token(pick) => {
+                let picked = pick.map(|pick| self.token(pick));
+                let target = Target::Lease(picked.as_ref().map(|(token, _)| *token));
+                (target, CALLERS[1], Ask::ByToken(picked.map(|(_, sent)| sent), at))
+            }
+            Leave::Tokens(picks) => {
+                let (tokens, sent) = picks.iter().map(|pick| self.token(*pick)).unzip();
+                (Target::Leases(tokens), CALLERS[1], Ask::ByTokens(sent, at))
+            }
+            Leave::Key((namespace, service, id), who) => {
+                let who = CALLERS[usize::from(*who)];
+                let key = Key::new(text(&NAMESPACES, *namespace), text(&SERVICES, *service), text(&IDS, *id));
+                (Target::Key(key.clone()), who, Ask::ByKey(key, who, at))
+            }
+            Leave::Service((namespace, service), who) => {
+                let (namespace, service) = (text(&NAMESPACES, *namespace), text(&SERVICES, *service));
+                let target = Target::Service { namespace: (&*namespace).into(), service: (&*service).into() };
+                let who = CALLERS[usize::from(*who)];
+                (target, who, Ask::ByService(namespace, service, who, at))
+            }
+        };
+        self.command(Command::Deregister { target, principal: principal(who), at }, ask);
+    }
+
+    /// Hears the token, if it is worth that. A beat whose expiry is in flight waits for it.
+    fn beat(&mut self, pick: Pick) -> bool {
+        let (token, sent) = self.token(pick);
+        if let Verdict::Live(slot) = self.registry.judge(Some(&token)) {
+            assert_eq!(self.time.is_expiring(slot), self.leases[&sent.key].expiring);
+            if self.time.is_expiring(slot) && self.held.contains(&token.key) {
+                self.commit(0);
+            }
+        }
+        let verdict = self.registry.judge(Some(&token));
+        let worth = self.model.worth(Some(&sent));
+        assert_eq!(compare::worth(verdict), worth, "{pick:?}");
+        if let Verdict::Live(slot) = verdict {
+            self.hear(slot, &sent.key);
+        }
+        worth == Worth::Live
+    }
+
+    fn hear(&mut self, slot: u32, key: &Key) {
+        self.time.hear(slot);
+        if let Some(life) = self.leases.get_mut(key).filter(|life| !life.expiring) {
+            life.heard = true;
+        }
+    }
+
+    /// The round ends: what was heard in it is good for its TTL from here.
+    fn round(&mut self, millis: u64) {
+        self.clock += millis;
+        self.time.end_round(LeaseTime(self.clock));
+        self.time.advance(LeaseTime(self.clock));
+        for life in self.leases.values_mut().filter(|life| life.heard) {
+            (life.heard, life.deadline) = (false, Some(self.clock + u64::from(life.ttl)));
+        }
+    }
+
+    fn lapse(&mut self, max: usize, refused: bool) {
+        let taken = self.time.take_due(max);
+        let over = |life: &Life, by: u64| {
+            !life.heard && !life.expiring && life.deadline.is_some_and(|deadline| deadline + by <= self.clock)
+        };
+        let mut lapsed = BTreeMap::new();
+        for (slot, deadline) in &taken {
+            let key = self.registry.record(*slot).expect("only what is held lapses").key();
+            assert!(over(&self.leases[&key], 0), "{key} is early: {:?} at {}", self.leases[&key], self.clock);
+            assert_eq!(self.leases[&key].deadline, Some(deadline.0));
+            lapsed.insert(key, *slot);
+        }
+        assert!(taken.is_sorted_by_key(|(_, deadline)| *deadline), "not in order of deadline: {taken:?}");
+        let last = taken.last().filter(|_| taken.len() == max).map_or(u64::MAX, |(_, deadline)| deadline.0);
+        for (key, life) in self.leases.iter().filter(|(key, life)| !lapsed.contains_key(key) && over(life, TICK)) {
+            assert!(life.deadline >= Some(last), "{key} is late: {life:?} at {}", self.clock);
+        }
+        let (mut records, mut keys) = (Vec::new(), Vec::new());
+        for (key, slot) in lapsed {
+            if refused || self.held.contains(&key.fingerprint()) {
+                self.time.retry(slot);
+                continue;
+            }
+            self.leases.entry(key.clone()).or_default().expiring = true;
+            records.extend(self.registry.record(slot).map(|record| (slot, Arc::clone(record))));
+            let edition = self.model.live[&key].edition;
+            keys.push((key, edition));
+        }
+        if !keys.is_empty() {
+            self.command(Command::Expire { records, at: self.wall }, Ask::Expire(keys, self.wall));
+        }
+    }
+
+    /// Whatever became of the record since, it is the guard.
+    fn late_expiry(&mut self, which: usize) {
+        let Some((slot, record, key, edition)) = self.records.get(which % self.records.len().max(1)).cloned() else {
+            return;
+        };
+        let command = Command::Expire { records: vec![(slot, record)], at: self.wall };
+        self.command(command, Ask::Expire(vec![(key, edition)], self.wall));
+    }
+
+    fn hours(&mut self, hours: u64) {
+        self.wall += hours * 3_600;
+        let given = self.registry.forgettable(self.wall, usize::MAX);
+        assert!(given.starts_with(&self.registry.forgettable(self.wall, 1)));
+        let mut names: Vec<_> =
+            given.iter().map(|(namespace, service)| (namespace.to_string(), service.to_string())).collect();
+        names.sort();
+        assert_eq!(names, self.model.forgettable(self.wall));
+        for (namespace, service) in given {
+            let ask = Ask::Forget(namespace.to_string(), service.to_string());
+            self.command(Command::Forget { namespace, service }, ask);
+        }
+        self.commit(0);
+    }
+
+    fn command(&mut self, command: Command, ask: Ask) {
+        if command.fingerprints().iter().any(|key| self.held.contains(key)) {
+            self.commit(0);
+        }
+        let new = |changes: &Vec<Guarded>| {
+            changes.iter().filter(|one| one.before.is_none() && matches!(one.change, Change::Put(_))).count() as u64
+        };
+        let on_their_way = self.pending.iter().map(|pending| new(&pending.changes)).sum();
+        let (answer, steps) = self.model.decide(&ask, on_their_way);
+        match self.registry.decide(&command, on_their_way) {
+            Decision::Reply(reply) => {
+                assert_eq!(steps, [], "{command:?} has to change something, not {reply:?}");
+                compare::answers(&reply, &answer);
+                if let Ok(outcome) = reply {
+                    self.answered(&outcome);
+                }
+            }
+            Decision::Propose(changes, outcome) => {
+                compare::answers(&Ok(outcome.clone()), &answer);
+                let keys = |keys: &mut dyn Iterator<Item = Option<Key>>| keys.collect::<BTreeSet<_>>();
+                let proposed = keys(&mut changes.iter().map(|one| one.change.key()));
+                assert_eq!(proposed, keys(&mut steps.iter().map(Step::key)), "{command:?}");
+                assert_eq!(changes.len(), steps.len(), "{command:?}");
+                let touched: Vec<_> = proposed.iter().flatten().map(Key::fingerprint).collect();
+                if touched.iter().any(|key| self.held.contains(key)) {
+                    self.commit(0);
+                    return self.command(command, ask);
+                }
+                self.held.extend(touched);
+                self.pending.push(Pending { changes, outcome, steps });
+                if self.pending.len() >= self.setting.group {
+                    self.commit(0);
+                }
+            }
+        }
+    }
+
+    /// Commits what is in flight in one revision, and looks at everything.
+    pub fn commit(&mut self, skip: u64) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let revision = self.model.revision + 1 + skip;
+        let (mut changes, mut steps, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
+        for mut pending in std::mem::take(&mut self.pending) {
+            for Guarded { change, before } in pending.changes {
+                if let Some(key) = change.key() {
+                    let held = self.registry.slot_of(&key).and_then(|slot| self.registry.record(slot));
+                    assert!(same(held, before.as_ref()), "the guard of {key} does not hold");
+                }
+                let place = pending.steps.iter().position(|step| step.key() == change.key()).expect("of equal keys");
+                steps.push((changes.len() as u32, pending.steps.swap_remove(place)));
+                changes.push(change);
+            }
+            outcomes.push(pending.outcome);
+        }
+        let events = self.registry.fold(revision, &changes);
+        assert!(self.registry.fold(revision, &changes).is_empty(), "a revision is folded once");
+        self.held.clear();
+        self.follow(&events);
+        let editions: BTreeMap<Key, u64> = steps.iter().filter_map(|(_, step)| self.live_through(step)).collect();
+        let crossings = self.model.commit(revision, steps);
+        for event in &events {
+            if let Some(record) = &event.after {
+                let key = record.key();
+                let edition = editions[&key];
+                self.records.push((event.slot, Arc::clone(record), key, edition));
+            }
+        }
+        compare::crossings(&events, &crossings);
+        outcomes.iter().for_each(|outcome| self.answered(outcome));
+        let dump = compare::states(&self.registry, &self.model, &self.replies);
+        assert_eq!(self.time.len(), self.leases.len());
+        let live = self.model.live.clone();
+        let snapshots = self.matchers.iter().map(|matcher| self.registry.snapshot(matcher.scopes())).collect();
+        self.history.push(Committed { revision, changes, events, crossings, live, snapshots, dump });
+    }
+
+    /// As the actor follows what was folded.
+    fn follow(&mut self, events: &[Event]) {
+        for event in events {
+            match (&event.before, &event.after) {
+                (Some(before), Some(after)) if before.incarnation == after.incarnation => {
+                    self.time.set_ttl(event.slot, after.lease.ttl);
+                }
+                (_, Some(after)) => self.time.arm(event.slot, after.lease.ttl),
+                (_, None) => self.time.disarm(event.slot),
+            }
+        }
+    }
+
+    /// What a committed step is to its lease, and the edition of what it puts.
+    fn live_through(&mut self, step: &Step) -> Option<(Key, u64)> {
+        let key = step.key()?;
+        let Step::Put { held, new, .. } = step else {
+            self.leases.remove(&key);
+            return None;
+        };
+        let life = self.leases.entry(key.clone()).or_default();
+        if *new {
+            *life = Life { heard: true, ..Life::default() };
+        }
+        life.ttl = held.ttl;
+        Some((key, held.edition))
+    }
+
+    /// A registrant has its token, and its call was as good as a beat.
+    fn answered(&mut self, outcome: &Outcome) {
+        let Outcome::Registered { key, secret } = outcome else { return };
+        let slot = self.registry.slot_of(key).expect("registered");
+        let record = self.registry.record(slot).expect("registered");
+        let token = self.registry.token_of(slot, record, *secret);
+        assert_eq!(self.registry.judge(Some(&token)), Verdict::Live(slot));
+        self.issued.push((token, key.clone()));
+        self.hear(slot, key);
+    }
+
+    /// What is kept comes back: with other slots, and full grace.
+    fn restart(&mut self) {
+        self.commit(0);
+        self.registry = compare::recovered(&self.registry, self.setting.limits, self.model.revision);
+        self.records.clear();
+        self.time = Timekeeping::default();
+        let leases = self.registry.records().map(|(slot, record)| (slot, record.lease.ttl));
+        self.time.recover(leases, LeaseTime(self.clock), GRACE);
+        for life in self.leases.values_mut() {
+            let deadline = Some(self.clock + u64::from(life.ttl.max(GRACE)));
+            *life = Life { ttl: life.ttl, deadline, ..Life::default() };
+        }
+        compare::states(&self.registry, &self.model, &self.replies);
+    }
+
+    /// All tokens ever issued, as they are and tampered with.
+    fn check_tokens(&self) {
+        assert_eq!(self.registry.judge(None), Verdict::Unknown);
+        for issued in 0..self.issued.len() as u16 {
+            for tamper in [Tamper::No, Tamper::Hint, Tamper::Secret, Tamper::Registry, Tamper::Ahead, Tamper::Ordinal] {
+                let (token, sent) = self.token(Pick { issued, tamper });
+                let verdict = self.registry.judge(Some(&token));
+                assert_eq!(compare::worth(verdict), self.model.worth(Some(&sent)), "{tamper:?} of {sent:?}");
+                if let Verdict::Live(slot) | Verdict::Superseded(slot) = verdict {
+                    assert_eq!(self.registry.record(slot).map(|record| record.key()), Some(sent.key));
+                }
+            }
+        }
+    }
+}
+
+fn same(one: Option<&Arc<Record>>, other: Option<&Arc<Record>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+fn principal(who: Who) -> Principal {
+    Principal { name: who.name.map(Into::into), operator: who.operator }
+}
