@@ -49,6 +49,7 @@ impl Truth {
 
 /// One reader.
 struct Reader {
+    feed: Arc<Feed>,
     began: u64,
     cursor: u64,
     set: BTreeMap<Key, Instance>,
@@ -57,9 +58,9 @@ struct Reader {
 
 impl Reader {
     /// Reads all there is.
-    fn read(&mut self, truth: &Truth, feed: &Feed, log: &EventLog, now: &Committed, place: usize) {
+    fn read(&mut self, truth: &Truth, log: &EventLog, now: &Committed, place: usize) {
         loop {
-            match feed.next(log, self.cursor) {
+            match self.feed.next(log, self.cursor) {
                 Ok(Next::Message(message)) => self.take(truth, &message),
                 Ok(Next::UpToDate(revision)) => {
                     assert_eq!(revision, now.revision);
@@ -72,7 +73,7 @@ impl Reader {
                 Err(forgotten) => {
                     assert!(forgotten.oldest > self.cursor, "{} is still kept: {forgotten:?}", self.cursor);
                     assert!(forgotten.oldest <= log.bounds().1, "{forgotten:?} of {:?}", log.bounds());
-                    (self.cursor, self.set) = (now.revision, snapshot(now, place, feed.matcher()));
+                    (self.cursor, self.set) = (now.revision, snapshot(now, place, self.feed.matcher()));
                     self.resets += 1;
                 }
             }
@@ -127,21 +128,23 @@ pub fn snapshot(step: &Committed, place: usize, matcher: &Matcher) -> BTreeMap<K
 /// bytes. Gives how many fell behind.
 pub fn replay(truth: &Truth, place: usize, history: &[Committed], bytes: usize, paces: &[u8]) -> usize {
     let log = EventLog::new(bytes, 0);
-    let matcher = || Matcher::new(truth.union.set());
-    let feed = Feed::new(matcher(), REGISTRY, EPOCH, 0);
-    // Another one that is hardly ever read, as when its readers went.
-    let idle = Feed::new(matcher(), REGISTRY, EPOCH, 0);
-    let reader = |cursor, set| Reader { began: cursor, cursor, set, resets: 0 };
-    let mut readers = vec![reader(0, BTreeMap::new())];
+    let matcher = Matcher::new(truth.union.set());
+    let feed = |from| Arc::new(Feed::new(Matcher::new(truth.union.set()), REGISTRY, EPOCH, from));
+    let shared = feed(0);
+    let reader = |number: usize, cursor, set| {
+        // Some have a feed of their own, which keeps nothing for others.
+        let feed = if paces[number % paces.len()] > 12 { feed(log.bounds().1) } else { Arc::clone(&shared) };
+        Reader { feed, began: cursor, cursor, set, resets: 0 }
+    };
+    let mut readers = vec![reader(0, 0, BTreeMap::new())];
     for (turn, step) in history.iter().enumerate() {
         log.publish(step.revision, step.events.clone());
-        assert_eq!(snapshot(step, place, feed.matcher()), truth.found[&step.revision], "lookup at {}", step.revision);
-        readers.push(reader(step.revision, truth.found[&step.revision].clone()));
+        assert_eq!(snapshot(step, place, &matcher), truth.found[&step.revision], "lookup at {}", step.revision);
+        readers.push(reader(turn + 1, step.revision, truth.found[&step.revision].clone()));
         for (number, reader) in readers.iter_mut().enumerate() {
             let pace = usize::from(paces[number % paces.len()]).max(1);
             if (turn + number) % pace == 0 || turn + 1 == history.len() {
-                let feed = if pace > 12 { &idle } else { &feed };
-                reader.read(truth, feed, &log, step, place);
+                reader.read(truth, &log, step, place);
             }
         }
     }
