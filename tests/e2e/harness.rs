@@ -6,6 +6,7 @@ mod follower;
 mod keeper;
 mod requests;
 mod server;
+mod terminal;
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ pub use follower::{Follower, Seen};
 pub use keeper::Keeper;
 pub use requests::{beat, bulk, everything, lookup, register, register_with, seconds, selector};
 pub use server::Server;
+pub use terminal::Terminal;
 
 /// How long anything may take that ought to come soon: only a test that fails waits for so long.
 pub const PATIENCE: Duration = Duration::from_secs(90);

@@ -19,11 +19,16 @@ fn is_limit(status: &Status, limit: &str, maximum: u64) {
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
 }
 
+const FLAGS: &str = "--max-instances 5 --max-services 3 --max-namespaces 2 --max-watches 4 --max-subscriptions 2 \
+                     --max-selectors 2 --max-beats 3";
+
+async fn with_small_limits() -> Server {
+    Server::start(&FLAGS.split_whitespace().collect::<Vec<_>>()).await
+}
+
 #[tokio::test]
-async fn every_limit_is_named_advertised_and_answered() {
-    let flags = "--max-instances 5 --max-services 3 --max-namespaces 2 --max-watches 4 --max-subscriptions 2 \
-                 --max-selectors 2 --max-beats 3";
-    let server = Server::start(&flags.split_whitespace().collect::<Vec<_>>()).await;
+async fn every_limit_of_the_state_is_named_advertised_and_answered() {
+    let server = with_small_limits().await;
     let recorder = Recorder::new(Settings::default());
     let client = server.client(&recorder).await;
     let advertised = server.info().await.limits.unwrap();
@@ -56,7 +61,14 @@ async fn every_limit_is_named_advertised_and_answered() {
     let remove = onair::proto::DeregisterRequest { service: "a".into(), id: "3".into(), ..Default::default() };
     assert_eq!(client.deregister(remove).await.unwrap().removed, 1);
     assert!(put("", "a", "4").await.unwrap().revision > last.revision);
+    recorder.assert_clean();
+}
 
+#[tokio::test]
+async fn every_limit_of_watches_is_named_and_answered() {
+    let server = with_small_limits().await;
+    let recorder = Recorder::new(Settings::default());
+    let client = server.client(&recorder).await;
     // Watches and subscriptions together; a refused subscription ends alone.
     let mut watches = Vec::new();
     for _ in 0..2 {

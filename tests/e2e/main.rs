@@ -1,38 +1,46 @@
 //! The real program on real sockets: what only processes can show. One file per behaviour; the harness knows none.
 //! Every history that a test records is judged by all checkers of `tests/history`, each of which is for one promise;
-//! below is which test is there for which promise. `tests/model.rs` and the tests beside the sources have the others.
+//! below is which test is there for which promise; the tests of the task and of the state have others.
 //!
 //! | promise | tests |
 //! | --- | --- |
 //! | 1 never early | `lease::never_early_a_frozen_server_expires_none_of_1000_who_keep_beating` |
 //! | 2 never late | `lease::never_late_a_killed_join_is_offline_when_its_ttl_has_passed`, `lease::never_late_and_never_early_whenever_a_client_falls_silent` |
 //! | 3 restart grace | `restart::restart_grace_gives_every_lease_its_time`, `restart::exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline` |
-//! | 4 fencing, 5 healing | `lease::fencing_and_healing_each_token_is_answered_for_itself`, `lease::the_end_of_a_heartbeat_stream_expires_nothing` |
-//! | 7 snapshot joins live | `watch::snapshot_joins_live_while_many_register` |
+//! | 4 fencing, 5 healing | `lease::fencing_and_healing_each_token_is_answered_for_itself`, `lease::the_end_of_a_heartbeat_stream_expires_nothing`, `cli::every_command_has_its_exit_codes_and_json` |
+//! | 7 snapshot joins live | `watch::snapshot_joins_live_while_many_register`, `subscribe::each_subscription_is_for_itself_and_groups_come_together` |
 //! | 8 ordered, atomic | `watch::atomic_a_big_snapshot_and_a_big_revision_span_messages` |
-//! | 9 exact resume | `restart::exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline`, `kill9::…`, `watch::a_token_that_cannot_be_continued_is_answered_in_band`, `restart::a_registry_without_its_data_is_another_registry`, `restart::a_token_of_a_history_that_was_undone_is_of_another_epoch` |
+//! | 9 exact resume | `restart::exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline`, `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `subscribe::each_subscription_resumes_from_its_own_token_over_kill_9`, `watch::a_token_that_cannot_be_continued_is_answered_in_band`, `restart::a_registry_without_its_data_is_another_registry`, `restart::a_token_of_a_history_that_was_undone_is_of_another_epoch` |
 //! | 10 filters cross | `watch::filters_cross_and_selectors_unite` |
-//! | 11 bookmarks | `watch::a_quiet_stream_carries_bookmarks` |
+//! | 11 bookmarks | `watch::a_quiet_stream_carries_bookmarks`, `subscribe::a_bookmark_has_a_group_for_each_subscription_and_shutdown_ends_with_one` |
 //! | 12 nobody waits | `watch::nobody_waits_for_a_watcher_that_never_reads` |
 //! | 13 streams end well | `restart::every_stream_ends_well_when_the_server_is_told_to_stop` |
 //! | 14 durable, visible, answered | `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `disk::a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself` |
 //! | 15 read your writes, 16 typed emptiness | `watch::read_your_writes_and_typed_emptiness` |
-//! | 17 limits | `limits::every_limit_is_named_advertised_and_answered`, `limits::a_full_inbox_refuses_at_once_and_beats_have_their_own_lane` |
+//! | 17 limits | `limits::every_limit_of_the_state_is_named_advertised_and_answered`, `limits::every_limit_of_watches_is_named_and_answered`, `limits::a_full_inbox_refuses_at_once_and_beats_have_their_own_lane` |
 //! | 18 every error | all of `input` and `hostile` |
 //! | 19 safe by default | `start::safe_by_default_it_refuses_to_be_reached_from_elsewhere` |
 
 #[path = "../history/mod.rs"]
 mod history;
+#[allow(dead_code)] // what only other programs' clients need
+#[path = "../clients/tools.rs"]
+mod tools;
 
 mod bench;
+mod cli;
 mod disk;
 mod harness;
+mod health;
 mod hostile;
 mod input;
+mod ipv6;
 mod kill9;
 mod lease;
 mod limits;
 mod load;
+mod readme;
 mod restart;
 mod start;
+mod subscribe;
 mod watch;

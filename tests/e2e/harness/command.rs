@@ -44,11 +44,18 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.unwrap().success(), "kill -{name} {pid}");
 }
 
+/// The same to a whole group of processes, if there is one.
+pub fn signal_group(leader: u32, name: &str) {
+    // It may have ended by itself.
+    let _ =
+        std::process::Command::new("kill").args([format!("-{name}"), "--".to_owned(), format!("-{leader}")]).status();
+}
+
 /// The lines that a program prints to one of its outputs.
 pub struct Lines(mpsc::UnboundedReceiver<String>);
 
 impl Lines {
-    fn of(output: impl AsyncRead + Send + Unpin + 'static) -> Self {
+    pub fn of(output: impl AsyncRead + Send + Unpin + 'static) -> Self {
         let (lines, read) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut output = BufReader::new(output).lines();

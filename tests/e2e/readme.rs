@@ -1,0 +1,147 @@
+//! The README's tour, with the commands as they are written there: by the `onair` command, and by grpcurl alone.
+
+use std::{fs, net::TcpListener, path::Path};
+
+use onair::registry::Cause;
+
+use crate::{
+    harness::{Follower, Server, Terminal, within},
+    history::{Recorder, Settings},
+    tools::tool,
+};
+
+/// The blocks of commands of a section of the README, with these texts put for others.
+struct Tour(Vec<String>);
+
+impl Tour {
+    fn read(from: &str, to: &str, instead: &[(&str, &str)]) -> Self {
+        let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+        let section = readme.split_once(from).expect(from).1.split_once(to).expect(to).0;
+        let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+        let changed = |block: &str| instead.iter().fold(block.to_owned(), |block, (old, new)| block.replace(old, new));
+        Self(blocks.map(changed).collect())
+    }
+
+    /// The block that has all of these in it.
+    fn block(&self, parts: &[&str]) -> &str {
+        let mut found = self.0.iter().filter(|block| parts.iter().all(|part| block.contains(part)));
+        let block = found.next().unwrap_or_else(|| panic!("the README has no block with {parts:?}"));
+        assert!(found.next().is_none(), "several blocks with {parts:?}");
+        block
+    }
+}
+
+fn is_there(program: &str) -> bool {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(program).exists())
+}
+
+/// Waits for a program that does not say when it listens.
+async fn until_listening(address: &str) {
+    let mut again = tokio::time::interval(std::time::Duration::from_millis(20));
+    let connected = async {
+        loop {
+            again.tick().await;
+            if tokio::net::TcpStream::connect(address).await.is_ok() {
+                return;
+            }
+        }
+    };
+    within("a program that listens", connected).await;
+}
+
+#[tokio::test]
+async fn the_five_minutes_go_as_the_readme_says() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let tour = Tour::read("## Five minutes", "### The same without", &[("8000", &port)]);
+    let mut server = Server::start(&["--restart-grace", "2s"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    // With a shorter TTL than the default, so that nobody has to wait.
+    let url = format!("{}?ttl=3s", server.url());
+    let mut second = Terminal::open(dir.path(), &[], ("ONAIR_URL", &url));
+    let mut third = Terminal::open(dir.path(), &[], ("ONAIR_URL", &url));
+    let at = format!("web 127.0.0.1:{port} 127.0.0.1:{port}");
+
+    second.begin(tour.block(&["onair watch"])).await;
+    third.run(tour.block(&["python3 -m http.server"])).await;
+    assert!(second.line("ONLINE").await.ends_with(&format!("ONLINE  {at} REGISTERED")));
+
+    if is_there("python3") {
+        until_listening(&format!("127.0.0.1:{port}")).await;
+    }
+    let said = third.run(tour.block(&["onair lookup web", "curl"])).await;
+    assert!(said.contains(&format!("http://127.0.0.1:{port}")) && said.contains("\"version\":\"1.4.2\""), "{said}");
+    assert!(said.contains("SERVING") && said.contains("INSTANCES"), "{said}");
+    assert!(!is_there("curl") || !is_there("python3") || said.contains("200 OK"), "{said}");
+
+    server.kill().await;
+    assert!(second.line("the stream broke").await.ends_with("resuming"));
+    server.again().await;
+    second.line("onair: resumed at revision 1 after").await;
+
+    third.run(tour.block(&["kill -9 $JOIN"])).await;
+    assert!(second.line("OFFLINE").await.ends_with(&format!("OFFLINE {at} EXPIRED")));
+    third.run(tour.block(&["1.4.3"])).await;
+    assert!(second.line("ONLINE").await.ends_with(&format!("ONLINE  {at} REGISTERED")));
+    assert!(second.line("OFFLINE").await.ends_with(&format!("OFFLINE {at} DEREGISTERED")));
+}
+
+/// What a tour by grpcurl needs: two terminals in one directory.
+async fn terminals(dir: &Path, server: &Server, grpcurl: &Path) -> (Terminal, Terminal) {
+    let url = server.url();
+    let open = || Terminal::open(dir, &[grpcurl], ("UNUSED", &url));
+    (open(), open())
+}
+
+#[tokio::test]
+async fn grpcurl_alone_is_a_complete_client() {
+    let grpcurl = tool("grpcurl");
+    let mut server = Server::start(&["--restart-grace", "1s"]).await;
+    let address = server.address().to_string();
+    let instead = [("127.0.0.1:6624", address.as_str()), ("\"30s\"", "\"5s\""), ("-max-time 5", "-max-time 2")];
+    let tour = Tour::read("### The same without", "## What is there", &instead);
+    let recorder = Recorder::new(Settings { cuts: true, resets: false, ..Settings::default() });
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut second, mut third) = terminals(dir.path(), &server, &grpcurl).await;
+
+    let said = third.run(tour.block(&["describe onair.v1.Registry\n"])).await;
+    for expected in ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "rpc HeartbeatStream"] {
+        assert!(said.contains(expected), "{expected} is not in {said}");
+    }
+    assert!(said.contains("Send it always."), "the proto's comments are there: {said}");
+
+    second.begin(tour.block(&["Registry/Watch", "tee watch.json"])).await;
+    second.line("\"snapshotEnd\": true").await;
+    let said =
+        third.run(tour.block(&["Registry/Register", "TOKEN=", "\"version\": \"1.4.2\"}, \"ttl\": \"5s\"}'"])).await;
+    assert!(said.contains("\"heartbeatInterval\": \"1.666s\"") && said.contains("\"incarnation\": \"1\""), "{said}");
+    second.line("EVENT_TYPE_ONLINE").await;
+    second.line("CAUSE_REGISTERED").await;
+    // Beats alone are a block of their own; with a registration they come again later.
+    let beats = tour.0.iter().find(|block| block.contains("Registry/Heartbeat")).unwrap();
+    assert!(third.run(beats).await.contains("BEAT_STATE_RENEWED"));
+    let said = third.run(tour.block(&["Registry/Lookup"])).await;
+    assert!(said.contains("\"url\": \"http://127.0.0.1:8000\""), "{said}");
+    assert!(third.run(tour.block(&["Health/Check"])).await.contains("\"status\": \"SERVING\""));
+
+    server.kill().await;
+    let (said, _) = second.end().await;
+    assert!(said.contains("Unavailable"), "{said}");
+    server.again().await;
+    follower.event("the end of the lease", |event| event.cause() == Cause::Expired).await;
+    second.begin(tour.block(&["RESUME="])).await;
+    second.line("EVENT_TYPE_OFFLINE").await;
+    second.line("CAUSE_EXPIRED").await;
+
+    let said = third.run(tour.block(&["Registry/Heartbeat", "Registry/Register"])).await;
+    assert!(said.contains("BEAT_STATE_EXPIRED") && said.contains("\"incarnation\": \"3\""), "{said}");
+    let next = second.line("EVENT_TYPE_").await;
+    assert!(next.contains("EVENT_TYPE_ONLINE"), "{next}");
+    let said = third.run(tour.block(&["Registry/Subscribe"])).await;
+    assert!(said.contains("\"id\": \"a\"") && said.contains("\"id\": \"b\""), "{said}");
+    assert_eq!(said.matches("\"snapshotEnd\": true").count(), 2, "{said}");
+    let said = third.run(tour.block(&["Registry/Deregister", "GetServerInfo"])).await;
+    assert!(said.contains("\"removed\": \"1\"") && said.contains("\"maxWatches\": \"100000\""), "{said}");
+    second.line("CAUSE_DEREGISTERED").await;
+    recorder.assert_clean();
+}
