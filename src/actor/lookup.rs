@@ -10,6 +10,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use imbl::OrdMap;
 use smol_str::SmolStr;
 use tokio::{
     task::yield_now,
@@ -19,7 +20,8 @@ use tokio::{
 use super::RegistryHandle;
 use crate::{
     registry::{
-        Candidate, Choice, Error, FilterSet, Matcher, Record, Registry, Revision, Scope, ServiceSet, Status, pick,
+        Candidate, Choice, Error, Filter, FilterSet, Matcher, Namespace, Record, Revision, Scope, ServiceSet, Status,
+        pick,
     },
     watch::{Hub, Listener, ONLY_PART},
 };
@@ -262,9 +264,9 @@ impl RegistryHandle {
     async fn find(&self, query: &LookupQuery, matcher: &Matcher) -> Result<Found, Error> {
         let after = page_start(&query.page_token)?;
         // A short look: the snapshot is read after the state is free again.
-        let (snapshot, why_empty) = {
+        let (snapshot, namespaces) = {
             let registry = self.hub.registry();
-            (registry.snapshot(matcher.scopes()), why_empty(&registry, query.filters.filters().first()))
+            (registry.snapshot(matcher.scopes()), registry.namespaces().clone())
         };
         let revision = snapshot.revision();
         let mut reader = match after {
@@ -309,7 +311,7 @@ impl RegistryHandle {
         }
         let why_empty = match (records.is_empty(), none_match) {
             (false, _) => None,
-            (true, true) => Some(why_empty),
+            (true, true) => Some(why_empty(&namespaces, query.filters.filters().first())),
             (true, false) => Some(WhyEmpty::NoMatch),
         };
         Ok(Found { records, why_empty, next_page_token, revision })
@@ -361,25 +363,27 @@ impl Drop for Sleeper<'_> {
     }
 }
 
-/// Why a lookup of this filter finds nothing, if it does.
-fn why_empty(registry: &Registry, filter: Option<&crate::registry::Filter>) -> WhyEmpty {
+/// Why a lookup of this filter finds nothing.
+fn why_empty(namespaces: &OrdMap<SmolStr, Namespace>, filter: Option<&Filter>) -> WhyEmpty {
     let Some(filter) = filter else { return WhyEmpty::NoMatch };
-    match filter.scope() {
-        Scope::All => WhyEmpty::NoMatch,
-        Scope::Namespace(namespace) => match registry.namespaces().get(&namespace) {
-            None => WhyEmpty::UnknownNamespace,
-            Some(held) if held.services.is_empty() => WhyEmpty::AllOffline,
-            Some(_) => WhyEmpty::NoMatch,
+    let within = match filter.scope() {
+        Scope::All => namespaces.values().collect(),
+        Scope::Namespace(namespace) | Scope::Service(namespace, _) => match namespaces.get(&namespace) {
+            None => return WhyEmpty::UnknownNamespace,
+            Some(held) => vec![held],
         },
-        Scope::Service(namespace, service) => match registry.namespaces().get(&namespace) {
-            None => WhyEmpty::UnknownNamespace,
-            Some(held) => match held.services.get(&service) {
-                None => WhyEmpty::UnknownService,
-                Some(set) if set.routable() == 0 => WhyEmpty::AllOffline,
-                Some(_) => WhyEmpty::NoMatch,
-            },
-        },
-    }
+    };
+    let routable = match filter.service() {
+        None => within.iter().any(|held| held.services.values().any(|set| set.routable() > 0)),
+        Some(service) => {
+            let sets: Vec<_> = within.iter().filter_map(|held| held.services.get(service)).collect();
+            if sets.is_empty() {
+                return WhyEmpty::UnknownService;
+            }
+            sets.iter().any(|set| set.routable() > 0)
+        }
+    };
+    if routable { WhyEmpty::NoMatch } else { WhyEmpty::AllOffline }
 }
 
 fn page_token(namespace: &str, service: &str, id: &str) -> String {

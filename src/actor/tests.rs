@@ -10,7 +10,7 @@ use tokio::{
 use super::*;
 use crate::{
     engine::hostile::{HostileEngine, HostileHandle, Manners},
-    registry::{Context, FilterSet, Instance, LeaseToken, Put, Registration, Stamp, Status},
+    registry::{Context, FilterSet, Instance, LeaseToken, Put, Registration, Stamp, Status, Target},
 };
 
 /// Longer than anything here takes, in paused time.
@@ -100,18 +100,7 @@ async fn an_expiry_that_another_node_overtook_leaves_the_lease_running() {
 async fn a_lookup_that_is_broken_off_leaves_nothing_behind() {
     let (handle, _hostile) = start(Manners::default(), ActorOptions::default());
     for (wait, min_revision) in [(AGES, 0), (Duration::ZERO, 7)] {
-        let filters = FilterSet::new(crate::registry::Filter::new("", "web", "", ""));
-        let query = LookupQuery {
-            filters,
-            pick: PickKind::All,
-            pick_key: String::new(),
-            limit: 0,
-            page_token: String::new(),
-            prefer_zone: String::new(),
-            wait,
-            min_revision,
-            deadline: None,
-        };
+        let query = LookupQuery { wait, min_revision, ..query("", "web", "") };
         let mut lookup = Box::pin(handle.lookup(query));
         assert!(timeout(Duration::from_millis(1), &mut lookup).await.is_err(), "it waits");
         assert_eq!(handle.hub().log().sleepers(), 1);
@@ -194,4 +183,48 @@ async fn commands_beyond_the_inbox_are_refused_while_the_store_is_slow() {
         registered.await.expect("no panic").expect("registered");
     }
     register(&handle, "web", 4).await.expect("there is room again");
+}
+
+fn query(namespace: &str, service: &str, selector: &str) -> LookupQuery {
+    LookupQuery {
+        filters: FilterSet::new(crate::registry::Filter::new(namespace, service, "", selector)),
+        pick: PickKind::All,
+        pick_key: String::new(),
+        limit: 0,
+        page_token: String::new(),
+        prefer_zone: String::new(),
+        wait: Duration::ZERO,
+        min_revision: 0,
+        deadline: None,
+    }
+}
+
+/// Promise 16, also where a lookup is of more than one service.
+#[tokio::test(start_paused = true)]
+async fn emptiness_says_why() {
+    use WhyEmpty::{AllOffline, NoMatch, UnknownNamespace, UnknownService};
+    let (handle, _hostile) = start(Manners::default(), ActorOptions::default());
+    let check = async |cases: [(&str, &str, &str, WhyEmpty); 5]| {
+        for (namespace, service, selector, why) in cases {
+            let found = handle.lookup(query(namespace, service, selector)).await.expect("an answer");
+            assert_eq!(found.why_empty, Some(why), "{namespace}/{service} {selector}");
+        }
+    };
+    let nowhere = ("nowhere", "", "", UnknownNamespace);
+    let unknown = ("*", "api", "", UnknownService);
+    check([nowhere, unknown, ("", "", "", AllOffline), ("*", "", "", AllOffline), ("", "web", "", UnknownService)])
+        .await;
+    let (_, token) = register(&handle, "web", 80).await.expect("registered");
+    let no = "zone=moon";
+    check([
+        unknown,
+        ("", "", no, NoMatch),
+        ("*", "", no, NoMatch),
+        ("*", "web", no, NoMatch),
+        ("", "web", no, NoMatch),
+    ])
+    .await;
+    handle.deregister(Target::Lease(Some(token)), anyone(), None).await.expect("deregistered");
+    let all = ("*", "", "status=*", AllOffline);
+    check([unknown, all, ("", "", "", AllOffline), ("*", "web", "", AllOffline), ("", "web", "", AllOffline)]).await;
 }

@@ -88,6 +88,12 @@ impl Filter {
         }
     }
 
+    /// The only service that it looks at, if there is one.
+    #[must_use]
+    pub fn service(&self) -> Option<&str> {
+        self.service.as_deref()
+    }
+
     /// Whether within the scope an instance matches exactly if its status is routable, so that nothing else of it needs
     /// to be known.
     #[must_use]
