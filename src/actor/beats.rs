@@ -161,8 +161,12 @@ impl<E: Engine> Actor<E> {
             // It was on its way when the last lease went.
             return self.clock.rest();
         }
-        let Some(round) = self.clock.mark(runtime, at) else { return };
-        self.leases.lock().time.end_round(round.now);
+        let round = {
+            let mut table = self.leases.lock();
+            let Some(round) = self.clock.mark(runtime, at, Instant::now()) else { return };
+            table.time.end_round(round.heard);
+            round
+        };
         self.gauges.lag_ms.store(self.clock.lag().as_millis() as u64, Ordering::Relaxed);
         if round.late {
             self.gauges.late_rounds.fetch_add(1, Ordering::Relaxed);

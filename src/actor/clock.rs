@@ -30,8 +30,10 @@ pub struct LeaseClock {
 /// A complete round of marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Round {
-    /// The clock's reading at its end.
+    /// The clock's reading at its end: when the earliest of its marks was sent.
     pub now: LeaseTime,
+    /// What the clock would read, had it gone on until the last mark was heard: nothing heard in this round came later.
+    pub heard: LeaseTime,
     /// Whether leases may expire by it.
     pub may_expire: bool,
     /// Whether it came late.
@@ -71,10 +73,10 @@ impl LeaseClock {
         self.missing = self.marks.len();
     }
 
-    /// A mark that `runtime` sent at `at` came out of the inbox. Gives the round that it completes: one that reaches as
+    /// A mark that `runtime` sent came out of the inbox at `now`. Gives the round that it completes: one that reaches as
     /// far as all of them, for of what came after the earliest mark not everything has been heard.
-    pub fn mark(&mut self, runtime: usize, at: Instant) -> Option<Round> {
-        if self.marks.get_mut(runtime)?.replace(at).is_none() {
+    pub fn mark(&mut self, runtime: usize, sent: Instant, now: Instant) -> Option<Round> {
+        if self.marks.get_mut(runtime)?.replace(sent).is_none() {
             self.missing -= 1;
         }
         if self.missing > 0 {
@@ -83,13 +85,15 @@ impl LeaseClock {
         let earliest = self.marks.iter().flatten().min().copied()?;
         self.marks.fill(None);
         self.missing = self.marks.len();
-        Some(self.round(earliest))
+        let (may_expire, late) = self.round(earliest);
+        let heard = self.reading + now.saturating_duration_since(earliest);
+        let heard = LeaseTime(heard.as_micros().div_ceil(1_000) as u64);
+        Some(Round { now: self.now(), heard, may_expire, late })
     }
 
-    fn round(&mut self, at: Instant) -> Round {
-        let Some(last) = self.last_round.replace(at) else {
-            return Round { now: self.now(), may_expire: false, late: false };
-        };
+    /// Whether leases may expire by the round that ends at `at`, and whether it is late.
+    fn round(&mut self, at: Instant) -> (bool, bool) {
+        let Some(last) = self.last_round.replace(at) else { return (false, false) };
         let passed = at.saturating_duration_since(last);
         let still = self.still_until.is_some_and(|until| at < until);
         let late = passed > ROUND_MAX;
@@ -101,7 +105,7 @@ impl LeaseClock {
         } else if !still {
             self.still_until = None;
         }
-        Round { now: self.now(), may_expire: !still && !late, late }
+        (!still && !late, late)
     }
 }
 
@@ -113,39 +117,58 @@ mod tests {
         Duration::from_millis(millis)
     }
 
+    /// A mark of `runtime` that is heard as it is sent.
+    fn mark(clock: &mut LeaseClock, runtime: usize, at: Instant) -> Option<Round> {
+        clock.mark(runtime, at, at)
+    }
+
+    fn round(reading: u64, may_expire: bool, late: bool) -> Round {
+        Round { now: LeaseTime(reading), heard: LeaseTime(reading), may_expire, late }
+    }
+
     #[test]
     fn a_round_needs_a_mark_of_every_runtime() {
         let (mut clock, start) = (LeaseClock::new(2), Instant::now());
-        assert_eq!(clock.mark(0, start), None);
-        assert_eq!(clock.mark(0, start), None);
-        assert!(clock.mark(1, start).is_some());
-        assert_eq!(clock.mark(1, start + ms(20)), None);
+        assert_eq!(mark(&mut clock, 0, start), None);
+        assert_eq!(mark(&mut clock, 0, start), None);
+        assert!(mark(&mut clock, 1, start).is_some());
+        assert_eq!(mark(&mut clock, 1, start + ms(20)), None);
         // The other has told nothing of what came after 20 ms.
-        let round = clock.mark(0, start + ms(30)).expect("both have sent one");
+        let round = mark(&mut clock, 0, start + ms(30)).expect("both have sent one");
         assert_eq!((round.now, round.may_expire), (LeaseTime(20), true));
+    }
+
+    #[test]
+    fn what_was_heard_on_the_way_of_a_mark_counts_from_its_end() {
+        let (mut clock, start) = (LeaseClock::new(1), Instant::now());
+        mark(&mut clock, 0, start);
+        let on_its_way = clock.mark(0, start + ms(20), start + ms(75)).expect("one runtime");
+        assert_eq!((on_its_way.now, on_its_way.heard), (LeaseTime(20), LeaseTime(75)));
+        // Its way was not time in which nobody was heard.
+        assert_eq!(mark(&mut clock, 0, start + ms(110)), Some(round(110, true, false)));
     }
 
     #[test]
     fn a_mark_from_before_a_rest_counts_no_more() {
         let (mut clock, start) = (LeaseClock::new(2), Instant::now());
-        clock.mark(0, start);
+        mark(&mut clock, 0, start);
         clock.rest();
-        assert_eq!(clock.mark(1, start + ms(60_000)), None);
-        assert!(clock.mark(0, start + ms(60_010)).is_some_and(|round| !round.late));
-        assert_eq!(clock.mark(1, start + ms(60_020)), None);
-        assert!(clock.mark(0, start + ms(60_030)).is_some_and(|round| round.now == LeaseTime(20) && !round.late));
+        assert_eq!(mark(&mut clock, 1, start + ms(60_000)), None);
+        assert!(mark(&mut clock, 0, start + ms(60_010)).is_some_and(|round| !round.late));
+        assert_eq!(mark(&mut clock, 1, start + ms(60_020)), None);
+        assert!(mark(&mut clock, 0, start + ms(60_030)).is_some_and(|round| round.now == LeaseTime(20) && !round.late));
     }
 
     #[test]
     fn a_pause_counts_for_100_ms_and_then_the_clock_stands_for_250() {
         let (mut clock, start) = (LeaseClock::new(1), Instant::now());
-        let at = |clock: &mut LeaseClock, millis| clock.mark(0, start + ms(millis)).expect("one runtime");
+        let at = |clock: &mut LeaseClock, millis| mark(clock, 0, start + ms(millis)).expect("one runtime");
         at(&mut clock, 0);
         assert_eq!(at(&mut clock, 20).now, LeaseTime(20));
         let late = at(&mut clock, 30_020);
-        assert_eq!(late, Round { now: LeaseTime(120), may_expire: false, late: true });
+        assert_eq!(late, round(120, false, true));
         for millis in (30_040..30_270).step_by(20) {
-            assert_eq!(at(&mut clock, millis), Round { now: LeaseTime(120), may_expire: false, late: false });
+            assert_eq!(at(&mut clock, millis), round(120, false, false));
         }
         let after = at(&mut clock, 30_280);
         assert_eq!((after.now, after.may_expire), (LeaseTime(140), true));
@@ -155,9 +178,8 @@ mod tests {
     #[test]
     fn the_first_round_after_a_rest_advances_nothing_and_is_not_late() {
         let (mut clock, start) = (LeaseClock::new(1), Instant::now());
-        clock.mark(0, start);
+        mark(&mut clock, 0, start);
         clock.rest();
-        let round = clock.mark(0, start + ms(60_000)).expect("one runtime");
-        assert_eq!(round, Round { now: LeaseTime(0), may_expire: false, late: false });
+        assert_eq!(mark(&mut clock, 0, start + ms(60_000)), Some(round(0, false, false)));
     }
 }

@@ -164,6 +164,24 @@ async fn the_first_round_after_a_time_without_leases_is_not_late() {
     assert_eq!(actor.clock.now().0, 0);
 }
 
+/// A registration that is folded while a mark is on its way is good for its TTL from the fold, not from the mark.
+#[tokio::test(start_paused = true)]
+async fn a_mark_sent_before_a_registration_shortens_no_lease() {
+    let (_handle, mut actor, _) = by_hand().await;
+    actor.mark(0, Instant::now() - Duration::from_millis(80));
+    actor.mark(0, Instant::now());
+    for _ in 0..9 {
+        advance(Duration::from_millis(100)).await;
+        actor.mark(0, Instant::now());
+    }
+    advance(Duration::from_millis(95)).await;
+    actor.mark(0, Instant::now());
+    assert_eq!(actor.in_flight.len(), 0, "995 ms after it was folded");
+    advance(Duration::from_millis(20)).await;
+    actor.mark(0, Instant::now());
+    assert_eq!(actor.in_flight.len(), 1);
+}
+
 /// The store is slow: commands that wait for it count against the inbox, whether they are in flight or behind a latch.
 #[tokio::test(start_paused = true)]
 async fn commands_beyond_the_inbox_are_refused_while_the_store_is_slow() {

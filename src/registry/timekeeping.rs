@@ -150,8 +150,8 @@ impl Timekeeping {
         self.slots.get(slot as usize).is_some_and(|lease| lease.phase == Phase::Expiring)
     }
 
-    /// The round ends at `now`: what was heard in it is good for its TTL from here.
-    pub fn end_round(&mut self, now: LeaseTime) {
+    /// The round ends: what was heard in it, up to `heard`, is good for its TTL from there.
+    pub fn end_round(&mut self, heard: LeaseTime) {
         let mut round = std::mem::take(&mut self.round);
         for slot in round.drain(..) {
             let lease = &mut self.slots[slot as usize];
@@ -159,7 +159,7 @@ impl Timekeeping {
             if !std::mem::take(&mut lease.heard) {
                 continue;
             }
-            lease.deadline = now.0 + u64::from(lease.ttl);
+            lease.deadline = heard.0 + u64::from(lease.ttl);
             lease.phase = Phase::Armed;
             let (bucket, deadline) = (lease.bucket, lease.deadline);
             if bucket == NONE || self.tick_of(bucket) > deadline.div_ceil(TICK) {
