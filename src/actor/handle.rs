@@ -190,9 +190,9 @@ impl RegistryHandle {
     /// # Errors
     /// `Overloaded`, `ShuttingDown`.
     pub async fn beat(&self, beats: Vec<Beat>) -> Result<BeatReply, Error> {
-        if let Some(outcomes) = self.leases.renew(&beats) {
+        if let Some(reply) = self.leases.renew(&beats, &self.hub) {
             self.gauges.beats.fetch_add(beats.len() as u64, Ordering::Relaxed);
-            return Ok(BeatReply { outcomes, revision: self.hub.registry().revision() });
+            return Ok(reply);
         }
         let (answer, answered) = oneshot::channel();
         self.lane.try_send(Lane::Beats { beats, answer }).map_err(|refused| refusal(&refused, &self.lane))?;

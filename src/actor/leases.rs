@@ -5,16 +5,35 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{
-    request::{Beat, BeatOutcome},
+    request::{Beat, BeatOutcome, BeatReply},
     verified::Verified,
 };
-use crate::registry::{Status, Timekeeping};
+use crate::{
+    registry::{Event, Status, Timekeeping},
+    watch::Hub,
+};
 
 /// Deadlines and verified tokens, by slot.
 #[derive(Debug, Default)]
 pub(super) struct LeaseTable {
     pub(super) time: Timekeeping,
     pub(super) verified: Verified,
+}
+
+impl LeaseTable {
+    /// Keeps time for what was folded: a first TTL starts here, with the answer.
+    pub(super) fn follow(&mut self, events: &[Event]) {
+        for event in events {
+            self.verified.forget(event.slot);
+            match (&event.before, &event.after) {
+                (Some(before), Some(after)) if before.incarnation == after.incarnation => {
+                    self.time.set_ttl(event.slot, after.lease.ttl);
+                }
+                (_, Some(after)) => self.time.arm(event.slot, after.lease.ttl),
+                (_, None) => self.time.disarm(event.slot),
+            }
+        }
+    }
 }
 
 /// The table behind its lock, which is held for stores only.
@@ -31,8 +50,8 @@ impl Leases {
     }
 
     /// Renews plain beats of verified tokens. None: at least one beat needs the actor's judgement, and all should go
-    /// there; that some are heard twice then changes nothing.
-    pub(super) fn renew(&self, beats: &[Beat]) -> Option<Vec<BeatOutcome>> {
+    /// there; that some are heard twice then changes nothing. The revision is one at which all of them were live.
+    pub(super) fn renew(&self, beats: &[Beat], hub: &Hub) -> Option<BeatReply> {
         let mut table = self.lock();
         let LeaseTable { time, verified } = &mut *table;
         let renew = |beat: &Beat| {
@@ -44,6 +63,7 @@ impl Leases {
             time.hear(token.hint);
             Some(BeatOutcome::Renewed(time.ttl(token.hint)))
         };
-        beats.iter().map(renew).collect()
+        let outcomes = beats.iter().map(renew).collect::<Option<_>>()?;
+        Some(BeatReply { outcomes, revision: hub.registry().revision() })
     }
 }

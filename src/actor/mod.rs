@@ -41,7 +41,7 @@ pub use self::{
 };
 use crate::{
     engine::{Engine, EngineError, Proposal, Recovered, Step, Ticket},
-    registry::{Change, Command, Decision, Error, Event, Fingerprint, Guarded, Outcome, Principal, Record, Revision},
+    registry::{Change, Command, Decision, Error, Fingerprint, Guarded, Outcome, Principal, Record, Revision},
     watch::{Hub, WatchStream},
 };
 
@@ -263,8 +263,14 @@ impl<E: Engine> Actor<E> {
     }
 
     fn committed(&mut self, revision: Revision, changes: &[Change], tickets: &[Ticket]) {
-        let events = self.hub.registry_mut().fold(revision, changes);
-        self.follow(&events);
+        let events = {
+            // Together, so that no handler renews a lease that is over at the revision that it answers with.
+            let mut table = self.leases.lock();
+            let events = self.hub.registry_mut().fold(revision, changes);
+            table.follow(&events);
+            events
+        };
+        self.count_leases();
         self.hub.log().publish(revision, events);
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
         let landed: Vec<InFlight> = tickets.iter().filter_map(|ticket| self.land(*ticket)).collect();
@@ -274,24 +280,6 @@ impl<E: Engine> Actor<E> {
         }
         // What lapsed in earlier rounds and found no room.
         self.expire();
-    }
-
-    /// Keeps time for what was folded: a first TTL starts here, with the answer.
-    fn follow(&mut self, events: &[Event]) {
-        let mut table = self.leases.lock();
-        let LeaseTable { time, verified } = &mut *table;
-        for event in events {
-            verified.forget(event.slot);
-            match (&event.before, &event.after) {
-                (Some(before), Some(after)) if before.incarnation == after.incarnation => {
-                    time.set_ttl(event.slot, after.lease.ttl);
-                }
-                (_, Some(after)) => time.arm(event.slot, after.lease.ttl),
-                (_, None) => time.disarm(event.slot),
-            }
-        }
-        drop(table);
-        self.count_leases();
     }
 
     fn count_leases(&mut self) {
@@ -381,8 +369,9 @@ impl<E: Engine> Actor<E> {
     /// What the engine holds now is the truth. Deadlines are rebuilt with full grace, as after a restart.
     fn reload(&mut self, recovered: Recovered) {
         tracing::warn!(revision = recovered.revision, "the store was opened anew; its state is taken over");
-        self.hub.reload(recovered);
+        // From here on no handler renews by what was verified before.
         *self.leases.lock() = LeaseTable::default();
+        self.hub.reload(recovered);
         self.recover_leases();
     }
 

@@ -1,6 +1,9 @@
 //! A client that watches as the protocol says: it keeps the last resume token, and redials with it when a stream ends.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use onair::proto::{Event, EventType, ResetReason, WatchRequest, WatchResponse};
 use tokio::{
@@ -33,6 +36,8 @@ pub struct Follower {
     fold: Fold,
     gone: Vec<Event>,
     resets: Vec<ResetReason>,
+    /// What followed, in the same message, the event that a test took.
+    rest: VecDeque<(Instant, Event)>,
     task: JoinHandle<()>,
 }
 
@@ -42,7 +47,7 @@ impl Follower {
         let (to, seen) = mpsc::unbounded_channel();
         let fold = if request.resume_token.is_empty() { Fold::new() } else { Fold::default() };
         let task = tokio::spawn(follow(server.up(), recorder.clone(), request, to));
-        Self { seen, fold, gone: Vec::new(), resets: Vec::new(), task }
+        Self { seen, fold, gone: Vec::new(), resets: Vec::new(), rest: VecDeque::new(), task }
     }
 
     /// Follows everything there is, and has its snapshot.
@@ -100,10 +105,13 @@ impl Follower {
     pub async fn event(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> (Instant, Event) {
         let search = async {
             loop {
-                let (at, message) = self.message().await;
-                if let Some(event) = message.events.iter().find(|event| wanted(event)) {
-                    return (at, event.clone());
+                while let Some((at, event)) = self.rest.pop_front() {
+                    if wanted(&event) {
+                        return (at, event);
+                    }
                 }
+                let (at, message) = self.message().await;
+                self.rest.extend(message.events.into_iter().map(|event| (at, event)));
             }
         };
         tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("no event: {what}"))
