@@ -87,7 +87,7 @@ pub fn run(settings: ServeSettings) -> Result<(), ServeError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::system("a runtime"))?;
     // Addresses come first: a second server on the same port must not touch the store.
     let listeners = runtime.block_on(listen::bind(&settings.listen))?;
-    let (epoch, fresh_registry_id) = (random(), Uuid::from_u128(u128::from(random()) << 64 | u128::from(random())));
+    let (epoch, fresh_registry_id) = (random(), random_uuid());
     if settings.ephemeral {
         let recovered = MemoryEngine::recovered(fresh_registry_id, epoch);
         return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, listeners));
@@ -106,6 +106,12 @@ fn random() -> u64 {
         return since.as_nanos() as u64;
     }
     u64::from_le_bytes(bits)
+}
+
+/// A random (version 4) UUID.
+fn random_uuid() -> Uuid {
+    let bits = u128::from(random()) << 64 | u128::from(random());
+    uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
 }
 
 async fn serve<E: Engine>(
