@@ -10,22 +10,19 @@ use prost::{
     },
 };
 
-use crate::{actor::BeatOutcome, proto::BeatState, registry::LeaseToken};
-
-/// One beat as it came.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ReadBeat {
-    /// The token; none if the text was none.
-    pub token: Option<LeaseToken>,
-    /// The number of a status, known or not.
-    pub status: i32,
-}
+use crate::{
+    actor::{Beat, BeatOutcome},
+    proto::BeatState,
+    registry::{LeaseToken, Status},
+};
 
 /// A `HeartbeatRequest`.
 #[derive(Clone, Debug, Default)]
 pub struct HeartbeatRequest {
     /// In order.
-    pub beats: Vec<ReadBeat>,
+    pub beats: Vec<Beat>,
+    /// Statuses that no registrant may send, or that are none: the beat's place, and the number.
+    pub refused: Vec<(usize, i32)>,
 }
 
 impl Message for HeartbeatRequest {
@@ -44,15 +41,11 @@ impl Message for HeartbeatRequest {
         }
         check_wire_type(WireType::LengthDelimited, wire_type)?;
         let len = checked_len(buffer)?;
-        let beat = match buffer.chunk().get(..len) {
-            Some(whole) => {
-                let beat = ReadBeat::read(whole, context)?;
-                buffer.advance(len);
-                beat
-            }
-            None => ReadBeat::read(&buffer.copy_to_bytes(len), context)?,
-        };
-        self.beats.push(beat);
+        if buffer.chunk().len() < len {
+            return self.read(&buffer.copy_to_bytes(len), context);
+        }
+        self.read(&buffer.chunk()[..len], context)?;
+        buffer.advance(len);
         Ok(())
     }
 
@@ -62,6 +55,7 @@ impl Message for HeartbeatRequest {
 
     fn clear(&mut self) {
         self.beats.clear();
+        self.refused.clear();
     }
 }
 
@@ -75,9 +69,10 @@ fn checked_len(buffer: &mut impl Buf) -> Result<usize, DecodeError> {
     Ok(len as usize)
 }
 
-impl ReadBeat {
-    fn read(mut bytes: &[u8], context: DecodeContext) -> Result<Self, DecodeError> {
-        let mut beat = Self::default();
+impl HeartbeatRequest {
+    /// Reads one `Beat`.
+    fn read(&mut self, mut bytes: &[u8], context: DecodeContext) -> Result<(), DecodeError> {
+        let mut beat = Beat { token: None, status: Status::Unspecified };
         while !bytes.is_empty() {
             match decode_key(&mut bytes)? {
                 (1, WireType::LengthDelimited) => {
@@ -86,11 +81,20 @@ impl ReadBeat {
                     beat.token = std::str::from_utf8(text).ok().and_then(LeaseToken::decode);
                     bytes = rest;
                 }
-                (2, WireType::Varint) => beat.status = decode_varint(&mut bytes)? as i32,
+                (2, WireType::Varint) => {
+                    let number = decode_varint(&mut bytes)? as i32;
+                    match Status::try_from(number) {
+                        Ok(status @ (Status::Unspecified | Status::Starting | Status::Serving | Status::Draining)) => {
+                            beat.status = status;
+                        }
+                        _ => self.refused.push((self.beats.len(), number)),
+                    }
+                }
                 (tag, wire_type) => skip_field(wire_type, tag, &mut bytes, context.clone())?,
             }
         }
-        Ok(beat)
+        self.beats.push(beat);
+        Ok(())
     }
 }
 
@@ -209,7 +213,7 @@ mod tests {
     use super::*;
     use crate::{
         proto,
-        registry::{Fingerprint, LeaseId, Secret, Status},
+        registry::{Fingerprint, LeaseId, Secret},
     };
 
     fn token() -> LeaseToken {
@@ -235,7 +239,9 @@ mod tests {
         };
         let read = HeartbeatRequest::decode(sent.encode_to_vec().as_slice()).expect("readable");
         let got: Vec<_> = read.beats.iter().map(|beat| (beat.token, beat.status)).collect();
-        assert_eq!(got, [(Some(token()), 0), (None, 3), (None, -1), (Some(token()), 77)]);
+        let (unsaid, draining) = (Status::Unspecified, Status::Draining);
+        assert_eq!(got, [(Some(token()), unsaid), (None, draining), (None, unsaid), (Some(token()), unsaid)]);
+        assert_eq!(read.refused, [(2, -1), (3, 77)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::Request;
 use uuid::Uuid;
 
-use super::{beats::ReadBeat, raw};
+use super::{beats::HeartbeatRequest, raw};
 use crate::{
     actor::{Beat, Found, ListQuery, LookupQuery, PickKind, WhyEmpty},
     proto::{self, Emptiness},
@@ -98,33 +98,22 @@ fn not_supported(fields: impl Iterator<Item = String>) -> Result<(), Error> {
 }
 
 /// The beats of a message.
-pub(super) fn beats(beats: &[ReadBeat], max_beats: usize) -> Result<Vec<Beat>, Error> {
-    let mut violations = Vec::new();
-    if beats.is_empty() {
-        violations.push(violation("beats", "must not be empty"));
-    }
+pub(super) fn beats(request: HeartbeatRequest, max_beats: usize) -> Result<Vec<Beat>, Error> {
+    let HeartbeatRequest { beats, refused } = request;
     if beats.len() > max_beats {
-        violations.push(violation("beats", format!("must be at most {max_beats}, not {}", beats.len())));
         // Not one by one: the list alone is refused.
-        return Err(Error::Invalid(violations));
+        return Err(Error::invalid("beats", format!("must be at most {max_beats}, not {}", beats.len())));
     }
-    let mut read = Vec::with_capacity(beats.len());
-    for (place, beat) in beats.iter().enumerate() {
-        let status = match Status::try_from(beat.status) {
-            Ok(status @ (Status::Unspecified | Status::Starting | Status::Serving | Status::Draining)) => status,
-            Ok(_) => {
-                violations.push(violation(format!("beats[{place}].status"), "is set by the registry alone"));
-                Status::Unspecified
-            }
-            Err(_) => {
-                violations.push(violation(format!("beats[{place}].status"), format!("{} is no status", beat.status)));
-                Status::Unspecified
-            }
-        };
-        read.push(Beat { token: beat.token, status });
+    if beats.is_empty() {
+        return Err(Error::invalid("beats", "must not be empty"));
     }
-    checked(violations)?;
-    Ok(read)
+    let refusal = |(place, number): (usize, i32)| {
+        let known = Status::try_from(number).is_ok();
+        let sentence = if known { "is set by the registry alone".to_owned() } else { format!("{number} is no status") };
+        violation(format!("beats[{place}].status"), sentence)
+    };
+    checked(refused.into_iter().map(refusal).collect())?;
+    Ok(beats)
 }
 
 /// Milliseconds as the wire has them.

@@ -52,7 +52,7 @@ impl BeatStream {
         let (mut beats, mut sizes) = (Vec::new(), Vec::new());
         while beats.len() < self.max_beats && self.end.is_none() {
             match Pin::new(&mut self.input).poll_next(context) {
-                Poll::Ready(Some(Ok(message))) => match convert::beats(&message.beats, self.max_beats) {
+                Poll::Ready(Some(Ok(message))) => match convert::beats(message, self.max_beats) {
                     Ok(mut read) => {
                         sizes.push(read.len());
                         beats.append(&mut read);
