@@ -1,0 +1,121 @@
+//! The documents are true where a test can tell: links lead somewhere, the tests they name are there, settings and
+//! limits are all told of, and what is shown of another file is what it says. Knows nothing of what they explain.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use onair::config::{ClientSettings, ServeSettings, Settings};
+
+fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = top().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All documents, relative to the top.
+fn documents() -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::from("README.md"), PathBuf::from("CHANGELOG.md")];
+    for dir in ["docs", "docs/decisions"] {
+        let entries = fs::read_dir(top().join(dir)).unwrap().map(|entry| entry.unwrap().file_name());
+        let markdown = entries.filter(|name| name.to_string_lossy().ends_with(".md"));
+        found.extend(markdown.map(|name| Path::new(dir).join(name)));
+    }
+    found
+}
+
+/// What stands between `open` and `close`, each time.
+fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(open).skip(1).filter_map(move |rest| rest.split_once(close)).map(|(inner, _)| inner)
+}
+
+/// The name by which a link within a page finds a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().chars();
+    kept.filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for document in documents() {
+        let text = read(&document);
+        for link in between(&text, "](", ")").filter(|link| !link.starts_with("http")) {
+            let (path, section) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { document.clone() } else { document.parent().unwrap().join(path) };
+            assert!(top().join(&target).exists(), "{}: {link}", document.display());
+            let is_there = |text: String| text.lines().any(|line| line.starts_with('#') && anchor(line) == section);
+            assert!(section.is_empty() || is_there(read(&target)), "{}: {link}", document.display());
+        }
+    }
+}
+
+/// In the table of promises, a file is followed by the names of its tests.
+#[test]
+fn promises_name_tests_that_are_there() {
+    let protocol = read("docs/protocol.md");
+    let rows: Vec<_> = protocol
+        .lines()
+        .filter(|line| line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())))
+        .collect();
+    assert!(rows.len() >= 18, "{} promises", rows.len());
+    for row in rows {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let (mut source, mut named) = (String::new(), 0);
+        for word in tests.split('`').skip(1).step_by(2) {
+            if word.ends_with(".rs") {
+                source = if word.starts_with("src/") { read(word) } else { read(Path::new("tests").join(word)) };
+            } else if word.contains('_') {
+                assert!(source.contains(&format!("fn {word}(")), "{row}\n{word} is not there");
+                named += 1;
+            }
+        }
+        assert!(named > 0, "{row}\nnames no test");
+    }
+}
+
+#[test]
+fn every_setting_is_told_of() {
+    fn told<S: Settings>(document: &str) {
+        for row in S::table().iter().filter(|row| !row.hidden) {
+            let named = document.contains(&format!("`{}`", row.key));
+            assert!(named, "docs/operating.md: {} of [{}] is missing", row.key, S::SECTION);
+        }
+    }
+    let operating = read("docs/operating.md");
+    told::<ServeSettings>(&operating);
+    told::<ClientSettings>(&operating);
+}
+
+#[test]
+fn every_reason_and_limit_is_told_of() {
+    let protocol = read("docs/protocol.md");
+    let names = |file: &str, within: &str| -> Vec<String> {
+        let text = read(Path::new("proto/onair/v1").join(file));
+        let (_, rest) = text.split_once(within).unwrap_or_else(|| panic!("{file} has no {within}"));
+        let body = rest.split_once("\n}").unwrap().0;
+        let fields = body.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+        fields.filter_map(|line| Some(line.split_once(" = ")?.0.rsplit(' ').next()?.to_owned())).collect()
+    };
+    // Never sent, or not yet.
+    let later = ["UNSPECIFIED", "MISSING_DEPENDENCY"];
+    let reasons = names("error.proto", "enum ErrorReason {");
+    let reasons: Vec<_> = reasons.iter().filter_map(|reason| reason.strip_prefix("ERROR_REASON_")).collect();
+    assert!(reasons.len() > 15, "{reasons:?}");
+    for reason in reasons.into_iter().filter(|reason| !later.contains(reason)) {
+        assert!(protocol.contains(&format!("`{reason}` |")), "docs/protocol.md: {reason} is missing");
+    }
+    for limit in names("registry.proto", "message Limits {") {
+        assert!(protocol.contains(&format!("`{limit}`")), "docs/protocol.md: {limit} is missing");
+    }
+}
+
+#[test]
+fn the_service_config_is_the_one_that_is_tested() {
+    let (protocol, config) = (read("docs/protocol.md"), read("tests/clients/service_config.json"));
+    let shown = between(&protocol, "```json\n", "```").next().unwrap();
+    assert_eq!(shown.trim_end(), config.trim_end());
+}
