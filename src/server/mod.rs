@@ -43,6 +43,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// messages wait whose overhead is half of this; after a pause of ours that is what thousands of beats on one
 /// connection look like, and they are the ones that must pass.
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// How long the store may take for its last commit.
+const STOP_WAIT: Duration = Duration::from_secs(10);
 /// Connections that wait to be taken over by a thread.
 const ACCEPTED_MAX: usize = 1_024;
 
@@ -158,9 +160,17 @@ async fn serve<E: Engine>(
     if timeout(settings.drain_wait, ended).await.is_err() {
         tracing::warn!("some connections were still open after {:?}", settings.drain_wait);
     }
-    handle.stop().await;
-    tracing::info!("stopped");
-    Ok(())
+    if timeout(STOP_WAIT, handle.stop()).await.is_err() {
+        tracing::error!("the store did not close within {STOP_WAIT:?}; what was acknowledged is on disk");
+        return Ok(());
+    }
+    match actor.await {
+        Ok(Ok(())) => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        failed => ended_early(failed),
+    }
 }
 
 /// The actor never ends by itself but by a fault.

@@ -92,7 +92,7 @@ impl EventLog {
     pub fn publish(&self, revision: Revision, events: Vec<Event>) {
         let events: Box<[Event]> = events.into_iter().filter(Event::is_visible).collect();
         let mut inner = self.write();
-        inner.head = revision;
+        inner.head = inner.head.max(revision);
         if events.is_empty() {
             // Nothing to tell, but the registry moved on.
             inner.wake(&Scope::All);

@@ -191,12 +191,12 @@ impl Stream for WatchStream {
                 continue;
             }
             let woken = this.listener.poll_woken(context);
-            if this.read_log() {
-                continue;
-            }
             if this.hub.is_closing() {
+                // Before the log: a reader that lags goes on from here with the next server.
                 this.bookmark();
                 this.phase = Phase::Closing;
+            } else if this.read_log() {
+                // Queued.
             } else if this.greet || this.timer.as_mut().poll(context).is_ready() {
                 this.bookmark();
             } else if !woken {

@@ -282,8 +282,11 @@ impl Subscriptions {
         true
     }
 
-    /// Queues a group for each subscription that is up to date: all of them have seen everything up to `head`.
+    /// Queues a group for each subscription that has its snapshot: with what it has seen, which for all of them is
+    /// everything up to `head`.
     fn bookmark(&mut self, head: Revision) {
+        let live = self.parts.iter().flatten().filter(|part| matches!(part.phase, Phase::Live));
+        let reached = live.map(|part| part.cursor).max().unwrap_or(head).max(head);
         let mut groups = Vec::new();
         for subscription in self.parts.iter_mut().flatten() {
             if !matches!(subscription.phase, Phase::Live) {
@@ -293,12 +296,12 @@ impl Subscriptions {
             let token = subscription.feed.token(subscription.cursor);
             push_group(Group { id: &subscription.id, token: &token, ..Group::default() }, &mut groups);
             if groups.len() > EVENTS_BYTES_MAX - 1_024 {
-                self.queue.push_back(subscribe_response(head, &groups, false));
+                self.queue.push_back(subscribe_response(reached, &groups, false));
                 groups.clear();
             }
         }
         if !groups.is_empty() || self.queue.is_empty() {
-            self.queue.push_back(subscribe_response(head, &groups, false));
+            self.queue.push_back(subscribe_response(reached, &groups, false));
         }
     }
 
@@ -321,13 +324,18 @@ impl Subscriptions {
                 self.begin_anew();
             }
             let woken = self.listener.poll_woken(context);
-            let head = self.hub.log().bounds().0;
-            if self.read_log() {
+            if self.hub.is_closing() {
+                // Before the log: a reader that lags goes on from here with the next server.
+                self.bookmark(0);
+                self.state = State::Closing;
                 continue;
             }
-            if self.hub.is_closing() {
-                self.bookmark(head);
-                self.state = State::Closing;
+            let head = self.hub.log().bounds().0;
+            if self.read_log() {
+                // Snapshots have their turn, however much happens.
+                if let Some(part) = self.snapshots.pop_front() {
+                    self.read_snapshot(part);
+                }
                 continue;
             }
             if let Some(part) = self.snapshots.pop_front() {
