@@ -34,6 +34,8 @@ const PAGE_BYTES: usize = 960 * 1024;
 const REVISION_WAIT: Duration = Duration::from_secs(1);
 /// Most records looked at in one turn of a thread: what matches little must not hold it.
 const SCAN_MAX: usize = 4_096;
+/// A wait that the call's deadline cuts ends so much earlier: its answer has to arrive in time.
+const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 /// Counters for round robin: services share one only if their fingerprints collide here.
 const TURNS: usize = 1_024;
 
@@ -178,7 +180,8 @@ impl RegistryHandle {
         // One wait, whatever is waited for.
         let wait = if query.wait.is_zero() { REVISION_WAIT } else { query.wait };
         let end = Instant::now() + wait;
-        let end = query.deadline.map_or(end, |deadline| end.min(deadline));
+        let answered = |deadline: Instant| deadline.checked_sub(ANSWER_MARGIN).unwrap_or(deadline);
+        let end = query.deadline.map_or(end, |deadline| end.min(answered(deadline)));
         if query.min_revision > self.hub.registry().revision() {
             self.reach(query.min_revision, end).await?;
         }
