@@ -4,6 +4,8 @@
 //!
 //! Not for serving: it is in the library only so that integration tests can use it.
 
+mod chance;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,6 +16,7 @@ use smol_str::SmolStr;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
+use self::chance::Chance;
 use super::{Engine, EngineError, Epoch, Proposal, Recovered, Step, TailEntry, committed, next_group};
 use crate::registry::{Change, Event, Guarded, Key, Record, Revision, put_cause};
 
@@ -148,6 +151,21 @@ impl HostileHandle {
     /// Comes back, if it was away.
     pub fn back(&self) {
         self.update(Shared::come_back);
+    }
+
+    /// Ends this life as a crash does, and gives the engine of the next one with what it holds: what is in flight has
+    /// the given fate, and a new epoch begins.
+    #[must_use]
+    pub fn restart(&self, fate: Fate) -> (HostileEngine, Recovered) {
+        let recovered = self.update(|shared| {
+            shared.leave("the process ended", fate, Presence::Away);
+            (shared.presence, shared.told_away, shared.failed) = (Presence::Here, false, None);
+            shared.steps.clear();
+            let epoch = Epoch { id: shared.chance.below(u64::MAX), after: shared.truth.revision };
+            shared.truth.epochs.push(epoch);
+            shared.truth.recovered()
+        });
+        (HostileEngine(self.clone()), recovered)
     }
 
     /// Fails for good, at once.
@@ -457,30 +475,6 @@ impl Truth {
             known: known.collect(),
             tail: tail.collect(),
             tail_after: 0,
-        }
-    }
-}
-
-/// Repeatable chance: SplitMix64.
-#[derive(Debug)]
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-
-    fn percent(&mut self, percent: u8) -> bool {
-        percent > 0 && self.below(100) < u64::from(percent)
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for at in (1..items.len()).rev() {
-            items.swap(at, self.below(at as u64 + 1) as usize);
         }
     }
 }

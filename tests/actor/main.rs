@@ -1,0 +1,10 @@
+//! The task that owns the state, in paused time and without processes: one test for each promise that can be judged
+//! here, then everything at once under a seed. Knows no front but for the last.
+
+mod clock;
+mod expiry;
+mod fencing;
+#[path = "../history/mod.rs"]
+mod history;
+mod rig;
+mod watching;
