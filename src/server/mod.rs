@@ -2,6 +2,7 @@
 //! pieces fit together and no rule of any of them.
 
 mod files;
+mod greeting;
 mod listen;
 mod logging;
 
@@ -19,6 +20,7 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::{Server, server::Router};
 use uuid::Uuid;
 
+use self::greeting::Greeting;
 use crate::{
     actor::{ActorOptions, RegistryHandle},
     config::ServeSettings,
@@ -322,7 +324,7 @@ async fn serve_connections(
 ) {
     let marks = tokio::spawn(async move { handle.keep_marking(worker).await });
     // A stream accepted on another thread belongs to that thread's reactor until it is moved to this one.
-    let incoming = ReceiverStream::new(connections).map(listen::adopt);
+    let incoming = ReceiverStream::new(connections).map(|connection| listen::adopt(connection).map(Greeting::of));
     let signal = async move {
         // An error means that the sender is gone, which is the end as well.
         let _ = stopping.wait_for(|stop| *stop).await;

@@ -4,12 +4,17 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 use onair::registry::Cause;
-use tokio::time::{MissedTickBehavior, interval};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    time::{MissedTickBehavior, interval},
+};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -19,37 +24,56 @@ use crate::{
     load::{Load, there},
 };
 
-/// Mounts a small file system on its first argument, for itself alone, and becomes the rest of its arguments.
-const SMALL_DISK: &str = "mount -t tmpfs -o size=16m tmpfs \"$0\" && exec \"$@\"";
+/// Mounts a small file system on its first argument, for itself alone, and stays until its input ends.
+const HOLD: &str = "mount -t tmpfs -o size=16m tmpfs \"$0\" && echo mounted && exec cat";
 
-/// The way to have a small disk here, if there is one.
-fn small_disk() -> Option<Vec<&'static str>> {
-    let dir = tempfile::tempdir().unwrap();
-    [&["unshare", "-m"][..], &["unshare", "-rm"]].into_iter().find_map(|unshare| {
-        let way = [unshare, &["sh", "-c", SMALL_DISK]].concat();
-        let mut probe = Command::new(way[0]);
-        probe.args(&way[1..]).arg(dir.path()).arg("true").stderr(Stdio::null());
-        probe.status().is_ok_and(|status| status.success()).then(|| [&way[..], &["{data}"]].concat())
-    })
+/// A small disk that outlives the servers on it, in a world of mounts of its own.
+struct Disk {
+    holder: Child,
+    dir: TempDir,
 }
 
-/// What takes all the room on the server's disk.
+impl Disk {
+    /// One, if that is permitted here.
+    async fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", HOLD]).arg(dir.path()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut holder = command.spawn().ok()?;
+        let mut said = BufReader::new(holder.stdout.take()?).lines();
+        let mounted = within("a mount", said.next_line()).await.ok()?;
+        if mounted.is_none() {
+            println!("SKIPPED: no small disk can be mounted here (unshare -m)");
+        }
+        mounted.map(|_| Self { holder, dir })
+    }
+
+    /// A server on it.
+    async fn serve(&self, flags: &[&str]) -> Server {
+        let world = format!("--mount=/proc/{}/ns/mnt", self.holder.id().unwrap());
+        let data = self.dir.path().join("data").display().to_string();
+        Server::start_under(&["nsenter", &world, "--"], &[&["--data-dir", &data], flags].concat()).await
+    }
+
+    /// Takes all the room.
+    fn fill(&self) -> Filler {
+        // The disk as those on it see it.
+        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id().unwrap()));
+        let path = root.join(self.dir.path().strip_prefix("/").unwrap()).join("filler");
+        let mut filler = Filler { file: File::create(&path).unwrap(), path };
+        filler.top_up();
+        filler
+    }
+}
+
+/// What takes all the room on a disk.
 struct Filler {
     path: PathBuf,
     file: File,
 }
 
 impl Filler {
-    fn fill(server: &Server) -> Self {
-        // The disk as the server sees it.
-        let data = server.data_dir();
-        let path = PathBuf::from(format!("/proc/{}/root", server.pid())).join(data.strip_prefix("/").unwrap());
-        let path = path.join("filler");
-        let mut filler = Self { file: File::create(&path).unwrap(), path };
-        filler.top_up();
-        filler
-    }
-
     /// Takes what has become free: a store that is opened again cuts off what it could not complete.
     fn top_up(&mut self) {
         for size in [1 << 20, 1 << 12, 1] {
@@ -71,12 +95,9 @@ fn is_of_the_store(status: &Status) {
 
 #[tokio::test]
 async fn a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself() {
-    let Some(under) = small_disk() else {
-        println!("SKIPPED: no small disk can be mounted here (unshare -m)");
-        return;
-    };
+    let Some(disk) = Disk::mount().await else { return };
     let _alone = alone().await;
-    let server = Server::start_under(&under, &["--restart-grace", "3s"]).await;
+    let server = disk.serve(&["--restart-grace", "3s"]).await;
     let recorder = Recorder::new(Settings { resets: false, ..Settings::default() });
     let mut follower = Follower::of_everything(&server, &recorder).await;
     let client = server.client(&recorder).await;
@@ -86,7 +107,7 @@ async fn a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself() {
     for round in 0..2 {
         let mortal = client.register(register("mortal", &format!("of-round-{round}"), 1.0)).await.unwrap();
         let running = load.run(&server, &recorder, 20, 100).await;
-        let mut filler = Filler::fill(&server);
+        let mut filler = disk.fill();
         let (changes, statuses) = load.failed(running).await;
         println!("{changes} changes until the disk was full");
         statuses.iter().for_each(is_of_the_store);
@@ -115,6 +136,7 @@ async fn a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself() {
         assert!(healed < Duration::from_secs(10));
         let (revision, there) = there(&client).await;
         load.settle(&there);
+        load.repeat(&client).await;
         follower.reach(revision).await;
         // Who fell silent meanwhile goes in his turn, and once.
         let is_mortal = |event: &onair::proto::Event| event.instance.as_ref().unwrap().service == "mortal";
@@ -144,4 +166,34 @@ async fn healed(client: &crate::history::Client) -> Duration {
         }
         assert!(since.elapsed() < Duration::from_secs(60), "it does not heal");
     }
+}
+
+#[tokio::test]
+async fn kill_9_on_a_full_disk_loses_nothing_either() {
+    let Some(disk) = Disk::mount().await else { return };
+    let _alone = alone().await;
+    let mut server = disk.serve(&[]).await;
+    let recorder = Recorder::new(Settings { cuts: true, resets: false, ..Settings::default() });
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let mut load = Load::new(11);
+    for _ in 0..3 {
+        let running = load.run(&server, &recorder, 20, 100).await;
+        let filler = disk.fill();
+        load.failed(running).await.1.iter().for_each(is_of_the_store);
+        server.kill().await;
+        // It may need room to start: then it says so, and nothing is emptied.
+        match server.try_again().await {
+            Ok(()) => server.kill().await,
+            Err(why) => assert!(why.starts_with("onair: ") && why.contains("No space left"), "{why}"),
+        }
+        filler.make_room();
+        server.again().await;
+        let client = server.client(&recorder).await;
+        let (revision, there) = there(&client).await;
+        follower.reach(revision).await;
+        load.settle(&there);
+        load.repeat(&client).await;
+    }
+    assert_eq!(follower.resets(), []);
+    recorder.assert_clean();
 }

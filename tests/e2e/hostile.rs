@@ -21,7 +21,7 @@ use tonic::{
 };
 
 use crate::{
-    harness::{Server, alone, beat, everything, register, register_with, within},
+    harness::{Keeper, Running, Server, alone, beat, everything, register, register_with, within},
     history::{Recorder, Settings},
     input::refusal,
 };
@@ -204,6 +204,64 @@ async fn whoever_speaks_no_http2_is_cut_off_and_harms_nobody() {
 }
 
 #[tokio::test]
+async fn connections_that_fall_silent_are_closed() {
+    let server = Server::start(&[]).await;
+    let recorder = Recorder::new(Settings::default());
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // Ten seconds for the preface, then pings every twenty that have ten to be answered.
+    let connections = [("silent", &b""[..], 10), ("half a preface", b"PRI", 10), ("no pong", preface, 30)];
+    let closed = connections.map(|(what, bytes, seconds)| {
+        let address = server.address();
+        tokio::spawn(async move {
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            connection.write_all(bytes).await.unwrap();
+            let (begun, mut rest) = (Instant::now(), Vec::new());
+            let _ = within(what, connection.read_to_end(&mut rest)).await;
+            println!("{what}: closed after {:?}", begun.elapsed());
+            assert!(begun.elapsed() < Duration::from_secs(seconds + 10), "{what}");
+        })
+    });
+    // A client that is frozen in the middle of a watch: its system answers, and it does not.
+    let mut watch = Running::start(&["watch", "--url", &server.url(), "--output", "json"]);
+    watch.out.line("snapshotEnd").await;
+    watch.signal("STOP");
+    assert_eq!(server.info().await.counts.unwrap().watches, 1);
+    until_watches(&server, 0).await;
+    for closed in closed {
+        closed.await.unwrap();
+    }
+    // It goes on where it was, once it can.
+    watch.signal("CONT");
+    watch.err.line("resumed at revision").await;
+    recorder.assert_clean();
+}
+
+#[tokio::test]
+async fn without_file_descriptors_those_who_are_there_are_served_on() {
+    let few = ["sh", "-c", "ulimit -n 80 && exec \"$@\"", "sh"];
+    let server = Server::start_under(&few, &[]).await;
+    let recorder = Recorder::new(Settings::default());
+    let fleet = (0..10).map(|number| register("fleet", &format!("i{number}"), 2.0)).collect();
+    let mut keeper = Keeper::start(&server, &recorder, fleet).await;
+    let client = server.client(&recorder).await;
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(TcpStream::connect(server.address()).await.unwrap());
+    }
+    for number in 0..4 {
+        keeper.beats().await;
+        client.register(register("web", &format!("i{number}"), 60.0)).await.unwrap();
+    }
+    assert!(server.log().contains("could not be accepted"), "there were enough after all");
+    assert_eq!(client.lookup(crate::harness::lookup("fleet")).await.unwrap().instances.len(), 10);
+    // They go, and others are let in.
+    drop(crowd);
+    assert_eq!(server.info().await.counts.unwrap().instances, 14);
+    keeper.stop().await;
+    recorder.assert_clean();
+}
+
+#[tokio::test]
 async fn half_closed_streams_go_on_and_cut_ones_leave_nothing() {
     let server = Server::start(&[]).await;
     let recorder = Recorder::new(Settings { cuts: true, ..Settings::default() });
@@ -250,24 +308,26 @@ async fn until_watches(server: &Server, wanted: u64) {
     within(&format!("{wanted} watches"), count).await;
 }
 
-/// How many idle streams: `ONAIR_IDLE_STREAMS`, default 3,800.
-fn idle_streams() -> usize {
-    std::env::var("ONAIR_IDLE_STREAMS").map_or(3_800, |text| text.parse().expect("ONAIR_IDLE_STREAMS is a number"))
+/// What the server holds in memory, in KiB.
+fn resident(server: &Server) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 #[tokio::test]
-async fn idle_streams_by_the_thousand_leave_the_server_quick() {
+async fn idle_streams_50000_of_them_leave_the_server_quick() {
+    const COUNT: usize = 50_000;
     /// Streams on a connection, of the 2,000 that may be.
     const EACH: usize = 1_900;
     let _alone = alone().await;
     let server = Server::ephemeral(&[]).await;
     let recorder = Recorder::new(Settings::default());
     let client = server.client(&recorder).await;
-    let mut idle = Vec::new();
-    let count = idle_streams();
-    for first in (0..count).step_by(EACH) {
+    let (mut idle, before) = (Vec::new(), resident(&server));
+    for first in (0..COUNT).step_by(EACH) {
         let api = server.api().await;
-        let watches = (first..count.min(first + EACH)).map(|number| {
+        let watches = (first..COUNT.min(first + EACH)).map(|number| {
             let mut api = api.clone();
             async move {
                 let selectors = vec![crate::harness::selector(&format!("nobody-{}", number % 100), "")];
@@ -278,13 +338,16 @@ async fn idle_streams_by_the_thousand_leave_the_server_quick() {
         });
         idle.extend(stream::iter(watches).buffer_unordered(50).collect::<Vec<_>>().await);
     }
-    assert_eq!(server.info().await.counts.unwrap().watches, count as u64);
+    assert_eq!(server.info().await.counts.unwrap().watches, COUNT as u64);
+    if let (Some(before), Some(after)) = (before, resident(&server)) {
+        println!("{COUNT} idle streams on {} connections take {} KiB", COUNT.div_ceil(EACH), after - before);
+    }
     // None of them is woken, and nobody waits for them.
     let begun = Instant::now();
     for number in 0..50 {
         client.register(register("web", &format!("i{number}"), 60.0)).await.unwrap();
     }
-    println!("50 registrations beside {count} idle streams: {:?}", begun.elapsed());
+    println!("50 registrations beside {COUNT} idle streams: {:?}", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(10));
     drop(idle);
     until_watches(&server, 0).await;

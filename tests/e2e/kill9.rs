@@ -46,6 +46,7 @@ async fn kill9_under_load_loses_nothing_and_a_watcher_misses_nothing() {
             assert_eq!((follower.resets(), &folded), (&[][..], &there), "the watcher has what is there");
             missed += catch_up(&client, &mut resume_token, revision).await;
             load.settle(&there);
+            load.repeat(&client).await;
         }
         resume_token.clear();
         drop(follower);

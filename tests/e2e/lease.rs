@@ -162,6 +162,52 @@ async fn never_early_a_frozen_server_expires_none_of_1000_who_keep_beating() {
 }
 
 #[tokio::test]
+async fn never_early_a_suspend_of_server_and_clients_expires_nobody() {
+    const TTL: Duration = Duration::from_secs(2);
+    let server = Server::start(&[]).await;
+    let recorder = Recorder::new(Settings::default());
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let client = server.client(&recorder).await;
+    let tokens = register_many(&client, 50, TTL.as_secs_f64()).await;
+    // Nobody sends anything: no beat waits in a socket when the server wakes up.
+    server.signal("STOP");
+    pass(TTL * 3).await;
+    server.signal("CONT");
+    let mut ticks = interval(TTL / 4);
+    for _ in 0..10 {
+        ticks.tick().await;
+        let answer = client.heartbeat(beat(&tokens)).await.unwrap();
+        assert!(answer.results.iter().all(|one| one.state() == BeatState::Renewed), "{:?}", answer.results);
+    }
+    let found = client.lookup(lookup("fleet")).await.unwrap();
+    follower.reach(found.revision).await;
+    assert_eq!((found.instances.len(), follower.gone().len()), (50, 0));
+    recorder.assert_clean();
+}
+
+#[tokio::test]
+async fn a_client_that_was_suspended_heals_by_itself() {
+    let server = Server::start(&[]).await;
+    let recorder = Recorder::new(Settings::default());
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let url = server.url();
+    let mut join = Running::start(&["join", "web", "--port", "8000", "--ttl", "1s", "--url", &url]);
+    let (_, first) = follower.event("ONLINE", |event| event.r#type() == EventType::Online).await;
+    join.signal("STOP");
+    let (_, gone) = follower.event("OFFLINE", |event| event.r#type() == EventType::Offline).await;
+    assert_eq!((gone.cause(), &gone.instance), (Cause::Expired, &first.instance));
+    join.signal("CONT");
+    let (_, again) = follower.event("ONLINE", |event| event.r#type() == EventType::Online).await;
+    let (first, again) = (first.instance.unwrap(), again.instance.unwrap());
+    assert!(again.incarnation > first.incarnation && again.url == first.url);
+    join.signal("TERM");
+    assert_eq!(join.ended().await, 0);
+    let (_, left) = follower.event("OFFLINE", |event| event.r#type() == EventType::Offline).await;
+    assert_eq!(left.cause(), Cause::Deregistered);
+    recorder.assert_clean();
+}
+
+#[tokio::test]
 async fn fencing_and_healing_each_token_is_answered_for_itself() {
     let server = Server::start(&[]).await;
     let recorder = Recorder::new(Settings::default());

@@ -33,6 +33,8 @@ struct Known {
     held: BTreeMap<String, (Instance, String)>,
     /// The change that was not answered.
     open: Option<Open>,
+    /// A registration that was not answered, to be sent again, and what is known to have come of it.
+    unanswered: Option<(RegisterRequest, Option<Instance>)>,
 }
 
 /// A change whose outcome is unknown: done as a whole, or not at all.
@@ -65,6 +67,7 @@ impl Known {
             instance.version = version;
             instance.zone = "z".repeat(dice.below(100) as usize);
         });
+        request.request_id = format!("{worker}-{}", dice.below(u64::MAX));
         // Half of those that are there are updated, the others replaced.
         if let Some((_, token)) = self.held.get(&id).filter(|_| dice.below(2) == 0) {
             request.lease_token.clone_from(token);
@@ -93,7 +96,7 @@ impl Known {
     fn settle(&mut self, there: BTreeMap<String, Instance>) {
         match self.open.take() {
             Some(Open::Register(request)) => {
-                let wanted = request.instance.unwrap();
+                let wanted = request.instance.clone().unwrap();
                 let before = self.held.get(&wanted.id).map(|(instance, _)| instance.clone());
                 let after = there.get(&wanted.id).cloned();
                 let done = after.as_ref().is_some_and(|after| {
@@ -101,11 +104,14 @@ impl Known {
                         && before.as_ref().is_none_or(|before| before.revision <= after.revision)
                 });
                 assert!(done || after == before, "half of a registration: {before:?}, {wanted:?}, {after:?}");
-                if let Some(after) = after.filter(|after| before.as_ref() != Some(after)) {
-                    let token = before.filter(|before| before.incarnation == after.incarnation);
-                    let token = token.and_then(|_| self.held.get(&wanted.id)).map(|(_, token)| token.clone());
-                    self.held.insert(wanted.id, (after, token.unwrap_or_default()));
+                if let Some(after) = &after
+                    && before.as_ref() != Some(after)
+                {
+                    let token = before.as_ref().filter(|before| before.incarnation == after.incarnation);
+                    let token = token.and_then(|_| self.held.get(&after.id)).map(|(_, token)| token.clone());
+                    self.held.insert(after.id.clone(), (after.clone(), token.unwrap_or_default()));
                 }
+                self.unanswered = Some((*request, after.filter(|_| done)));
             }
             Some(Open::Remove(ids)) => {
                 let left = ids.iter().filter(|id| there.contains_key(*id)).count();
@@ -174,12 +180,34 @@ impl Load {
     }
 }
 
+impl Load {
+    /// Each client sends what was not answered to it again.
+    pub async fn repeat(&mut self, client: &Client) {
+        for known in &mut self.known {
+            known.repeat(client).await;
+        }
+    }
+}
+
 /// The load's instances that are there, by id, and the revision they are of.
 pub async fn there(client: &Client) -> (u64, BTreeMap<String, Instance>) {
     let request = LookupRequest { service: "load".into(), selector: "status=*".into(), ..Default::default() };
     let found = client.lookup(request).await.unwrap();
     assert_eq!(found.next_page_token, "");
     (found.revision, found.instances.into_iter().map(|instance| (instance.id.clone(), instance)).collect())
+}
+
+impl Known {
+    /// Sends the registration that was not answered again: if it was done, nothing happens but that it is answered.
+    async fn repeat(&mut self, client: &Client) {
+        let Some((request, done)) = self.unanswered.take() else { return };
+        let reply = client.register(request).await.unwrap();
+        let instance = reply.instance.unwrap();
+        if let Some(done) = done {
+            assert_eq!(instance, done, "a registration that was repeated with its request id");
+        }
+        self.held.insert(instance.id.clone(), (instance, reply.lease.unwrap().token));
+    }
 }
 
 /// Tells when enough was done.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use onair::{
-    proto::{DeregisterRequest, ResetReason, WatchRequest},
+    proto::{DeregisterRequest, LookupRequest, ResetReason, WatchRequest},
     registry::{Cause, EventType},
 };
 use tonic::Code;
@@ -15,7 +15,10 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use tonic_types::StatusExt as _;
 
 use crate::{
-    harness::{Follower, Keeper, Running, Seen, Server, beat, everything, lookup, millis_after, register, within},
+    harness::{
+        Follower, Keeper, Running, Seen, Server, beat, bulk, everything, lookup, millis_after, register, register_with,
+        within,
+    },
     history::{Recorder, Settings},
 };
 
@@ -133,6 +136,60 @@ async fn a_registry_without_its_data_is_another_registry() {
     recorder.assert_clean();
 }
 
+#[tokio::test]
+async fn a_token_older_than_the_kept_log_is_too_old_also_after_a_restart() {
+    let mut server = Server::start(&["--max-log-bytes", "64KiB"]).await;
+    let recorder = Recorder::new(Settings { cuts: true, ..Settings::default() });
+    let client = server.client(&recorder).await;
+    let mut watch = client.watch(everything()).await.unwrap();
+    let old = watch.next().await.unwrap().unwrap().resume_token;
+    let mut tokens = Vec::new();
+    for number in 0..20 {
+        let heavy = register_with("web", &format!("i{number}"), 60.0, |instance| instance.metadata = bulk(8_000));
+        client.register(heavy).await.unwrap();
+        tokens.push(watch.next().await.unwrap().unwrap().resume_token);
+    }
+    drop(watch);
+    server.kill().await;
+    server.again().await;
+    let info = server.info().await;
+    assert!(info.oldest_resumable_revision > 1, "the log is kept within its limit");
+    let client = server.client(&recorder).await;
+    let resumed = async |resume_token: String| {
+        let mut watch = client.watch(WatchRequest { resume_token, ..everything() }).await.unwrap();
+        watch.next().await.unwrap().unwrap()
+    };
+    let reset = resumed(old).await.reset.unwrap();
+    assert_eq!((reset.reason(), reset.oldest_revision), (ResetReason::TooOld, info.oldest_resumable_revision));
+    // What is kept is exact, up to the edge.
+    let edge = info.oldest_resumable_revision as usize;
+    let message = resumed(tokens[edge - 1].clone()).await;
+    assert_eq!((message.reset, message.revision, message.events.len()), (None, edge as u64 + 1, 1));
+    let reset = resumed(tokens[edge - 2].clone()).await.reset.unwrap();
+    assert_eq!(reset.reason(), ResetReason::TooOld);
+    recorder.assert_clean();
+}
+
+#[tokio::test]
+async fn a_join_registers_again_with_a_registry_that_lost_its_data() {
+    let mut server = Server::ephemeral(&[]).await;
+    let url = server.url();
+    let mut join = Running::start(&["join", "web", "--port", "8000", "--ttl", "1s", "--url", &url]);
+    let mut watch = Running::start(&["watch", "web", "--url", &url]);
+    watch.out.line("ONLINE  web").await;
+    server.kill().await;
+    server.again().await;
+    watch.err.line("ANOTHER_REGISTRY").await;
+    let recorder = Recorder::new(Settings::default());
+    let wait = Some(crate::harness::seconds(30.0));
+    let found = server.client(&recorder).await.lookup(LookupRequest { wait, ..lookup("web") }).await.unwrap();
+    assert_eq!(found.instances[0].url, "http://127.0.0.1:8000");
+    join.signal("INT");
+    assert_eq!(join.ended().await, 0);
+    watch.out.line("OFFLINE web").await;
+    recorder.assert_clean();
+}
+
 fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -153,7 +210,7 @@ async fn a_token_of_a_history_that_was_undone_is_of_another_epoch() {
     client.register(register("web", "kept", 60.0)).await.unwrap();
     server.kill().await;
     let backup = tempfile::tempdir().unwrap();
-    copy_dir(&server.data_dir(), &backup.path().join("data"));
+    copy_dir(server.data_dir(), &backup.path().join("data"));
     server.again().await;
     let client = server.client(&recorder).await;
     client.register(register("web", "undone", 60.0)).await.unwrap();
@@ -163,7 +220,7 @@ async fn a_token_of_a_history_that_was_undone_is_of_another_epoch() {
     recorder.assert_clean();
     // Somebody puts the backup in place.
     fs::remove_dir_all(server.data_dir()).unwrap();
-    copy_dir(&backup.path().join("data"), &server.data_dir());
+    copy_dir(&backup.path().join("data"), server.data_dir());
     server.again().await;
     let recorder = Recorder::new(with_cuts());
     let client = server.client(&recorder).await;
@@ -189,6 +246,8 @@ async fn every_stream_ends_well_when_the_server_is_told_to_stop() {
     let mut api = server.api().await;
     let mut beats =
         api.heartbeat_stream(tokio_stream::wrappers::ReceiverStream::new(sending)).await.unwrap().into_inner();
+    // There is nothing to reload, which is no reason to stop.
+    server.signal("HUP");
     let last = client.register(register("web", "last", 60.0)).await.unwrap();
     server.terminate();
 
@@ -233,7 +292,7 @@ async fn a_call_that_waits_does_not_hold_up_the_end() {
     let mut api = server.api().await;
     let waiting = tokio::spawn(async move {
         let wait = Some(crate::harness::seconds(60.0));
-        api.lookup(onair::proto::LookupRequest { wait, ..lookup("nobody") }).await
+        api.lookup(LookupRequest { wait, ..lookup("nobody") }).await
     });
     // The call is there when another one, sent later, is answered.
     server.info().await;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::Arc,
     thread,
@@ -28,6 +28,7 @@ pub struct Server {
     /// A command that ends with running its arguments.
     under: Vec<String>,
     home: Arc<TempDir>,
+    data: PathBuf,
     life: Option<Life>,
     address: SocketAddr,
     up: watch::Sender<Option<SocketAddr>>,
@@ -50,36 +51,34 @@ impl Server {
         Self::start(&[&["--ephemeral"], flags].concat()).await
     }
 
-    /// As `start`, run by `under`, in whose arguments `{data}` is the directory of its data.
+    /// As `start`, run by `under`. Flags may say where it listens and where its data is.
     pub async fn start_under(under: &[&str], flags: &[&str]) -> Self {
         let home = Arc::new(tempfile::tempdir().unwrap());
-        fs::create_dir(home.path().join("data")).unwrap();
-        let data = home.path().join("data").display().to_string();
-        let owned = |texts: &[&str]| texts.iter().map(|text| text.replace("{data}", &data)).collect::<Vec<_>>();
-        let mut server = Self {
-            flags: owned(flags),
-            under: owned(under),
-            home,
-            life: None,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            up: watch::Sender::new(None),
-        };
-        if let Some(place) = server.flags.iter().position(|flag| flag == "--listen") {
-            server.address = server.flags.remove(place + 1).parse().unwrap();
-            server.flags.remove(place);
-        }
+        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let mut flags = owned(flags);
+        let address = taken(&mut flags, "--listen").unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        let data = taken(&mut flags, "--data-dir").map_or_else(|| home.path().join("data"), PathBuf::from);
+        let (under, address, up) = (owned(under), address.parse().unwrap(), watch::Sender::new(None));
+        let mut server = Self { flags, under, home, data, life: None, address, up };
         server.again().await;
         server
     }
 
     /// Starts it where it was.
     pub async fn again(&mut self) {
+        if let Err(last_words) = self.try_again().await {
+            panic!("the server did not start: {last_words}");
+        }
+    }
+
+    /// Starts it where it was; the last line of its log if it ends at once.
+    pub async fn try_again(&mut self) -> Result<(), String> {
         assert!(self.life.is_none(), "it still runs");
         let mut words = self.under.clone();
         words.extend([ONAIR, "serve", "--log-format", "human"].map(str::to_owned));
         words.extend(["--listen".to_owned(), self.address.to_string()]);
         if !self.flags.contains(&"--ephemeral".to_owned()) {
-            words.extend(["--data-dir".to_owned(), self.data_dir().display().to_string()]);
+            words.extend(["--data-dir".to_owned(), self.data.display().to_string()]);
         }
         words.extend(self.flags.iter().cloned());
         let log = fs::File::options().create(true).append(true).open(self.home.path().join("log")).unwrap();
@@ -88,12 +87,15 @@ impl Server {
         command.args(&words[1..]).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let mut stdout = BufReader::new(process.stdout.take().unwrap()).lines();
-        let line = within("the server's first line", stdout.next_line()).await.unwrap();
-        let line = line.unwrap_or_else(|| panic!("the server did not start:\n{}", self.log()));
+        let Some(line) = within("the server's first line", stdout.next_line()).await.unwrap() else {
+            within("the server's end", process.wait()).await.unwrap();
+            return Err(self.log().lines().last().unwrap_or_default().to_owned());
+        };
         let (_, rest) = line.split_once(" is listening on ").unwrap_or_else(|| panic!("{line}"));
         self.address = rest.split_once(' ').unwrap().0.parse().unwrap();
         self.life = Some(Life { process, _stdout: stdout });
         self.up.send_replace(Some(self.address));
+        Ok(())
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -104,8 +106,8 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    pub fn data_dir(&self) -> PathBuf {
-        self.home.path().join("data")
+    pub fn data_dir(&self) -> &Path {
+        &self.data
     }
 
     /// Where it listens, while it does.
@@ -167,6 +169,13 @@ impl Server {
     pub fn log(&self) -> String {
         fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
     }
+}
+
+/// Takes a flag with its value out.
+fn taken(flags: &mut Vec<String>, flag: &str) -> Option<String> {
+    let place = flags.iter().position(|one| one == flag)?;
+    flags.remove(place);
+    Some(flags.remove(place))
 }
 
 impl Drop for Server {
