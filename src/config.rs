@@ -14,7 +14,7 @@ use std::{
 };
 
 pub use kind::{LogFormat, Output, Shape, duration, show_duration, show_size, size};
-pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, locate, platform_file, resolve};
+pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, locate, misspelt, platform_file, resolve};
 
 use kind::{Addresses, Choice, Count, Directory, Filter, HostPort, Kind, Location, Name, OnOff, Size, Span, Switch};
 

@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{
-    failure::{Cause, Failure},
+    failure::{CallFailed, Cause, Failure},
     health,
     info::server_info,
     print::Printer,
@@ -84,11 +84,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
                 checks.push(Check::ok("reachable", format!("{host}, registry {}", info.registry_id)));
                 reached = reached.or(Some((line, info)));
             }
-            Err(failed) => checks.push(Check::fail(
-                "reachable",
-                failed.short(),
-                "start it with `onair serve`, or give its address with --url or ONAIR_URL",
-            )),
+            Err(failed) => checks.push(Check::fail("reachable", failed.short(), unreachable_advice(&failed))),
         }
     }
     if let Some((line, info)) = reached {
@@ -102,6 +98,16 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     match checks.iter().filter(|check| check.level == Level::Fail).count() {
         0 => Ok(()),
         failed => Err(Failure::Other(format!("{} failed", plural(failed as u64, "check")))),
+    }
+}
+
+/// Something that listens need not be an onair.
+fn unreachable_advice(failed: &CallFailed) -> &'static str {
+    match failed.last() {
+        None | Some(Cause::Transport { refused: true, .. }) => {
+            "start it with `onair serve`, or give its address with --url or ONAIR_URL"
+        }
+        Some(cause) => cause.hint().unwrap_or("give the address of an onair server with --url or ONAIR_URL"),
     }
 }
 

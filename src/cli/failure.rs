@@ -208,6 +208,12 @@ impl Cause {
         }
     }
 
+    fn outcome_unknown(&self) -> bool {
+        let Self::Status(status) = self else { return true };
+        let info = status.get_details_error_info();
+        info.is_none_or(|info| info.metadata.get("outcome_unknown").is_none_or(|unknown| unknown != "false"))
+    }
+
     /// Each field of `BadRequest` and what is wrong with it, made safe.
     #[must_use]
     pub fn violations(&self) -> Vec<(String, String)> {
@@ -263,7 +269,9 @@ impl Cause {
         }
     }
 
-    fn hint(&self) -> Option<&'static str> {
+    /// What may help, in a few words.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
         if let Self::Transport { refused, .. } = self {
             return Some(if *refused {
                 SERVER_RUNNING
@@ -274,7 +282,10 @@ impl Cause {
         match self.reason().as_deref() {
             Some("KEY_HELD") => Some("choose another --id, or wait until its lease has ended"),
             Some("OVERLOADED" | "LIMIT") => Some("`onair info` shows the limits"),
-            Some("STORE_UNAVAILABLE") => Some("the outcome is unknown: look first, then try again"),
+            Some("STORE_UNAVAILABLE") if self.outcome_unknown() => {
+                Some("the outcome is unknown: look first, then try again")
+            }
+            Some("STORE_UNAVAILABLE") => Some("nothing was changed: try again"),
             Some("REVISION_AHEAD") => Some("give it more time with --wait"),
             Some(_) => None,
             None if self.code() == Some(Code::Unimplemented) => {

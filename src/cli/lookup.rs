@@ -201,7 +201,7 @@ fn in_words(name: &str, emptiness: Emptiness) -> String {
         Emptiness::UnknownNamespace => "there is no such namespace",
         Emptiness::UnknownService => "there is no such service",
         Emptiness::UnknownFrontend => "there is no such frontend",
-        Emptiness::NoMatch => "it has instances, but none that matches",
+        Emptiness::NoMatch => "no instance there matches",
         Emptiness::AllOffline => "the service is known, but none of its instances can take traffic now",
     };
     format!("{name}: {why} ({})", bare(emptiness.as_str_name(), "EMPTINESS_"))

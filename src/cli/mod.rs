@@ -118,6 +118,9 @@ fn client(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fail
 
 /// The settings of a family from all their sources.
 fn resolved<S: Settings>(given: &Given<S>) -> Result<Resolved<S>, Refused> {
+    // Not refused: the environment is not ours alone.
+    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    config::misspelt(names).iter().for_each(|told| print::note(&text::safe(told)));
     let here = env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let file = config::locate::<S>(given.config.as_deref(), &here, config::platform_file().as_deref())?;
     config::resolve(given, file.as_ref())

@@ -182,10 +182,26 @@ pub fn locate<S: Settings>(
     Ok(None)
 }
 
-/// Whether the file has it, as far as it can be parsed: so that its faults are told rather than passed over.
-fn has_table(text: &str, section: &str) -> bool {
+/// Whether the file has it, or something that looks like it misspelt, as far as it can be parsed: so that its faults are
+/// told rather than passed over.
+fn has_table(text: &str, section: &'static str) -> bool {
     let (table, _) = DeTable::parse_recoverable(text);
-    table.get_ref().contains_key(section)
+    let mut names = table.get_ref().keys().map(|key| key.get_ref().as_ref());
+    names.any(|name| name == section || (!SECTIONS.contains(&name) && !nearest(name, [section]).is_empty()))
+}
+
+/// A sentence for each variable that looks like a misspelt one of ours. Others that begin like ours are left alone: an
+/// orchestrator sets `ONAIR_SERVICE_HOST` for a service that is called onair.
+pub fn misspelt(variables: impl Iterator<Item = String>) -> Vec<String> {
+    let serve = super::ServeSettings::table().iter().map(|row| row.variable.as_str());
+    let client = super::ClientSettings::table().iter().map(|row| row.variable.as_str());
+    let known: Vec<&'static str> = serve.chain(client).chain(["ONAIR_CONFIG", "ONAIR_OUTPUT"]).collect();
+    let ours = variables.filter(|name| name.starts_with("ONAIR_") && !known.contains(&name.as_str()));
+    let told = ours.filter_map(|name| {
+        let hint = nearest(&name, known.iter().copied());
+        (!hint.is_empty()).then(|| format!("{name} is no setting{hint}"))
+    });
+    told.collect()
 }
 
 /// Settings, and where each value came from.
@@ -425,6 +441,19 @@ mod tests {
         assert_eq!(found(Some(&platform)), Ok(Some(platform.clone())));
         let Refused(missing) = found(Some(Path::new("/nowhere.toml"))).unwrap_err();
         assert!(missing[0].starts_with("/nowhere.toml: cannot be read: "), "{missing:?}");
+    }
+
+    #[test]
+    fn what_is_misspelt_is_told() {
+        let here = tempfile::tempdir().unwrap();
+        fs::write(here.path().join("onair.toml"), "[sevre]\nlog = 'debug'\n").unwrap();
+        let found = locate::<ServeSettings>(None, here.path(), None).unwrap();
+        let wrong = resolve(&given(&[]), found.as_ref()).unwrap_err().0;
+        assert!(wrong[0].ends_with("line 1: unknown key `sevre`; did you mean `serve`?"), "{wrong:?}");
+
+        let names = ["ONAIR_LISEN", "ONAIR_LISTEN", "ONAIR_PORT_6624_TCP", "ONAIR_SERVICE_HOST", "PATH"];
+        let told = misspelt(names.map(str::to_owned).into_iter());
+        assert_eq!(told, ["ONAIR_LISEN is no setting; did you mean `ONAIR_LISTEN`?"]);
     }
 
     #[test]

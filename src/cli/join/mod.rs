@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, default_value = "", hide_default_value = true)]
     version: String,
     /// How long it stays registered after its last heartbeat, 1s to 1h. Default: the url's `ttl`, else 10s.
-    #[arg(long, value_name = "DURATION", value_parser = duration_argument)]
+    #[arg(long, value_name = "DURATION", value_parser = duration_argument, allow_hyphen_values = true)]
     ttl: Option<Duration>,
     /// Where it runs.
     #[arg(long, default_value = "", hide_default_value = true)]
