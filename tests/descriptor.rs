@@ -6,7 +6,7 @@ use onair::{
     registry::{Cause, EventType, Instance, Status},
 };
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MessageDescriptor, SerializeOptions, Value};
 use prost_types::{FileDescriptorProto, FileDescriptorSet, Timestamp, value::Kind};
 use serde_json::{Value as Json, json};
 
@@ -200,4 +200,77 @@ fn a_missing_comment_is_noticed() {
             assert_eq!(uncommented(&file), [name]);
         }
     }
+}
+
+/// The rules of a field, if it has some, as JSON.
+fn rules(field: &FieldDescriptor) -> Option<Json> {
+    let extension = pool().get_extension_by_name("onair.v1.rules").unwrap();
+    let options = field.options();
+    let rules = options.has_extension(&extension).then(|| options.get_extension(&extension).into_owned())?;
+    let rules = rules.as_message().unwrap();
+    Some(rules.serialize_with_options(serde_json::value::Serializer, &SerializeOptions::new()).unwrap())
+}
+
+fn comment(file: &FileDescriptorProto, path: &[i32]) -> String {
+    let locations = &file.source_code_info.as_ref().unwrap().location;
+    locations.iter().find(|location| location.path == path).unwrap().leading_comments().to_owned()
+}
+
+/// `4,096`.
+fn with_commas(number: u64) -> String {
+    let figures = number.to_string();
+    let (head, tail) = figures.split_at(figures.len().saturating_sub(3));
+    if head.is_empty() { tail.to_owned() } else { format!("{},{tail}", with_commas(head.parse().unwrap())) }
+}
+
+#[test]
+fn rules_have_the_numbers_of_the_comments() {
+    let mut judged = 0;
+    for message in pool().all_messages().filter(|message| message.package_name() == "onair.v1") {
+        for field in message.fields() {
+            let Some(rules) = rules(&field) else { continue };
+            let said = comment(message.parent_file_descriptor_proto(), field.path());
+            let numbers = ["maximum", "maxBytes", "maxItems"].map(|name| match &rules[name] {
+                Json::String(number) => number.parse::<u64>().ok(),
+                number => number.as_u64(),
+            });
+            for number in numbers.into_iter().flatten() {
+                let said_as = if number == 65_535 { number.to_string() } else { with_commas(number) };
+                assert!(said.contains(&said_as) || said.contains("As in"), "{}: {said_as}: {said}", field.full_name());
+                judged += 1;
+            }
+            assert_eq!(rules["later"] == true, said.contains("Not supported yet"), "{}: {said}", field.full_name());
+            assert_eq!(rules["outputOnly"] == true, said.contains("Ignored in requests"), "{}", field.full_name());
+        }
+    }
+    assert!(judged > 10, "{judged}");
+}
+
+#[test]
+fn examples_and_defaults_are_of_their_types() {
+    let mut judged = 0;
+    let extension = pool().get_extension_by_name("onair.v1.example").unwrap();
+    for message in pool().all_messages().filter(|message| message.package_name() == "onair.v1") {
+        if let Value::String(text) = &*message.options().get_extension(&extension)
+            && !text.is_empty()
+        {
+            let json: Json = serde_json::from_str(text).unwrap_or_else(|error| panic!("{}: {error}", message.name()));
+            let read = DynamicMessage::deserialize(message.clone(), &json)
+                .unwrap_or_else(|error| panic!("{}: {error}: {text}", message.name()));
+            let options = SerializeOptions::new().skip_default_fields(true);
+            let written = read.serialize_with_options(serde_json::value::Serializer, &options).unwrap();
+            assert_eq!(written, json, "the example of {} is canonical", message.name());
+            judged += 1;
+        }
+        for field in message.fields() {
+            let Some(text) = rules(&field).and_then(|rules| rules["default"].as_str().map(str::to_owned)) else {
+                continue;
+            };
+            let value: Json = serde_json::from_str(&text).unwrap();
+            let read = DynamicMessage::deserialize(message.clone(), json!({field.json_name(): value}));
+            assert!(read.is_ok(), "{}: {text}: {read:?}", field.full_name());
+            judged += 1;
+        }
+    }
+    assert!(judged > 20, "{judged}");
 }
