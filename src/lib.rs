@@ -6,6 +6,7 @@
 //! - [`actor`]: the one task that owns the state, and the handle to it.
 //! - [`watch`]: the event log, what watchers share, and each one's stream.
 //! - [`grpc`]: the gRPC front.
+//! - [`http`]: what a port answers, and the fronts that are not gRPC.
 //! - [`server`]: binds every listener and stops them in order.
 //! - [`config`]: settings, their defaults and units.
 //! - [`cli`]: the `onair` command.
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod grpc;
+pub mod http;
 pub mod proto;
 pub mod registry;
 pub mod server;

@@ -22,23 +22,6 @@ use crate::{
 /// The longest that a lookup holds an empty answer.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
-/// When the caller stops waiting, from `grpc-timeout`.
-pub(super) fn deadline<T>(request: &Request<T>) -> Option<Instant> {
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let amount: u64 = digits.parse().ok()?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(amount.checked_mul(3_600)?),
-        "M" => Duration::from_secs(amount.checked_mul(60)?),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    };
-    Instant::now().checked_add(timeout)
-}
-
 /// Where the call came from.
 pub(super) fn peer<T>(request: &Request<T>) -> IpAddr {
     request.remote_addr().map_or(IpAddr::from([127, 0, 0, 1]), |address| address.ip())

@@ -4,6 +4,7 @@
 pub mod beats;
 pub mod codec;
 mod convert;
+pub mod deadline;
 mod errors;
 pub mod floor;
 pub mod health;

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     beats::{HeartbeatRequest, HeartbeatResponse},
-    convert,
+    convert, deadline,
     heartbeats::BeatStream,
     raw,
     server::registry_server::Registry,
@@ -86,7 +86,7 @@ fn lease(record: &Record, token: String) -> Lease {
 #[tonic::async_trait]
 impl Registry for RegistryService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
-        let (deadline, peer) = (convert::deadline(&request), convert::peer(&request));
+        let (deadline, peer) = (deadline::of(&request), convert::peer(&request));
         let (registration, token) = convert::registration(request.into_inner(), peer)?;
         let reply = self.handle.register(registration, token, anyone(), deadline).await?;
         registered(reply).map(Response::new)
@@ -108,7 +108,7 @@ impl Registry for RegistryService {
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterResponse>, Status> {
-        let deadline = convert::deadline(&request);
+        let deadline = deadline::of(&request);
         let target = convert::target(request.into_inner(), self.max_beats())?;
         match self.handle.deregister(target, anyone(), deadline).await? {
             Reply::Removed { removed, revision } => Ok(Response::new(DeregisterResponse { removed, revision })),
@@ -124,7 +124,7 @@ impl Registry for RegistryService {
         {
             return Ok(Response::new(convert::plain_response(instances, revision)));
         }
-        let deadline = convert::deadline(&request);
+        let deadline = deadline::of(&request);
         let query = convert::lookup(request.into_inner(), deadline)?;
         let found = self.handle.lookup(query).await?;
         Ok(Response::new(convert::lookup_response(&found)))

@@ -49,6 +49,17 @@ pub fn plain(reason: Reason, sentence: impl Into<String>) -> Status {
     Status::with_error_details(code_of(reason), sentence.into(), details(reason, []))
 }
 
+/// The caller's time is up while its call is under way.
+#[must_use]
+pub fn out_of_time() -> Status {
+    let sentence = "the call's deadline passed while it was under way: what it asked for may still come to be";
+    Status::with_error_details(Code::DeadlineExceeded, sentence, deadline_details(true))
+}
+
+fn deadline_details(outcome_unknown: bool) -> ErrorDetails {
+    details(Reason::Deadline, [("outcome_unknown", outcome_unknown.to_string())])
+}
+
 /// The server goes away: call again a little later, not all at once.
 #[must_use]
 pub fn shutting_down() -> Status {
@@ -134,7 +145,7 @@ impl From<Error> for Status {
                 (Reason::StoreUnavailable, details)
             }
             Error::ShuttingDown => return shutting_down(),
-            Error::Deadline => (Reason::Deadline, details(Reason::Deadline, [])),
+            Error::Deadline => (Reason::Deadline, deadline_details(false)),
         };
         Self::with_error_details(code_of(reason), sentence(&error), details)
     }

@@ -1,79 +1,93 @@
-//! A connection that has to say in time what it speaks. One that is opened and stays silent, or stops in the middle of
-//! HTTP/2's preface, would keep its file descriptor for ever; after the preface the transport's pings find it. Knows
-//! nothing of what is spoken but how long its beginning is.
+//! The first bytes of a connection: they say what it speaks, and they have to come in time. One that is opened and stays
+//! silent, or stops in the middle of HTTP/2's preface, would keep its file descriptor for ever; later HTTP/1's limit on
+//! headers finds it, and HTTP/2's pings. Knows nothing of what is spoken but how it begins.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Sleep, sleep},
+    time::timeout,
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::{Connected as _, TcpConnectInfo};
 
-/// How long the preface may take: many round trips of the slowest network.
+/// How long the first bytes may take: many round trips of the slowest network.
 const GREETING_WAIT: Duration = Duration::from_secs(10);
-/// Bytes of HTTP/2's preface.
-const PREFACE_BYTES: usize = 24;
+/// With what HTTP/2 begins. No request of HTTP/1 begins like this.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The connection.
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    /// HTTP/1, or nothing that we know: its parser says so.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// A connection whose first bytes have been looked at; whoever reads it gets them first.
 #[derive(Debug)]
-pub(super) struct Greeting {
+pub(super) struct Greeted {
     stream: TcpStream,
-    /// None once the preface has come.
-    missing: Option<Missing>,
+    first: [u8; PREFACE.len()],
+    /// How many of the first bytes were read from the stream, and how many of those from here.
+    filled: usize,
+    taken: usize,
 }
 
-#[derive(Debug)]
-struct Missing {
-    bytes: usize,
-    end: Pin<Box<Sleep>>,
+/// Waits until it is clear what the connection speaks.
+pub(super) async fn greet(stream: TcpStream) -> io::Result<(Spoken, Greeted)> {
+    let mut connection = Greeted { stream, first: [0; PREFACE.len()], filled: 0, taken: 0 };
+    let spoken = timeout(GREETING_WAIT, connection.listen()).await??;
+    Ok((spoken, connection))
 }
 
-impl Greeting {
-    /// Begins to wait for the preface.
-    pub(super) fn of(stream: TcpStream) -> Self {
-        let missing = Missing { bytes: PREFACE_BYTES, end: Box::pin(sleep(GREETING_WAIT)) };
-        Self { stream, missing: Some(missing) }
+impl Greeted {
+    async fn listen(&mut self) -> io::Result<Spoken> {
+        loop {
+            let read = self.stream.read(&mut self.first[self.filled..]).await?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.filled += read;
+            if self.first[..self.filled] != PREFACE[..self.filled] {
+                return Ok(Spoken::Http1);
+            }
+            if self.filled == PREFACE.len() {
+                return Ok(Spoken::Http2);
+            }
+        }
     }
-}
 
-impl Connected for Greeting {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
+    /// Who is at the other end, as handlers look for it.
+    pub(super) fn peer(&self) -> TcpConnectInfo {
         self.stream.connect_info()
     }
 }
 
-impl AsyncRead for Greeting {
+impl AsyncRead for Greeted {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
-        let Some(missing) = &mut this.missing else { return read };
-        if read.is_pending() {
-            ready!(missing.end.as_mut().poll(context));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface came")));
+        if this.taken == this.filled {
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
         }
-        missing.bytes = missing.bytes.saturating_sub(buffer.filled().len() - before);
-        if missing.bytes == 0 {
-            this.missing = None;
-        }
-        read
+        let end = this.filled.min(this.taken + buffer.remaining());
+        buffer.put_slice(&this.first[this.taken..end]);
+        this.taken = end;
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Greeting {
+impl AsyncWrite for Greeted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -1,6 +1,7 @@
 //! The server: opens the store, starts the actor, binds every listener, and stops all of it in order. Knows how the
 //! pieces fit together and no rule of any of them.
 
+mod connections;
 mod files;
 mod greeting;
 mod listen;
@@ -16,11 +17,11 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use tonic::transport::{Server, server::Router};
+use tokio_stream::StreamExt as _;
+use tonic::service::Routes;
 use uuid::Uuid;
 
-use self::greeting::Greeting;
+use self::connections::Protocols;
 use crate::{
     actor::{ActorOptions, RegistryHandle},
     config::ServeSettings,
@@ -32,19 +33,12 @@ use crate::{
     grpc::{
         CanonicalErrors, RegistryService, ServiceOptions, floor::Floor, health::HealthService, registry::fixed_limits,
     },
+    http::Front,
     proto::{self, bench::floor_server::FloorServer},
     registry::StateLimits,
     watch::HubOptions,
 };
 
-/// The server pings a silent connection after this long…
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-/// …and closes it if there is no answer within this: half-open connections are found.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that a connection's clients may have sent and we have not read. The transport closes a connection on which small
-/// messages wait whose overhead is half of this; after a pause of ours that is what thousands of beats on one
-/// connection look like, and they are the ones that must pass.
-const CONNECTION_WINDOW: u32 = 8 << 20;
 /// How long the store may take for its last commit.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 /// Connections that wait to be taken over by a thread.
@@ -230,7 +224,7 @@ struct Services {
 }
 
 impl Services {
-    fn router(&self) -> Result<Router, ServeError> {
+    fn front(&self) -> Result<Front, ServeError> {
         let settings = &self.settings;
         let limits = proto::Limits {
             max_instances: settings.max_instances as u64,
@@ -265,18 +259,14 @@ impl Services {
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let unreadable = |error| ServeError::Broken(format!("the descriptors cannot be served: {error}"));
-        let floor = settings.bench_floor.then(|| FloorServer::new(Floor::new()));
-        Ok(Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .initial_connection_window_size(Some(CONNECTION_WINDOW))
-            .max_concurrent_streams(settings.max_concurrent_streams)
-            .http2_max_header_list_size(settings.max_header_bytes)
-            .add_service(CanonicalErrors::new(registry, max_message_bytes))
+        let mut grpc = Routes::new(CanonicalErrors::new(registry, max_message_bytes))
             .add_service(CanonicalErrors::new(health, max_message_bytes))
             .add_service(reflection().build_v1().map_err(unreadable)?)
-            .add_service(reflection().build_v1alpha().map_err(unreadable)?)
-            .add_optional_service(floor))
+            .add_service(reflection().build_v1alpha().map_err(unreadable)?);
+        if settings.bench_floor {
+            grpc = grpc.add_service(FloorServer::new(Floor::new()));
+        }
+        Ok(Front::new(grpc, crate::http::router()))
     }
 }
 
@@ -291,9 +281,14 @@ fn start_workers(
     for worker in 0..services.settings.io_threads {
         let (input, connections) = mpsc::channel(ACCEPTED_MAX);
         inputs.push(input);
-        let (services, stopping) = (Arc::clone(services), stopping.clone());
-        let router = services.router()?;
-        let work = serve_connections(services.handle.clone(), router, worker, connections, stopping);
+        let stopping = stopping.clone();
+        let (front, protocols) = (services.front()?, Protocols::new(&services.settings));
+        let handle = services.handle.clone();
+        let work = async move {
+            let marks = tokio::spawn(async move { handle.keep_marking(worker).await });
+            connections::serve(front, protocols, connections, stopping).await;
+            marks.abort();
+        };
         if services.settings.io_threads == 1 {
             workers.push(tokio::spawn(work));
             continue;
@@ -313,24 +308,4 @@ fn start_workers(
         }));
     }
     Ok((workers, inputs))
-}
-
-async fn serve_connections(
-    handle: RegistryHandle,
-    router: Router,
-    worker: usize,
-    connections: mpsc::Receiver<TcpStream>,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let marks = tokio::spawn(async move { handle.keep_marking(worker).await });
-    // A stream accepted on another thread belongs to that thread's reactor until it is moved to this one.
-    let incoming = ReceiverStream::new(connections).map(|connection| listen::adopt(connection).map(Greeting::of));
-    let signal = async move {
-        // An error means that the sender is gone, which is the end as well.
-        let _ = stopping.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = router.serve_with_incoming_shutdown(incoming, signal).await {
-        tracing::error!(%error, "a thread stopped serving connections");
-    }
-    marks.abort();
 }

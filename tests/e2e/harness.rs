@@ -3,6 +3,7 @@
 
 mod command;
 mod follower;
+mod http;
 mod keeper;
 mod requests;
 mod server;
@@ -14,6 +15,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use command::{ONAIR, Running, onair, said};
 pub use follower::{Follower, Seen};
+pub use http::Http;
 pub use keeper::Keeper;
 pub use requests::{beat, bulk, everything, lookup, register, register_with, seconds, selector};
 pub use server::Server;

@@ -1,0 +1,171 @@
+//! Connections: each speaks HTTP/1 or HTTP/2, is limited in what it may cost, and ends in order when the server does.
+//! Knows nothing of what is called on it.
+
+use std::{future::Future, io, pin::Pin, pin::pin, time::Duration};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+};
+use tonic::{body::Body, transport::server::TcpConnectInfo};
+
+use super::{
+    greeting::{Spoken, greet},
+    listen,
+};
+use crate::{
+    config::ServeSettings,
+    http::{Answer, Front},
+};
+
+/// The server pings a silent HTTP/2 connection after this long…
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// …and closes it if there is no answer within this: half-open connections are found.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that a connection's clients may have sent and we have not read. The transport closes a connection on which small
+/// messages wait whose overhead is half of this; after a pause of ours that is what thousands of beats on one
+/// connection look like, and they are the ones that must pass.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// How long an HTTP/1 request's head may take, and how long a connection may be kept without the next one.
+const HEAD_WAIT: Duration = Duration::from_secs(10);
+/// Headers of one HTTP/1 request; HTTP/2 counts 32 bytes for each, which limits them by `max_header_bytes`.
+const HEADERS_MAX: usize = 100;
+/// Bytes that are read ahead on an HTTP/1 connection, beyond what headers may have: a body is read in pieces of this.
+const READ_AHEAD: usize = 64 << 10;
+
+/// How the two protocols are spoken.
+#[derive(Clone, Debug)]
+pub(super) struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Protocols {
+    /// With the limits of `settings`.
+    pub(super) fn new(settings: &ServeSettings) -> Self {
+        let header_bytes = settings.max_header_bytes as usize;
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WAIT)
+            .max_headers(HEADERS_MAX)
+            .max_header_size(header_bytes)
+            .max_buf_size(header_bytes.max(READ_AHEAD));
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(settings.max_concurrent_streams)
+            .max_header_list_size(settings.max_header_bytes);
+        Self { http1, http2 }
+    }
+}
+
+/// Serves every connection that comes until the server stops, and then until the last of them has ended.
+pub(super) async fn serve(
+    front: Front,
+    protocols: Protocols,
+    mut connections: mpsc::Receiver<TcpStream>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    // Each connection holds a sender of this until it ends; nothing is ever sent.
+    let (open, mut all_ended) = mpsc::channel::<()>(1);
+    loop {
+        let connection = tokio::select! {
+            connection = connections.recv() => connection,
+            () = told(&mut stopping) => None,
+        };
+        let Some(connection) = connection else { break };
+        // A stream accepted on another thread belongs to that thread's reactor until it is moved to this one.
+        let connection = match listen::adopt(connection) {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be taken over");
+                continue;
+            }
+        };
+        let (front, protocols, stopping, open) = (front.clone(), protocols.clone(), stopping.clone(), open.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serve_one(connection, front, &protocols, stopping).await {
+                tracing::debug!(%error, "a connection failed");
+            }
+            drop(open);
+        });
+    }
+    drop((connections, open));
+    // Nobody sends: this is the end of the last connection.
+    let _ = all_ended.recv().await;
+}
+
+/// Returns when the server stops.
+async fn told(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is the end as well.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+async fn serve_one(
+    connection: TcpStream,
+    front: Front,
+    protocols: &Protocols,
+    mut stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let (spoken, connection) = tokio::select! {
+        greeted = greet(connection) => greeted?,
+        // It has asked for nothing yet.
+        () = told(&mut stopping) => return Ok(()),
+    };
+    let calls = Calls { front, peer: connection.peer() };
+    let connection = TokioIo::new(connection);
+    match spoken {
+        Spoken::Http1 => {
+            let connection = pin!(protocols.http1.serve_connection(connection, calls));
+            drive(connection, http1::Connection::graceful_shutdown, stopping).await
+        }
+        Spoken::Http2 => {
+            let connection = pin!(protocols.http2.serve_connection(connection, calls));
+            drive(connection, http2::Connection::graceful_shutdown, stopping).await
+        }
+    }
+    .map_err(io::Error::other)
+}
+
+/// Runs a connection to its end. When the server stops it takes no more calls: an idle one ends at once, any other with
+/// its last call.
+async fn drive<C: Future>(
+    mut connection: Pin<&mut C>,
+    shut_down: impl FnOnce(Pin<&mut C>),
+    mut stopping: watch::Receiver<bool>,
+) -> C::Output {
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended,
+        () = told(&mut stopping) => {}
+    }
+    shut_down(connection.as_mut());
+    connection.await
+}
+
+/// What one connection's requests are given to.
+struct Calls {
+    front: Front,
+    peer: TcpConnectInfo,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Calls {
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Answer;
+
+    fn call(&self, mut request: Request<Incoming>) -> Answer {
+        request.extensions_mut().insert(self.peer.clone());
+        self.front.call(request)
+    }
+}

@@ -1,0 +1,120 @@
+//! HTTP as its bytes: what a test writes is what the server gets, legal or not.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use super::within;
+
+/// A connection that speaks HTTP/1.1, or whatever a test makes of it.
+pub struct Http {
+    stream: TcpStream,
+    /// Read, and not yet part of an answer.
+    read: Vec<u8>,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Said {
+    /// The value of a header; empty if it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(one, _)| one == name).map_or("", |(_, value)| value)
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Http {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, read: Vec::new() }
+    }
+
+    /// Sends bytes as they are.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        within("room for what is sent", self.stream.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// The next answer, with its whole body; none if the connection ends before it.
+    pub async fn answer(&mut self) -> Option<Said> {
+        let head = self.through("\r\n\r\n").await?;
+        let mut lines = head.trim_end().lines();
+        let status = lines.next()?.split(' ').nth(1)?.parse().unwrap();
+        let headers: Vec<(String, String)> = lines
+            .map(|line| line.split_once(':').unwrap_or_else(|| panic!("{line:?} in {head:?}")))
+            .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut said = Said { status, headers, body: String::new() };
+        if said.header("transfer-encoding") == "chunked" {
+            loop {
+                let size = self.through("\r\n").await?;
+                let size = usize::from_str_radix(size.trim(), 16).unwrap();
+                let chunk = self.bytes(size + 2).await?;
+                said.body.push_str(&chunk[..size]);
+                if size == 0 {
+                    break;
+                }
+            }
+        } else if let Ok(length) = said.header("content-length").parse() {
+            said.body = self.bytes(length).await?;
+        }
+        Some(said)
+    }
+
+    /// Sends a request and gives its answer.
+    pub async fn ask(&mut self, request: impl AsRef<[u8]>) -> Said {
+        self.send(&request).await;
+        let asked = String::from_utf8_lossy(request.as_ref()).into_owned();
+        self.answer().await.unwrap_or_else(|| panic!("no answer to {asked:?}"))
+    }
+
+    /// What comes until the server closes the connection.
+    pub async fn rest(&mut self) -> String {
+        while self.more().await > 0 {}
+        String::from_utf8(std::mem::take(&mut self.read)).unwrap()
+    }
+
+    /// Through the next `end`, which is of ASCII.
+    pub async fn through(&mut self, end: &str) -> Option<String> {
+        loop {
+            if let Some(at) = self.read.windows(end.len()).position(|part| part == end.as_bytes()) {
+                return self.bytes(at + end.len()).await;
+            }
+            if self.more().await == 0 {
+                return None;
+            }
+        }
+    }
+
+    async fn bytes(&mut self, count: usize) -> Option<String> {
+        while self.read.len() < count {
+            if self.more().await == 0 {
+                return None;
+            }
+        }
+        let rest = self.read.split_off(count);
+        Some(String::from_utf8(std::mem::replace(&mut self.read, rest)).unwrap())
+    }
+
+    /// Reads on; 0 at the end, which may be a reset.
+    async fn more(&mut self) -> usize {
+        let mut buffer = [0; 4096];
+        let read = within("more of an answer", self.stream.read(&mut buffer)).await.unwrap_or(0);
+        self.read.extend_from_slice(&buffer[..read]);
+        read
+    }
+}
