@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -43,7 +44,7 @@ async fn main() {
 }
 
 fn options() -> Options {
-    Options { max_log_bytes: 64 << 20, epoch: 1, fresh_registry_id: Uuid::nil() }
+    Options { max_log_bytes: 64 << 20, epoch: 1, fresh_registry_id: Uuid::nil(), metrics: Arc::default() }
 }
 
 /// The registration of instance `number`: 10 a service, 150 bytes of metadata.

@@ -5,6 +5,7 @@
 //! - [`engine`]: orders proposals and makes them durable.
 //! - [`actor`]: the one task that owns the state, and the handle to it.
 //! - [`watch`]: the event log, what watchers share, and each one's stream.
+//! - [`metrics`]: everything that is measured, in one table.
 //! - [`grpc`]: the gRPC front.
 //! - [`http`]: what a port answers, and the fronts that are not gRPC.
 //! - [`server`]: binds every listener and stops them in order.
@@ -16,6 +17,7 @@ pub mod config;
 pub mod engine;
 pub mod grpc;
 pub mod http;
+pub mod metrics;
 pub mod proto;
 pub mod registry;
 pub mod server;

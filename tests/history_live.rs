@@ -70,7 +70,8 @@ async fn serve() -> (Channel, RegistryHandle) {
     let service = RegistryServer::new(RegistryService::new(handle.clone(), options));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = Server::builder().add_service(CanonicalErrors::new(service, max_message_bytes));
+    let router =
+        Server::builder().add_service(CanonicalErrors::new(service, max_message_bytes, std::sync::Arc::default()));
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     (Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap(), handle)
 }

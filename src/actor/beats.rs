@@ -1,16 +1,15 @@
 //! The beats' own lane: renewals are judged and heard at once; only a beat that brings a status, or whose lease's expiry
 //! is in flight, waits for a commit.
 
-use std::sync::atomic::Ordering;
-
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Actor, Recipient, Waiter,
+    Actor, Recipient, Waiting,
     request::{Beat, BeatOutcome, BeatReply},
 };
 use crate::{
     engine::Engine,
+    metrics::Lane,
     registry::{Command, Error, LeaseToken, Outcome, Registry, Status, Verdict},
 };
 
@@ -61,7 +60,6 @@ impl<E: Engine> Actor<E> {
                     }
                 }
             }
-            self.gauges.beats.fetch_add(beats.len() as u64, Ordering::Relaxed);
             if waiting.is_empty() {
                 let _ = answer.send(BeatReply { outcomes, revision: registry.revision() });
                 return;
@@ -74,7 +72,7 @@ impl<E: Engine> Actor<E> {
             match judged {
                 Judged::Expiring(token) => {
                     let beat = WaitingBeat { batch, place, token, status };
-                    self.latches.wait(token.key, Waiter::Beat(beat));
+                    self.latches.wait(token.key, Waiting::Beat(beat).into());
                 }
                 Judged::Status(token) => {
                     self.run_command(Command::SetStatus { token, status }, Recipient::Beat { batch, place });
@@ -115,7 +113,7 @@ impl<E: Engine> Actor<E> {
     pub(super) fn beat_again(&mut self, beat: WaitingBeat) {
         let WaitingBeat { batch, place, token, status } = beat;
         if self.latches.is_held(token.key) {
-            return self.latches.wait(token.key, Waiter::Beat(beat));
+            return self.latches.wait(token.key, Waiting::Beat(beat).into());
         }
         let verdict = self.hub.registry().judge(Some(&token));
         if let Verdict::Live(slot) = verdict {
@@ -157,6 +155,7 @@ impl<E: Engine> Actor<E> {
 
     /// A mark came through: when it completes a round, time has passed, and what lapsed by it is proposed.
     pub(super) fn mark(&mut self, runtime: usize, at: Instant) {
+        self.metrics.inbox_wait.of((Lane::Beats,)).observe(at.elapsed());
         if self.leases.lock().time.is_empty() {
             // It was on its way when the last lease went.
             return self.clock.rest();
@@ -167,9 +166,10 @@ impl<E: Engine> Actor<E> {
             table.time.end_round(round.heard);
             round
         };
-        self.gauges.lag_ms.store(self.clock.lag().as_millis() as u64, Ordering::Relaxed);
+        self.metrics.clock_lag.set(self.clock.lag());
+        self.metrics.clock_rounds.observe(self.clock.last_round());
         if round.late {
-            self.gauges.late_rounds.fetch_add(1, Ordering::Relaxed);
+            self.metrics.late_rounds.inc();
             tracing::warn!("the registry was held up; no lease pays for it");
         }
         if round.may_expire {

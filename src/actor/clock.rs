@@ -25,6 +25,8 @@ pub struct LeaseClock {
     missing: usize,
     /// How much real time passed, since leases are kept, that did not count.
     lag: Duration,
+    /// How long the last round took.
+    took: Duration,
 }
 
 /// A complete round of marks.
@@ -51,6 +53,7 @@ impl LeaseClock {
             marks: vec![None; runtimes],
             missing: runtimes,
             lag: Duration::ZERO,
+            took: Duration::ZERO,
         }
     }
 
@@ -64,6 +67,12 @@ impl LeaseClock {
     #[must_use]
     pub fn lag(&self) -> Duration {
         self.lag
+    }
+
+    /// How long the last complete round took.
+    #[must_use]
+    pub fn last_round(&self) -> Duration {
+        self.took
     }
 
     /// There is no lease: the next round advances nothing and is not late.
@@ -93,8 +102,10 @@ impl LeaseClock {
 
     /// Whether leases may expire by the round that ends at `at`, and whether it is late.
     fn round(&mut self, at: Instant) -> (bool, bool) {
+        self.took = Duration::ZERO;
         let Some(last) = self.last_round.replace(at) else { return (false, false) };
         let passed = at.saturating_duration_since(last);
+        self.took = passed;
         let still = self.still_until.is_some_and(|until| at < until);
         let late = passed > ROUND_MAX;
         let counted = if still { Duration::ZERO } else { passed.min(ROUND_MAX) };

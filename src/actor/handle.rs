@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     engine::{Engine, Recovered},
+    metrics::{BeatState, Metrics},
     registry::{Command, Error, FilterSet, LeaseToken, Principal, Register, Registration, Secret, Target},
     watch::{Hub, HubOptions, WatchStream},
 };
@@ -34,7 +35,7 @@ const LANE_ROOM: usize = 4;
 const TURNS_TO_LANE: usize = 4;
 
 /// How the actor is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ActorOptions {
     /// How many runtimes read sockets; each has to run `RegistryHandle::keep_marking`.
     pub runtimes: usize,
@@ -53,30 +54,14 @@ impl Default for ActorOptions {
     }
 }
 
-/// What the actor counts.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    /// Beats judged.
-    pub beats: AtomicU64,
-    /// Revisions folded.
-    pub commits: AtomicU64,
-    /// Rounds of marks that came late.
-    pub late_rounds: AtomicU64,
-    /// Milliseconds of real time that the lease clock did not count.
-    pub lag_ms: AtomicU64,
-    /// Whether the store is away.
-    pub away: AtomicBool,
-}
-
 /// The way to the registry.
 #[derive(Clone, Debug)]
 pub struct RegistryHandle {
-    inbox: mpsc::Sender<Request>,
-    lane: mpsc::Sender<Lane>,
+    pub(super) inbox: mpsc::Sender<Request>,
+    pub(super) lane: mpsc::Sender<Lane>,
     pub(super) hub: Arc<Hub>,
     leases: Leases,
-    lease_count: Arc<AtomicUsize>,
-    gauges: Arc<Gauges>,
+    pub(super) lease_count: Arc<AtomicUsize>,
     pub(super) turns: Arc<super::lookup::Turns>,
 }
 
@@ -87,8 +72,8 @@ impl RegistryHandle {
         let hub = Hub::new(recovered, options.hub);
         let (inbox_in, inbox) = mpsc::channel(options.max_inbox.max(1));
         let (lane_in, lane) = mpsc::channel(options.max_inbox.max(1) * LANE_ROOM);
-        let (leases, lease_count, gauges) =
-            (Leases::default(), Arc::<AtomicUsize>::default(), Arc::<Gauges>::default());
+        let (leases, lease_count) = (Leases::default(), Arc::<AtomicUsize>::default());
+        let metrics = Arc::clone(hub.metrics());
         let turns = Arc::new(super::lookup::Turns::new());
         let handle = Self {
             inbox: inbox_in,
@@ -96,7 +81,6 @@ impl RegistryHandle {
             hub: Arc::clone(&hub),
             leases: leases.clone(),
             lease_count: Arc::clone(&lease_count),
-            gauges: Arc::clone(&gauges),
             turns,
         };
         let mut actor = Actor {
@@ -116,7 +100,7 @@ impl RegistryHandle {
             away: None,
             leases,
             lease_count,
-            gauges,
+            metrics,
             restart_grace: options.restart_grace.as_millis() as u32,
             stopping: None,
         };
@@ -130,10 +114,10 @@ impl RegistryHandle {
         &self.hub
     }
 
-    /// What the actor counts.
+    /// What is counted.
     #[must_use]
-    pub fn gauges(&self) -> &Gauges {
-        &self.gauges
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.hub.metrics()
     }
 
     /// Sends marks on behalf of `runtime` for ever, while there are leases. Has to run on that runtime: the lease clock
@@ -191,12 +175,15 @@ impl RegistryHandle {
     /// `Overloaded`, `ShuttingDown`.
     pub async fn beat(&self, beats: Vec<Beat>) -> Result<BeatReply, Error> {
         if let Some(reply) = self.leases.renew(&beats, &self.hub) {
-            self.gauges.beats.fetch_add(beats.len() as u64, Ordering::Relaxed);
+            // All of them were renewed: one addition, however many there are.
+            self.metrics().beats.of((BeatState::Renewed,)).add(beats.len() as u64);
             return Ok(reply);
         }
         let (answer, answered) = oneshot::channel();
         self.lane.try_send(Lane::Beats { beats, answer }).map_err(|refused| refusal(&refused, &self.lane))?;
-        answered.await.map_err(|_| Error::ShuttingDown)
+        let reply: BeatReply = answered.await.map_err(|_| Error::ShuttingDown)?;
+        reply.outcomes.iter().for_each(|outcome| self.metrics().beats.of((outcome.state(),)).inc());
+        Ok(reply)
     }
 
     /// Begins a watch.
@@ -205,7 +192,7 @@ impl RegistryHandle {
     /// `Limit` of watches, `Overloaded`, `ShuttingDown`.
     pub async fn watch(&self, filters: FilterSet, resume_token: String) -> Result<WatchStream, Error> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Watch { filters, resume_token, answer })?;
+        self.send(Request::Watch { filters, resume_token, answer, since: Instant::now() })?;
         answered.await.map_err(|_| Error::ShuttingDown)?
     }
 
@@ -220,7 +207,7 @@ impl RegistryHandle {
 
     async fn command(&self, command: Command, deadline: Option<Instant>) -> Result<Reply, Error> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Command { command, deadline, answer })?;
+        self.send(Request::Command { command, deadline, answer, since: Instant::now() })?;
         answered.await.map_err(|_| Error::ShuttingDown)?
     }
 

@@ -11,6 +11,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 mod verified;
+mod vitals;
 
 use std::{
     collections::HashMap,
@@ -35,13 +36,17 @@ use self::{
 };
 pub use self::{
     clock::{LeaseClock, MARK_INTERVAL},
-    handle::{ActorOptions, Gauges, RegistryHandle},
+    handle::{ActorOptions, RegistryHandle},
     lookup::{Found, ListQuery, Listed, LookupQuery, PickKind, WhyEmpty},
     request::{Beat, BeatOutcome, BeatReply, Reply},
+    vitals::Lifeless,
 };
 use crate::{
     engine::{Engine, EngineError, Proposal, Recovered, Step, Ticket},
-    registry::{Change, Command, Decision, Error, Fingerprint, Guarded, Outcome, Principal, Record, Revision},
+    metrics::{self, Metrics},
+    registry::{
+        Change, Command, Decision, Error, Fingerprint, Guarded, LeaseTime, Outcome, Principal, Record, Revision,
+    },
     watch::{Hub, WatchStream},
 };
 
@@ -67,11 +72,23 @@ enum Recipient {
     Nobody,
 }
 
-/// What waits for a latch.
+/// What waits for a latch, and since when.
 #[derive(Debug)]
-enum Waiter {
+struct Waiter {
+    since: Instant,
+    waiting: Waiting,
+}
+
+#[derive(Debug)]
+enum Waiting {
     Command(Command, Recipient),
     Beat(WaitingBeat),
+}
+
+impl From<Waiting> for Waiter {
+    fn from(waiting: Waiting) -> Self {
+        Self { since: Instant::now(), waiting }
+    }
 }
 
 /// A proposal in flight.
@@ -106,7 +123,7 @@ pub struct Actor<E> {
     away: Option<SmolStr>,
     /// How many leases there are, for those who send marks.
     lease_count: Arc<AtomicUsize>,
-    gauges: Arc<Gauges>,
+    metrics: Arc<Metrics>,
     restart_grace: u32,
     stopping: Option<oneshot::Sender<()>>,
 }
@@ -161,6 +178,8 @@ impl<E: Engine> Actor<E> {
             match item {
                 Lane::Beats { beats, answer } => self.beats(beats, answer),
                 Lane::Mark { runtime, at } => self.mark(runtime, at),
+                // Whoever asked may be gone.
+                Lane::Turn { answer } => _ = answer.send(()),
             }
             served += 1;
             next = if served < LANE_TURN { self.lane.try_recv().ok() } else { None };
@@ -186,16 +205,22 @@ impl<E: Engine> Actor<E> {
             {
                 let _ = answer.send(Err(Error::Overloaded { maximum: self.inbox.max_capacity() as u64 }));
             }
-            Request::Command { command, deadline, answer } => {
+            Request::Command { command, deadline, answer, since } => {
+                self.came_through(since);
                 self.run_command(command, Recipient::Caller { answer, deadline });
             }
-            Request::Watch { filters, resume_token, answer } => {
+            Request::Watch { filters, resume_token, answer, since } => {
+                self.came_through(since);
                 if !answer.is_closed() {
                     let _ = answer.send(WatchStream::start(&self.hub, filters, &resume_token));
                 }
             }
             Request::Stop { answer } => self.stopping = Some(answer),
         }
+    }
+
+    fn came_through(&self, since: Instant) {
+        self.metrics.inbox_wait.of((metrics::Lane::Commands,)).observe(since.elapsed());
     }
 
     /// Judges a command, and answers, proposes or lets it wait.
@@ -210,7 +235,7 @@ impl<E: Engine> Actor<E> {
             }
         }
         if let Some(key) = command.fingerprints().into_iter().find(|key| self.latches.is_held(*key)) {
-            return self.latches.wait(key, Waiter::Command(command, recipient));
+            return self.latches.wait(key, Waiting::Command(command, recipient).into());
         }
         let decision = self.hub.registry().decide(&command, self.new_instances);
         match decision {
@@ -223,7 +248,7 @@ impl<E: Engine> Actor<E> {
         let keys: Vec<Fingerprint> = changes.iter().filter_map(fingerprint_of).collect();
         // Only commands whose keys were not known beforehand get here with one that is held.
         if let Some(key) = keys.iter().find(|key| self.latches.is_held(**key)) {
-            return self.latches.wait(*key, Waiter::Command(command, recipient));
+            return self.latches.wait(*key, Waiting::Command(command, recipient).into());
         }
         if let Some(reason) = self.away.clone() {
             return self.reply(&command, recipient, Err(Error::StoreUnavailable { reason, outcome_unknown: false }));
@@ -237,6 +262,7 @@ impl<E: Engine> Actor<E> {
         self.new_instances += new_instances;
         self.batch.push(Proposal { ticket, changes });
         self.in_flight.insert(ticket, InFlight { keys, command, outcome, recipient, new_instances });
+        self.metrics.proposals.set(self.in_flight.len() as u64);
     }
 
     /// What happened in the engine.
@@ -257,7 +283,7 @@ impl<E: Engine> Actor<E> {
             Step::Back => {
                 tracing::info!("the store is back");
                 self.away = None;
-                self.gauges.away.store(false, Ordering::Relaxed);
+                self.hub.set_away(None);
             }
         }
     }
@@ -271,8 +297,8 @@ impl<E: Engine> Actor<E> {
             events
         };
         self.count_leases();
-        self.hub.log().publish(revision, events);
-        self.gauges.commits.fetch_add(1, Ordering::Relaxed);
+        self.hub.publish(revision, events);
+        self.metrics.commits.inc();
         let landed: Vec<InFlight> = tickets.iter().filter_map(|ticket| self.land(*ticket)).collect();
         for InFlight { keys, command, outcome, recipient, .. } in landed {
             self.reply(&command, recipient, Ok(outcome));
@@ -293,16 +319,18 @@ impl<E: Engine> Actor<E> {
     /// Takes a proposal out of flight.
     fn land(&mut self, ticket: Ticket) -> Option<InFlight> {
         let landed = self.in_flight.remove(&ticket)?;
+        self.metrics.proposals.set(self.in_flight.len() as u64);
         self.new_instances -= landed.new_instances;
         self.expiries -= usize::from(matches!(landed.command, Command::Expire { .. }));
         Some(landed)
     }
 
     fn release(&mut self, keys: &[Fingerprint]) {
-        for waiter in self.latches.release(keys) {
-            match waiter {
-                Waiter::Command(command, recipient) => self.run_command(command, recipient),
-                Waiter::Beat(beat) => self.beat_again(beat),
+        for Waiter { since, waiting } in self.latches.release(keys) {
+            self.metrics.latch_wait.observe(since.elapsed());
+            match waiting {
+                Waiting::Command(command, recipient) => self.run_command(command, recipient),
+                Waiting::Beat(beat) => self.beat_again(beat),
             }
         }
     }
@@ -315,14 +343,19 @@ impl<E: Engine> Actor<E> {
                 return;
             }
             let (mut records, mut held) = (Vec::with_capacity(due.len()), Vec::new());
-            for (slot, _) in due {
+            let now = self.clock.now().0;
+            for (slot, LeaseTime(deadline)) in due {
                 let record = self.hub.registry().record(slot).cloned();
                 match record {
                     Some(record) if self.latches.is_held(record.fingerprint) => held.push(slot),
-                    Some(record) => records.push((slot, record)),
+                    Some(record) => {
+                        self.metrics.lapse_delay.observe(Duration::from_millis(now.saturating_sub(deadline)));
+                        records.push((slot, record));
+                    }
                     None => self.leases.lock().time.disarm(slot),
                 }
             }
+            self.metrics.lapses.add(records.len() as u64);
             let any = !records.is_empty();
             if any {
                 self.run_command(Command::Expire { records, at: unix_seconds() }, Recipient::Nobody);
@@ -354,7 +387,7 @@ impl<E: Engine> Actor<E> {
     fn engine_away(&mut self, reason: &SmolStr) {
         tracing::error!(%reason, "the store is away; changes are refused until it is back");
         self.away = Some(reason.clone());
-        self.gauges.away.store(true, Ordering::Relaxed);
+        self.hub.set_away(Some(reason.clone()));
         let mut tickets: Vec<Ticket> = self.in_flight.keys().copied().collect();
         tickets.sort_unstable();
         let landed: Vec<InFlight> = tickets.into_iter().filter_map(|ticket| self.land(ticket)).collect();

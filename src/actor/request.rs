@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    metrics::BeatState,
     registry::{Command, Error, FilterSet, LeaseToken, Record, Revision, Status},
     watch::WatchStream,
 };
@@ -23,6 +24,8 @@ pub enum Request {
         deadline: Option<Instant>,
         /// To whom.
         answer: Answer<Reply>,
+        /// When it was put in.
+        since: Instant,
     },
     /// The start of a watch.
     Watch {
@@ -32,6 +35,8 @@ pub enum Request {
         resume_token: String,
         /// To whom.
         answer: Answer<WatchStream>,
+        /// When it was put in.
+        since: Instant,
     },
     /// Commit what is under way, close the store, end.
     Stop {
@@ -87,6 +92,21 @@ pub enum BeatOutcome {
     TryAgain,
 }
 
+impl BeatOutcome {
+    /// As it is counted.
+    #[must_use]
+    pub fn state(self) -> BeatState {
+        match self {
+            Self::Renewed(_) => BeatState::Renewed,
+            Self::Expired => BeatState::Expired,
+            Self::Unknown => BeatState::Unknown,
+            Self::Superseded => BeatState::Superseded,
+            Self::Denied => BeatState::Denied,
+            Self::TryAgain => BeatState::TryAgain,
+        }
+    }
+}
+
 /// What became of the beats of one message.
 #[derive(Debug)]
 pub struct BeatReply {
@@ -112,5 +132,10 @@ pub enum Lane {
         runtime: usize,
         /// When.
         at: Instant,
+    },
+    /// Whoever asks wants to know that there are turns.
+    Turn {
+        /// To whom.
+        answer: oneshot::Sender<()>,
     },
 }

@@ -160,7 +160,7 @@ async fn a_short_stall_of_the_task_expires_nobody_who_was_in_time() {
 async fn the_first_round_after_a_time_without_leases_is_not_late() {
     let (handle, mut actor, _) = by_hand().await;
     actor.mark(0, Instant::now());
-    assert_eq!(handle.gauges().late_rounds.load(Ordering::Relaxed), 0);
+    assert_eq!(handle.metrics().late_rounds.get(), 0);
     assert_eq!(actor.clock.now().0, 0);
 }
 

@@ -89,7 +89,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     if let Some((line, info)) = reached {
         session.line = line;
-        checks.extend([version(&info.version), serving(&mut session).await, protocol(&info), durable(&info)]);
+        checks.extend([
+            version(&info.version),
+            serving(&mut session).await,
+            protocol(&info),
+            durable(&info),
+            store(&info),
+        ]);
         checks.extend(usage(&info));
         checks.push(latency(&mut session.line).await);
     }
@@ -145,6 +151,14 @@ fn durable(info: &GetServerInfoResponse) -> Check {
         let advice = "fine for a try; without --ephemeral it keeps its data";
         Check::warn("durable", "no: what is registered ends with the server", advice)
     }
+}
+
+fn store(info: &GetServerInfoResponse) -> Check {
+    if info.store_unavailable.is_empty() {
+        return Check::ok("store", "changes are committed");
+    }
+    let detail = format!("away: {}; changes are refused, reads, beats and watches go on", info.store_unavailable);
+    Check::fail("store", detail, "make room where its data is, or look at the disk: it heals by itself")
 }
 
 /// What is near its limit; one line if nothing is.
@@ -258,6 +272,15 @@ mod tests {
         assert_eq!(usage(&info(7))[0].level, Level::Ok);
         assert_eq!(usage(&info(8))[0].level, Level::Warn);
         assert_eq!(usage(&info(8))[0].detail, "8 of 10 instances");
+    }
+
+    #[test]
+    fn a_store_that_is_away_is_told() {
+        let info = |reason: &str| GetServerInfoResponse { store_unavailable: reason.into(), ..Default::default() };
+        assert_eq!(store(&info("")).level, Level::Ok);
+        let away = store(&info("No space left on device (os error 28)"));
+        assert_eq!(away.level, Level::Fail);
+        assert!(away.detail.starts_with("away: No space left on device"), "{}", away.detail);
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn rows(info: &GetServerInfoResponse) -> Vec<(String, String)> {
         ("registry", info.registry_id.clone()),
         ("version", info.version.clone()),
         ("durable", if info.durable { "yes".to_owned() } else { "no, what is registered ends with it".to_owned() }),
+        ("store", if info.store_unavailable.is_empty() { "ok".to_owned() } else { info.store_unavailable.clone() }),
         ("epoch", info.epoch.to_string()),
         ("revision", info.revision.to_string()),
         ("oldest resumable revision", info.oldest_resumable_revision.to_string()),

@@ -1,11 +1,13 @@
 //! Replies that the transport refuses by itself get the status that we promise: a message over the limit is
-//! RESOURCE_EXHAUSTED here, where the transport says OUT_OF_RANGE; a panic in a handler fails that call alone.
+//! RESOURCE_EXHAUSTED here, where the transport says OUT_OF_RANGE; a panic in a handler fails that call alone. Calls are
+//! counted here too, as they end.
 
 use std::{
     convert::Infallible,
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -14,19 +16,24 @@ use http::{Request, Response};
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 
-use super::status::{self, Reason};
+use super::{
+    measured::Call,
+    status::{self, Reason},
+};
+use crate::metrics::Metrics;
 
 /// Wraps a service of the server.
 #[derive(Clone, Debug)]
 pub struct CanonicalErrors<S> {
     inner: S,
     max_message_bytes: u64,
+    metrics: Arc<Metrics>,
 }
 
 impl<S> CanonicalErrors<S> {
     /// Wraps `inner`, whose requests are limited to `max_message_bytes`.
-    pub fn new(inner: S, max_message_bytes: u64) -> Self {
-        Self { inner, max_message_bytes }
+    pub fn new(inner: S, max_message_bytes: u64, metrics: Arc<Metrics>) -> Self {
+        Self { inner, max_message_bytes, metrics }
     }
 }
 
@@ -49,17 +56,20 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let max_message_bytes = self.max_message_bytes;
+        let measured = Call::begin(&self.metrics, &request);
         let method = request.uri().path().to_owned();
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
             let Ok(response) = call.await else {
                 tracing::error!(%method, "a handler panicked; its call failed, nothing else did");
-                return Ok(status::plain(Reason::Internal, "a fault of the server; it is in its log").into_http());
+                let fault = status::plain(Reason::Internal, "a fault of the server; it is in its log");
+                return Ok(measured.answer(fault.into_http()));
             };
             let response = response?;
             let refused =
                 Status::from_header_map(response.headers()).filter(|status| status.code() == Code::OutOfRange);
-            Ok(if refused.is_some() { status::too_large(max_message_bytes).into_http() } else { response })
+            let response = if refused.is_some() { status::too_large(max_message_bytes).into_http() } else { response };
+            Ok(measured.answer(response))
         })
     }
 }

@@ -27,6 +27,10 @@ const OWN: [&str; 5] = [
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
+/// The name that speaks of changes: reads, beats and watches go on while the store is away, so the server's own names
+/// stay SERVING then, and this one does not.
+pub const STORE: &str = "onair.v1.Registry.changes";
+
 /// The longest name: `namespace/service`.
 const NAME_BYTES_MAX: usize = 2 * MAX_NAME_BYTES + 1;
 
@@ -41,6 +45,8 @@ pub struct HealthService {
 enum Subject {
     /// The server.
     Own,
+    /// Whether changes can be committed.
+    Store,
     /// A registered service.
     Service { namespace: String, service: String },
 }
@@ -57,6 +63,9 @@ fn subject(name: &str) -> Subject {
     if OWN.contains(&name) {
         return Subject::Own;
     }
+    if name == STORE {
+        return Subject::Store;
+    }
     let (namespace, service) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
     Subject::Service { namespace: namespace.to_owned(), service: service.to_owned() }
 }
@@ -67,6 +76,7 @@ impl Subject {
         let serving = |yes| if yes { ServingStatus::Serving } else { ServingStatus::NotServing };
         match self {
             Self::Own => Some(serving(!hub.is_closing())),
+            Self::Store => Some(serving(!hub.is_closing() && hub.away().is_none())),
             Self::Service { namespace, service } => {
                 let registry = hub.registry();
                 registry.service(namespace, service).map(|set| serving(set.routable() > 0))
@@ -77,7 +87,7 @@ impl Subject {
     /// Where its changes are; the server's own come with the end of everything.
     fn scope(&self) -> Scope {
         match self {
-            Self::Own => Scope::Service(smol_str::SmolStr::default(), smol_str::SmolStr::default()),
+            Self::Own | Self::Store => Hub::own_scope(),
             Self::Service { namespace, service } => Scope::Service(namespace.into(), service.into()),
         }
     }

@@ -9,6 +9,7 @@ mod errors;
 pub mod floor;
 pub mod health;
 mod heartbeats;
+mod measured;
 pub mod raw;
 pub mod registry;
 pub mod status;

@@ -201,6 +201,7 @@ impl Registry for RegistryService {
             members: self.options.members.clone(),
             durable: self.options.durable,
             counts: Some(counts),
+            store_unavailable: hub.away().map(Into::into).unwrap_or_default(),
         }))
     }
 }

@@ -9,8 +9,9 @@ use std::{
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{convert, raw, status};
+use super::{convert, measured, raw, status};
 use crate::{
+    metrics::Metrics,
     proto::{AddSubscription, Limits, SubscribeRequest, subscribe_request::Command},
     registry::Error,
     watch::{Ending, Hub, Subscriptions, WatchItem},
@@ -28,6 +29,7 @@ pub struct SubscribeReplies {
     commands: Option<Streaming<SubscribeRequest>>,
     subscriptions: Subscriptions,
     max_selectors: usize,
+    metrics: Arc<Metrics>,
     /// The client broke off in the middle of a message, or sent what cannot be read.
     broken: Option<Status>,
     ended: bool,
@@ -39,6 +41,7 @@ impl SubscribeReplies {
             commands: Some(commands),
             subscriptions: Subscriptions::new(hub, limits.max_subscriptions as usize),
             max_selectors: limits.max_selectors as usize,
+            metrics: Arc::clone(hub.metrics()),
             broken: None,
             ended: false,
         }
@@ -65,7 +68,9 @@ impl SubscribeReplies {
         match request.command {
             Some(Command::Add(add)) => {
                 if let Err(error) = self.add(&add) {
-                    self.subscriptions.refuse(&add.id, Status::from(error).details());
+                    let status = Status::from(error);
+                    measured::refused(&self.metrics, &status);
+                    self.subscriptions.refuse(&add.id, status.details());
                 }
             }
             Some(Command::Drop(drop)) => self.subscriptions.drop_subscription(&drop.id),

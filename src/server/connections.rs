@@ -1,7 +1,7 @@
 //! Connections: each speaks HTTP/1 or HTTP/2, is limited in what it may cost, and ends in order when the server does.
 //! Knows nothing of what is called on it.
 
-use std::{future::Future, io, pin::Pin, pin::pin, time::Duration};
+use std::{future::Future, io, pin::Pin, pin::pin, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     config::ServeSettings,
     http::{Answer, Front},
+    metrics::{Connection, Metrics, Protocol},
 };
 
 /// The server pings a silent HTTP/2 connection after this long…
@@ -44,11 +45,12 @@ const READ_AHEAD: usize = 64 << 10;
 pub(super) struct Protocols {
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
+    metrics: Arc<Metrics>,
 }
 
 impl Protocols {
     /// With the limits of `settings`.
-    pub(super) fn new(settings: &ServeSettings) -> Self {
+    pub(super) fn new(settings: &ServeSettings, metrics: Arc<Metrics>) -> Self {
         let header_bytes = settings.max_header_bytes as usize;
         let mut http1 = http1::Builder::new();
         http1
@@ -65,7 +67,7 @@ impl Protocols {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(settings.max_concurrent_streams)
             .max_header_list_size(settings.max_header_bytes);
-        Self { http1, http2 }
+        Self { http1, http2, metrics }
     }
 }
 
@@ -122,6 +124,13 @@ async fn serve_one(
         // It has asked for nothing yet.
         () = told(&mut stopping) => return Ok(()),
     };
+    let _open = Connection::open(
+        &protocols.metrics,
+        match spoken {
+            Spoken::Http1 => Protocol::Http1,
+            Spoken::Http2 => Protocol::Http2,
+        },
+    );
     let calls = Calls { front, peer: connection.peer() };
     let connection = TokioIo::new(connection);
     match spoken {

@@ -34,6 +34,7 @@ use crate::{
         CanonicalErrors, RegistryService, ServiceOptions, floor::Floor, health::HealthService, registry::fixed_limits,
     },
     http::Front,
+    metrics::Metrics,
     proto::{self, bench::floor_server::FloorServer},
     registry::StateLimits,
     watch::HubOptions,
@@ -86,14 +87,16 @@ pub fn run(settings: ServeSettings) -> Result<(), ServeError> {
     // Addresses come first: a second server on the same port must not touch the store.
     let listeners = runtime.block_on(listen::bind(&settings.listen))?;
     let (epoch, fresh_registry_id) = (random(), random_uuid());
+    let metrics = Arc::<Metrics>::default();
     if settings.ephemeral {
         let recovered = MemoryEngine::recovered(fresh_registry_id, epoch);
-        return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, listeners));
+        return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, listeners, metrics));
     }
     tracing::info!(data_dir = %settings.data_dir.display(), "opening the store");
-    let options = Options { max_log_bytes: settings.max_log_bytes, epoch, fresh_registry_id };
+    let options =
+        Options { max_log_bytes: settings.max_log_bytes, epoch, fresh_registry_id, metrics: Arc::clone(&metrics) };
     let (engine, recovered) = LocalEngine::open(&settings.data_dir, options)?;
-    runtime.block_on(serve(settings, engine, recovered, listeners))
+    runtime.block_on(serve(settings, engine, recovered, listeners, metrics))
 }
 
 /// A random number; without the system's random numbers the clock has to do.
@@ -117,10 +120,11 @@ async fn serve<E: Engine>(
     engine: E,
     recovered: Recovered,
     listeners: Vec<tokio::net::TcpListener>,
+    metrics: Arc<Metrics>,
 ) -> Result<(), ServeError> {
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (instances, revision) = (recovered.records.len(), recovered.revision);
-    let (handle, actor) = RegistryHandle::new(engine, recovered, actor_options(&settings));
+    let (handle, actor) = RegistryHandle::new(engine, recovered, actor_options(&settings, metrics));
     let mut actor = tokio::spawn(actor.run());
     let (stop, stopping) = watch::channel(false);
     let services = Arc::new(Services {
@@ -178,7 +182,7 @@ fn ended_early(ended: Result<Result<(), EngineError>, tokio::task::JoinError>) -
     }
 }
 
-fn actor_options(settings: &ServeSettings) -> ActorOptions {
+fn actor_options(settings: &ServeSettings, metrics: Arc<Metrics>) -> ActorOptions {
     ActorOptions {
         runtimes: settings.io_threads,
         restart_grace: settings.restart_grace,
@@ -191,6 +195,7 @@ fn actor_options(settings: &ServeSettings) -> ActorOptions {
                 services: settings.max_services as u64,
                 namespaces: settings.max_namespaces as u64,
             },
+            metrics,
             ..HubOptions::default()
         },
     }
@@ -241,6 +246,8 @@ impl Services {
             max_inbox: settings.max_inbox as u64,
             ..fixed_limits()
         };
+        let metrics = self.handle.metrics();
+        metrics.set_limits(&limits);
         let (max_message_bytes, durable) = (limits.max_message_bytes, !settings.ephemeral);
         let options =
             ServiceOptions { limits, restart_grace: settings.restart_grace, durable, members: self.members.clone() };
@@ -259,8 +266,8 @@ impl Services {
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let unreadable = |error| ServeError::Broken(format!("the descriptors cannot be served: {error}"));
-        let mut grpc = Routes::new(CanonicalErrors::new(registry, max_message_bytes))
-            .add_service(CanonicalErrors::new(health, max_message_bytes))
+        let mut grpc = Routes::new(CanonicalErrors::new(registry, max_message_bytes, Arc::clone(metrics)))
+            .add_service(CanonicalErrors::new(health, max_message_bytes, Arc::clone(metrics)))
             .add_service(reflection().build_v1().map_err(unreadable)?)
             .add_service(reflection().build_v1alpha().map_err(unreadable)?);
         if settings.bench_floor {
@@ -282,7 +289,8 @@ fn start_workers(
         let (input, connections) = mpsc::channel(ACCEPTED_MAX);
         inputs.push(input);
         let stopping = stopping.clone();
-        let (front, protocols) = (services.front()?, Protocols::new(&services.settings));
+        let (front, protocols) =
+            (services.front()?, Protocols::new(&services.settings, Arc::clone(services.handle.metrics())));
         let handle = services.handle.clone();
         let work = async move {
             let marks = tokio::spawn(async move { handle.keep_marking(worker).await });

@@ -10,21 +10,24 @@ use std::{
     time::Duration,
 };
 
+use smol_str::SmolStr;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
     feed::Feed,
+    lag::Lags,
     log::EventLog,
     resume::{ResetReason, ResumeToken},
 };
 use crate::{
     engine::{Epoch, Recovered},
-    registry::{Error, FilterSet, Matcher, Record, Registry, ReplyBudget, Revision, StateLimits},
+    metrics::Metrics,
+    registry::{Error, Event, FilterSet, Matcher, Record, Registry, ReplyBudget, Revision, Scope, StateLimits},
 };
 
 /// What readers are promised.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct HubOptions {
     /// Bytes of events to keep. Default 64 MiB.
     pub max_log_bytes: usize,
@@ -34,6 +37,8 @@ pub struct HubOptions {
     pub bookmark_interval: Duration,
     /// Limits of the state.
     pub state: StateLimits,
+    /// Where it is counted what happens. Default: values of its own.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for HubOptions {
@@ -43,6 +48,7 @@ impl Default for HubOptions {
             max_watches: 100_000,
             bookmark_interval: Duration::from_secs(10),
             state: StateLimits::default(),
+            metrics: Arc::default(),
         }
     }
 }
@@ -59,6 +65,9 @@ pub struct Hub {
     generation: AtomicU64,
     closing: watch::Sender<bool>,
     watches: AtomicU64,
+    lags: Arc<Lags>,
+    /// Why changes cannot be committed, while they cannot.
+    away: Mutex<Option<SmolStr>>,
     replies: Arc<ReplyBudget>,
     options: HubOptions,
 }
@@ -100,6 +109,8 @@ impl Hub {
             generation: AtomicU64::new(0),
             closing: watch::Sender::new(false),
             watches: AtomicU64::new(0),
+            lags: Arc::default(),
+            away: Mutex::default(),
             replies: ReplyBudget::new(REPLY_BYTES_MAX),
             options,
         };
@@ -131,9 +142,17 @@ impl Hub {
         }
         self.replace_state(recovered.revision, recovered.records, recovered.known);
         for entry in recovered.tail.into_iter().filter(|entry| entry.revision > known) {
-            self.log.publish(entry.revision, entry.events);
+            self.publish(entry.revision, entry.events);
         }
-        self.log.publish(recovered.revision, Vec::new());
+        self.publish(recovered.revision, Vec::new());
+    }
+
+    /// Tells the watches what was committed.
+    pub(crate) fn publish(&self, revision: Revision, events: Vec<Event>) {
+        for event in events.iter().filter(|event| event.is_visible()) {
+            self.metrics().events.of((event.cause.into(),)).inc();
+        }
+        self.log.publish(revision, events);
     }
 
     fn replace_state(
@@ -161,6 +180,37 @@ impl Hub {
     #[must_use]
     pub fn replies(&self) -> &Arc<ReplyBudget> {
         &self.replies
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.options.metrics
+    }
+
+    /// How far each stream is behind.
+    #[must_use]
+    pub fn lags(&self) -> &Arc<Lags> {
+        &self.lags
+    }
+
+    /// Says why changes cannot be committed, or that they can.
+    pub(crate) fn set_away(&self, reason: Option<SmolStr>) {
+        self.metrics().store_away.set(u64::from(reason.is_some()));
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        self.log.wake(&Self::own_scope());
+    }
+
+    /// Why changes cannot be committed, while they cannot.
+    #[must_use]
+    pub fn away(&self) -> Option<SmolStr> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where those sleep who wait for what becomes of the server itself: no service is called so.
+    #[must_use]
+    pub fn own_scope() -> Scope {
+        Scope::Service(SmolStr::default(), SmolStr::default())
     }
 
     /// The event log.

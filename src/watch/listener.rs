@@ -9,6 +9,9 @@ use std::{
     task::{Context, Waker},
 };
 
+use super::lag::{Lag, Lags};
+use crate::registry::Revision;
+
 /// The part of a reader that has one subscription only.
 pub const ONLY_PART: u32 = u32::MAX;
 
@@ -19,6 +22,8 @@ pub struct Listener {
     waker: Mutex<Option<Waker>>,
     /// Which of the reader's subscriptions may have something, when it has several.
     dirty: Mutex<BTreeSet<u32>>,
+    /// How far it is behind, if it is one of those that this is asked of.
+    lag: Option<Lag>,
 }
 
 impl Listener {
@@ -28,6 +33,26 @@ impl Listener {
         Arc::default()
     }
 
+    /// The listener of a stream, whose lag is told among `lags`.
+    #[must_use]
+    pub fn of_stream(lags: &Arc<Lags>) -> Arc<Self> {
+        Arc::new(Self { lag: Some(lags.place()), ..Self::default() })
+    }
+
+    /// Everything up to `cursor` was read, and there may be more.
+    pub fn has_read(&self, cursor: Revision) {
+        if let Some(lag) = &self.lag {
+            lag.read(cursor);
+        }
+    }
+
+    /// Everything was read.
+    pub fn has_caught_up(&self) {
+        if let Some(lag) = &self.lag {
+            lag.caught_up();
+        }
+    }
+
     /// Wakes the reader.
     pub fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel)
@@ -35,6 +60,14 @@ impl Listener {
         {
             waker.wake();
         }
+    }
+
+    /// Wakes the reader since `revision` has something for its subscription `part`, or for its only one.
+    pub fn tell(&self, part: u32, revision: Revision) {
+        if let Some(lag) = &self.lag {
+            lag.told(revision);
+        }
+        self.wake_for(part);
     }
 
     /// Wakes the reader for its subscription `part`, or for its only one.

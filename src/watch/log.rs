@@ -19,6 +19,21 @@ pub struct Entry {
     /// In order.
     pub events: Box<[Event]>,
     footprint: usize,
+    /// Bytes published before it, in all of this log's life.
+    before: u64,
+}
+
+/// How much the log holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// The last revision published.
+    pub head: Revision,
+    /// The oldest that can be continued from.
+    pub oldest: Revision,
+    /// Bytes of the kept events.
+    pub bytes: u64,
+    /// Revisions with kept events.
+    pub records: u64,
 }
 
 /// The wanted revision is no longer in the log.
@@ -60,6 +75,8 @@ struct Inner {
     entries: VecDeque<Arc<Entry>>,
     topics: HashMap<Scope, Topic>,
     bytes: usize,
+    /// Bytes published in all of this log's life.
+    published: u64,
     /// Complete for every revision after this one.
     after: Revision,
     head: Revision,
@@ -81,6 +98,7 @@ impl EventLog {
             entries: VecDeque::new(),
             topics: HashMap::new(),
             bytes: 0,
+            published: 0,
             after: revision,
             head: revision,
             next_listener: 0,
@@ -95,20 +113,21 @@ impl EventLog {
         inner.head = inner.head.max(revision);
         if events.is_empty() {
             // Nothing to tell, but the registry moved on.
-            inner.wake(&Scope::All);
+            inner.wake(&Scope::All, revision);
             return;
         }
         let footprint = 64 + events.iter().map(Event::footprint).sum::<usize>();
-        let entry = Arc::new(Entry { revision, events, footprint });
+        let entry = Arc::new(Entry { revision, events, footprint, before: inner.published });
         let scopes = scopes_of(&entry.events);
         for scope in &scopes {
             inner.topic(scope).entries.push_back(Arc::clone(&entry));
         }
         inner.bytes += footprint;
+        inner.published += footprint as u64;
         inner.entries.push_back(entry);
         inner.prune(self.max_bytes);
         for scope in scopes.iter().chain([&Scope::All]) {
-            inner.wake(scope);
+            inner.wake(scope, revision);
         }
     }
 
@@ -168,6 +187,22 @@ impl EventLog {
         (inner.head, inner.after)
     }
 
+    /// How much it holds.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let (bytes, records) = (inner.bytes as u64, inner.entries.len() as u64);
+        Extent { head: inner.head, oldest: inner.after, bytes, records }
+    }
+
+    /// Bytes of events at `revision` and after it, as far as they are kept.
+    #[must_use]
+    pub fn bytes_from(&self, revision: Revision) -> u64 {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let place = inner.entries.partition_point(|entry| entry.revision < revision);
+        inner.entries.get(place).map_or(0, |entry| inner.published - entry.before)
+    }
+
     /// Bytes of the kept events.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -203,6 +238,14 @@ impl EventLog {
                     inner.topics.remove(scope);
                 }
             }
+        }
+    }
+
+    /// Wakes those who sleep in `scope`, though nothing was published.
+    pub fn wake(&self, scope: &Scope) {
+        let inner: RwLockReadGuard<'_, Inner> = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        for place in inner.topics.get(scope).into_iter().flat_map(|topic| &topic.listeners) {
+            place.listener.wake_for(place.part);
         }
     }
 
@@ -247,10 +290,10 @@ impl Inner {
         }
     }
 
-    fn wake(&self, scope: &Scope) {
+    fn wake(&self, scope: &Scope, revision: Revision) {
         if let Some(topic) = self.topics.get(scope) {
             for place in &topic.listeners {
-                place.listener.wake_for(place.part);
+                place.listener.tell(place.part, revision);
             }
         }
     }

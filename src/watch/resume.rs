@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
-use crate::{engine::Epoch, registry::Revision};
+use crate::{engine::Epoch, metrics::Reset, registry::Revision};
 
 const FORMAT: u8 = 1;
 const BYTES: usize = 1 + 16 + 8 + 8 + 8;
@@ -23,6 +23,19 @@ pub enum ResetReason {
     FellBehind,
     /// Not a token.
     Malformed,
+}
+
+impl From<ResetReason> for Reset {
+    fn from(reason: ResetReason) -> Self {
+        match reason {
+            ResetReason::TooOld => Self::TooOld,
+            ResetReason::AnotherEpoch => Self::AnotherEpoch,
+            ResetReason::AnotherRegistry => Self::AnotherRegistry,
+            ResetReason::SelectorsChanged => Self::SelectorsChanged,
+            ResetReason::FellBehind => Self::FellBehind,
+            ResetReason::Malformed => Self::Malformed,
+        }
+    }
 }
 
 /// A point from which a watch continues.

@@ -29,6 +29,10 @@ pub(super) struct Part {
 impl SnapshotPart {
     /// The committed state as `feed` sees it.
     pub(super) fn new(hub: &Hub, feed: &Feed, reset: Option<(ResetReason, Revision)>) -> Self {
+        hub.metrics().snapshots.inc();
+        if let Some((reason, _)) = reset {
+            hub.metrics().resets.of((reason.into(),)).inc();
+        }
         Self { reader: hub.registry().snapshot(feed.matcher().scopes()).reader(), reset }
     }
 

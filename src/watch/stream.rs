@@ -72,7 +72,7 @@ impl WatchStream {
     /// `Limit` when too many are open, `ShuttingDown`.
     pub fn start(hub: &Arc<Hub>, filters: FilterSet, resume_token: &str) -> Result<Self, Error> {
         let permit = hub.permit()?;
-        let listener = Listener::new();
+        let listener = Listener::of_stream(hub.lags());
         let generation = hub.generation();
         let resumed = match resume_token {
             "" => Err(None),
@@ -119,6 +119,7 @@ impl WatchStream {
         let token = if end { self.feed.token(revision) } else { String::new() };
         let trailer = Trailer { revision, token: &token, more: !end, snapshot_end: end, reset };
         self.queue.push_back(watch_response(&events, trailer));
+        self.listener.has_read(revision);
         if end {
             (self.phase, self.cursor) = (Phase::Live, revision);
         }
@@ -136,11 +137,13 @@ impl WatchStream {
         match self.feed.next(self.hub.log(), self.cursor) {
             Ok(Next::Message(message)) => {
                 self.cursor = message.revision;
+                self.listener.has_read(self.cursor);
                 self.queue.extend(message.watch_frames().iter().cloned());
                 true
             }
             Ok(Next::UpToDate(revision)) => {
                 self.cursor = revision;
+                self.listener.has_caught_up();
                 false
             }
             Err(forgotten) => {
@@ -166,6 +169,7 @@ impl Stream for WatchStream {
                 this.greet = false;
                 let next = Instant::now() + this.hub.options().bookmark_interval;
                 this.timer.as_mut().reset(next);
+                this.hub.metrics().sent(frame.len());
                 return Poll::Ready(Some(WatchItem::Frame(frame)));
             }
             match this.phase {

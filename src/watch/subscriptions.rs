@@ -83,7 +83,7 @@ impl Subscriptions {
     pub fn new(hub: &Arc<Hub>, max: usize) -> Self {
         Self {
             hub: Arc::clone(hub),
-            listener: Listener::new(),
+            listener: Listener::of_stream(hub.lags()),
             max,
             by_id: HashMap::new(),
             parts: Vec::new(),
@@ -204,6 +204,7 @@ impl Subscriptions {
         }
         let Some((revision, messages)) = self.pending.pop_first() else { return false };
         self.queue_revision(revision, &messages);
+        self.listener.has_read(revision);
         for (part, _) in messages {
             if let Some(Some(subscription)) = self.parts.get_mut(part as usize) {
                 subscription.cursor = revision;
@@ -310,6 +311,7 @@ impl Subscriptions {
         loop {
             if let Some(frame) = self.queue.pop_front() {
                 self.timer.as_mut().reset(Instant::now() + self.hub.options().bookmark_interval);
+                self.hub.metrics().sent(frame.len());
                 return Poll::Ready(Some(WatchItem::Frame(frame)));
             }
             match self.state {
@@ -348,6 +350,7 @@ impl Subscriptions {
             if !self.queue.is_empty() {
                 continue;
             }
+            self.listener.has_caught_up();
             if self.timer.as_mut().poll(context).is_ready() {
                 self.bookmark(head);
             } else if !woken {

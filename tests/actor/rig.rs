@@ -100,8 +100,8 @@ pub struct Rig {
 impl Rig {
     /// On the given engine. Runtimes mark at different moments.
     pub fn start<E: Engine>(engine: E, recovered: Recovered, options: ActorOptions) -> Self {
-        let (handle, actor) = RegistryHandle::new(engine, recovered, options);
         let runtimes: Vec<_> = (0..options.runtimes).map(|_| Stall::default()).collect();
+        let (handle, actor) = RegistryHandle::new(engine, recovered, options);
         Self::over(handle, actor, &runtimes)
     }
 

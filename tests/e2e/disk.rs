@@ -15,11 +15,18 @@ use tokio::{
     process::{Child, Command},
     time::{MissedTickBehavior, interval},
 };
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus::{NotServing, Serving},
+    health_client::HealthClient,
+};
 use tonic_types::StatusExt as _;
 
 use crate::{
-    harness::{Follower, Keeper, Server, alone, bulk, everything, lookup, register, register_with, within},
+    harness::{
+        Follower, Keeper, Server, alone, bulk, everything, lookup, onair, register, register_with, said, within,
+    },
     history::{Recorder, Settings},
     load::{Load, there},
 };
@@ -113,7 +120,8 @@ async fn a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself() {
         statuses.iter().for_each(is_of_the_store);
 
         // There is no room for longer than the kept leases' TTL, and everything but writing goes on.
-        let (full, mut refused) = (Instant::now(), 0);
+        let (full, mut refused, mut told) = (Instant::now(), 0, false);
+        let mut changes = health_of_changes(&server).await;
         while full.elapsed() < Duration::from_secs(3) {
             filler.top_up();
             keeper.beats().await;
@@ -122,10 +130,11 @@ async fn a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself() {
             if let Err(status) = client.register(large).await {
                 is_of_the_store(&status);
                 refused += 1;
+                told |= away_is_told(&server).await;
             }
         }
         println!("{refused} registrations refused while it was full");
-        assert!(refused > 0);
+        assert!(refused > 0 && told);
         assert_eq!(client.lookup(lookup("fleet")).await.unwrap().instances.len(), 20);
         let mut watch = client.watch(everything()).await.unwrap();
         assert!(within("a snapshot", watch.next()).await.unwrap().unwrap().snapshot_end);
@@ -133,6 +142,10 @@ async fn a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself() {
         filler.make_room();
         let healed = healed(&client).await;
         println!("written again {healed:?} after there was room");
+        assert_eq!(server.info().await.store_unavailable, "");
+        for wanted in [NotServing, Serving] {
+            while within("health of changes", changes.message()).await.unwrap().unwrap().status() != wanted {}
+        }
         assert!(healed < Duration::from_secs(10));
         let (revision, there) = there(&client).await;
         load.settle(&there);
@@ -151,6 +164,24 @@ async fn a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself() {
     assert_eq!(services, ["mortal", "mortal"], "nobody else lapsed, and none of them twice");
     assert_eq!(follower.resets(), []);
     recorder.assert_clean();
+}
+
+/// Follows whether changes can be made.
+async fn health_of_changes(server: &Server) -> Streaming<HealthCheckResponse> {
+    let service = "onair.v1.Registry.changes".to_owned();
+    let watch = HealthClient::new(server.channel().await).watch(HealthCheckRequest { service }).await;
+    watch.unwrap().into_inner()
+}
+
+/// A change was just refused: information, health and the doctor say so, unless the store was opened again meanwhile.
+async fn away_is_told(server: &Server) -> bool {
+    if server.info().await.store_unavailable.is_empty() {
+        return false;
+    }
+    let (code, doctor, _) = said(&onair(&["doctor", "--url", &server.url(), "--output", "json"]).await);
+    let checks: serde_json::Value = serde_json::from_str(&doctor).unwrap();
+    let store = checks["checks"].as_array().unwrap().iter().find(|check| check["name"] == "store").unwrap();
+    code == 1 && store["level"] == "fail"
 }
 
 /// How long it takes until something can be written.

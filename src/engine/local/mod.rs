@@ -15,7 +15,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::mpsc as std_mpsc,
+    sync::{Arc, mpsc as std_mpsc},
     thread,
     time::Instant,
 };
@@ -30,9 +30,10 @@ use self::{
     worker::{Batch, Begin, Opener, Store, Worker},
 };
 use super::{Engine, EngineError, Proposal, Recovered, Step};
+use crate::metrics::Metrics;
 
 /// How a store is opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Most bytes of events, as stored, that are kept for watchers who come back. Default of `serve`: see its flags.
     pub max_log_bytes: u64,
@@ -40,6 +41,8 @@ pub struct Options {
     pub epoch: u64,
     /// The registry's id, used if the store is new; drawn at random.
     pub fresh_registry_id: Uuid,
+    /// Where commits are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why a store does not open. Each is one sentence for a person.
@@ -113,19 +116,19 @@ impl LocalEngine {
     /// See [`OpenError`].
     pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovered), OpenError> {
         let home = Home::claim(dir)?;
-        let Options { max_log_bytes, fresh_registry_id, .. } = options;
+        let Options { max_log_bytes, epoch, fresh_registry_id, metrics } = options;
         let opener = Fjall { home, max_log_bytes, fresh_registry_id };
-        Self::start(opener, options.epoch).map_err(|error| match error {
+        Self::start(opener, epoch, metrics).map_err(|error| match error {
             StartError::Open(error) => error,
             StartError::Thread(source) => OpenError::Io { dir: dir.into(), source },
         })
     }
 
-    fn start<O: Opener>(mut opener: O, epoch: u64) -> Result<(Self, Recovered), StartError> {
+    fn start<O: Opener>(mut opener: O, epoch: u64, metrics: Arc<Metrics>) -> Result<(Self, Recovered), StartError> {
         let (store, recovered) = opener.open(Begin::Epoch(epoch)).map_err(StartError::Open)?;
         let (inbox, proposed) = std_mpsc::channel();
         let (told, steps) = mpsc::unbounded_channel();
-        let worker = Worker::new(opener, proposed, told, recovered.revision);
+        let worker = Worker::new(opener, proposed, told, recovered.revision, metrics);
         let run = move || worker.run(store);
         thread::Builder::new().name("onair-store".into()).spawn(run).map_err(StartError::Thread)?;
         Ok((Self { inbox, steps, generation: 0 }, recovered))

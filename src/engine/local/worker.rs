@@ -3,7 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,6 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{OpenError, store::Group, store::StoreError};
 use crate::{
     engine::{EngineError, Epoch, Proposal, Recovered, Step, committed, next_group},
+    metrics::Metrics,
     registry::Revision,
 };
 
@@ -86,6 +90,7 @@ pub(super) struct Worker<O: Opener> {
     queue: VecDeque<Proposal>,
     /// The last pause, and when the store was opened after it.
     paused: Option<(Duration, Instant)>,
+    metrics: Arc<Metrics>,
 }
 
 impl<O: Opener> Worker<O> {
@@ -94,8 +99,9 @@ impl<O: Opener> Worker<O> {
         inbox: Receiver<Batch>,
         steps: UnboundedSender<Result<Step, EngineError>>,
         revision: Revision,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { opener, inbox, steps, revision, generation: 0, queue: VecDeque::new(), paused: None }
+        Self { opener, inbox, steps, revision, generation: 0, queue: VecDeque::new(), paused: None, metrics }
     }
 
     /// Commits until the engine is closed, and what was proposed before that.
@@ -132,7 +138,10 @@ impl<O: Opener> Worker<O> {
                 revision += 1;
                 groups.push(Group { revision, proposals: next_group(&mut self.queue) });
             }
-            store.commit(&groups)?;
+            let begun = Instant::now();
+            store.commit(&groups).inspect_err(|_| self.metrics.commit_failures.inc())?;
+            self.metrics.commit.observe(begun.elapsed());
+            self.metrics.commit_commands.observe(groups.iter().map(|group| group.proposals.len() as u64).sum());
             self.revision = revision;
             for Group { revision, proposals } in groups {
                 self.tell(committed(revision, proposals));

@@ -90,9 +90,9 @@ fn full() -> io::Error {
 
 fn faulty(dir: &TempDir) -> (LocalEngine, Model, Arc<Mutex<Plan>>) {
     let plan = Arc::<Mutex<Plan>>::default();
-    let Options { max_log_bytes, fresh_registry_id, epoch } = options(1);
+    let Options { max_log_bytes, fresh_registry_id, epoch, metrics } = options(1);
     let inner = Fjall { home: Home::claim(dir.path()).unwrap(), max_log_bytes, fresh_registry_id };
-    let (engine, recovered) = LocalEngine::start(Faulty { inner, plan: Arc::clone(&plan) }, epoch).unwrap();
+    let (engine, recovered) = LocalEngine::start(Faulty { inner, plan: Arc::clone(&plan) }, epoch, metrics).unwrap();
     let model = Model::new(REGISTRY_ID, recovered.epochs);
     (engine, model, plan)
 }

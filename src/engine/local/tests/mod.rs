@@ -19,7 +19,7 @@ use crate::engine::{
 const REGISTRY_ID: Uuid = Uuid::from_u128(7);
 
 pub(super) fn options(epoch: u64) -> Options {
-    Options { max_log_bytes: 1 << 20, epoch, fresh_registry_id: REGISTRY_ID }
+    Options { max_log_bytes: 1 << 20, epoch, fresh_registry_id: REGISTRY_ID, metrics: Arc::default() }
 }
 
 fn runtime() -> tokio::runtime::Runtime {

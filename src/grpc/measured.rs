@@ -1,0 +1,241 @@
+//! Each call is counted once, when it ended, by the way it came and how it ended; a call that nobody waits for any more
+//! counts as CANCELLED, or as DEADLINE_EXCEEDED if its time was up. Two looks at the clock and three additions, whatever the call.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Frame, SizeHint};
+use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt as _;
+
+use super::{deadline, status::Reason};
+use crate::metrics::{Front, Limit, Metrics, Rpc};
+
+/// A call under way.
+#[derive(Debug)]
+pub(super) struct Call {
+    metrics: Arc<Metrics>,
+    front: Front,
+    rpc: Rpc,
+    begun: Instant,
+    /// How long its caller waits.
+    timeout: Option<Duration>,
+    /// Counted already.
+    ended: bool,
+}
+
+impl Call {
+    /// A request was read. The way it came is among its extensions, if it is not gRPC.
+    pub(super) fn begin(metrics: &Arc<Metrics>, request: &Request<Body>) -> Self {
+        let front = request.extensions().get().copied().unwrap_or(Front::Grpc);
+        let rpc = Rpc::of_path(request.uri().path());
+        let timeout = deadline::timeout(request.headers());
+        Self { metrics: Arc::clone(metrics), front, rpc, begun: Instant::now(), timeout, ended: false }
+    }
+
+    /// Its answer is ready, or the beginning of it.
+    pub(super) fn answer(mut self, response: Response<Body>) -> Response<Body> {
+        // A refusal is all headers; what has none of a status has it behind the messages.
+        if response.headers().contains_key(Status::GRPC_STATUS) {
+            self.end_with(response.headers());
+            return response;
+        }
+        if !self.rpc.is_stream() {
+            self.end(Code::Ok);
+            return response;
+        }
+        self.metrics.streams.of((self.front, self.rpc)).inc();
+        response.map(|body| Body::new(Streaming { body, call: self }))
+    }
+
+    fn end_with(&mut self, headers: &HeaderMap) {
+        let Some(status) = Status::from_header_map(headers) else { return };
+        refused(&self.metrics, &status);
+        self.end(status.code());
+    }
+
+    fn end(&mut self, code: Code) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        if !self.rpc.is_stream() {
+            self.metrics.call_duration.of((self.front, self.rpc)).observe(self.begun.elapsed());
+        }
+        self.metrics.calls.of((self.front, self.rpc, code)).inc();
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if self.timeout.is_some_and(|timeout| self.begun.elapsed() >= timeout) {
+            self.metrics.refusals.of((Reason::Deadline,)).inc();
+            return self.end(Code::DeadlineExceeded);
+        }
+        self.end(Code::Cancelled);
+    }
+}
+
+/// Counts what `status` tells of a refusal.
+pub(super) fn refused(metrics: &Metrics, status: &Status) {
+    if status.code() == Code::Ok {
+        return;
+    }
+    let info = status.get_details_error_info();
+    let reason = info.as_ref().and_then(|info| Reason::from_str_name(&format!("ERROR_REASON_{}", info.reason)));
+    metrics.refusals.of((reason.unwrap_or_default(),)).inc();
+    let limit = info.as_ref().and_then(|info| info.metadata.get("limit"));
+    if let Some(limit) = limit.and_then(|name| Limit::of_name(name)) {
+        metrics.limit_refusals.of((limit,)).inc();
+    }
+}
+
+/// The messages of a stream, and how it ended.
+struct Streaming {
+    body: Body,
+    call: Call,
+}
+
+impl http_body::Body for Streaming {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.call.end_with(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.call.metrics.streams.of((self.call.front, self.call.rpc)).dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use tokio_stream::StreamExt as _;
+    use tonic::client::Grpc;
+    use tonic_prost::ProstCodec;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        actor::{ActorOptions, RegistryHandle},
+        engine::memory::MemoryEngine,
+        grpc::{CanonicalErrors, RegistryService, ServiceOptions, registry::fixed_limits, server::registry_server},
+        proto::{self, LookupRequest, LookupResponse, RegisterRequest, RegisterResponse, WatchRequest, WatchResponse},
+    };
+
+    type Client = Grpc<CanonicalErrors<registry_server::RegistryServer<RegistryService>>>;
+
+    fn start() -> (RegistryHandle, Arc<Metrics>, Client) {
+        let recovered = MemoryEngine::recovered(Uuid::nil(), 1);
+        let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
+        tokio::spawn(actor.run());
+        let limits = proto::Limits { max_beats: 10, max_selectors: 1, max_subscriptions: 10, ..fixed_limits() };
+        let options = ServiceOptions { limits, restart_grace: Default::default(), durable: false, members: Vec::new() };
+        let service = registry_server::RegistryServer::new(RegistryService::new(handle.clone(), options));
+        let metrics = Arc::clone(handle.metrics());
+        let client = Grpc::new(CanonicalErrors::new(service, 1 << 20, Arc::clone(&metrics)));
+        (handle, metrics, client)
+    }
+
+    async fn register(client: &mut Client, front: Option<Front>, service: &str) -> Result<RegisterResponse, Status> {
+        let instance = proto::Instance { service: service.into(), port: 80, ..Default::default() };
+        let mut request = tonic::Request::new(RegisterRequest { instance: Some(instance), ..Default::default() });
+        if let Some(front) = front {
+            request.extensions_mut().insert(front);
+        }
+        let path = http::uri::PathAndQuery::from_static("/onair.v1.Registry/Register");
+        client.ready().await.expect("ready");
+        Ok(client.unary(request, path, ProstCodec::default()).await?.into_inner())
+    }
+
+    #[tokio::test]
+    async fn calls_count_by_their_way_and_their_end() {
+        let (_handle, metrics, mut client) = start();
+        for front in [None, Some(Front::Http), Some(Front::Http)] {
+            register(&mut client, front, "web").await.expect("registered");
+        }
+        let refused = register(&mut client, None, "").await.expect_err("no name");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        let count = |front, code| metrics.calls.of((front, Rpc::Register, code)).get();
+        assert_eq!(count(Front::Grpc, Code::Ok), 1);
+        assert_eq!(count(Front::Http, Code::Ok), 2);
+        assert_eq!(count(Front::Grpc, Code::InvalidArgument), 1);
+        assert_eq!(metrics.call_duration.of((Front::Grpc, Rpc::Register)).count(), 2);
+        assert_eq!(metrics.refusals.of((Reason::Invalid,)).get(), 1);
+        assert_eq!(metrics.inbox_wait.of((crate::metrics::Lane::Commands,)).count(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_nobody_waits_for_is_cancelled() {
+        let (_handle, metrics, mut client) = start();
+        let wait = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+        let request = tonic::Request::new(LookupRequest { service: "none".into(), wait, ..Default::default() });
+        let path = http::uri::PathAndQuery::from_static("/onair.v1.Registry/Lookup");
+        client.ready().await.expect("ready");
+        let mut call = Box::pin(client.unary(request, path, ProstCodec::<_, LookupResponse>::default()));
+        assert!(std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_pending())).await);
+        let cancelled = metrics.calls.of((Front::Grpc, Rpc::Lookup, Code::Cancelled));
+        assert_eq!(cancelled.get(), 0);
+        drop(call);
+        assert_eq!(cancelled.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn streams_are_open_until_they_end() {
+        let (handle, metrics, mut client) = start();
+        let path = http::uri::PathAndQuery::from_static("/onair.v1.Registry/Watch");
+        let open = || metrics.streams.of((Front::Grpc, Rpc::Watch)).get();
+        let ended = |code| metrics.calls.of((Front::Grpc, Rpc::Watch, code)).get();
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            let request = tonic::Request::new(WatchRequest::default());
+            let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
+            client.ready().await.expect("ready");
+            let mut stream = client.server_streaming(request, path.clone(), codec).await.expect("open").into_inner();
+            let first = stream.next().await.expect("a message").expect("a snapshot");
+            assert!(first.snapshot_end && first.encoded_len() > 0);
+            streams.push(stream);
+        }
+        assert_eq!((open(), ended(Code::Cancelled)), (2, 0));
+        drop(streams.pop());
+        assert_eq!((open(), ended(Code::Cancelled)), (1, 1));
+        handle.hub().close();
+        let mut last = streams.pop().expect("one is open");
+        let end = loop {
+            match last.next().await.expect("an end") {
+                Ok(message) => assert!(message.events.is_empty()),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!((end.code(), open()), (Code::Unavailable, 1));
+        drop(last);
+        assert_eq!((open(), ended(Code::Unavailable), ended(Code::Cancelled)), (0, 1, 1));
+        assert_eq!(metrics.refusals.of((Reason::ShuttingDown,)).get(), 1);
+    }
+}
