@@ -152,7 +152,7 @@ async fn registrant(client: Client, mut dice: Dice) {
                     status: *dice.pick(&[0, 0, 0, Status::Serving.into(), Status::Draining.into()]),
                 };
                 let beats = (0..dice.roll(6)).map(|_| beat(&mut dice)).collect();
-                let _ = client.heartbeat(HeartbeatRequest { beats }).await;
+                let _ = client.heartbeat(HeartbeatRequest { beats, ..Default::default() }).await;
             }
             24..28 => {
                 let lease_token = dice.pick(&tokens).clone();

@@ -20,8 +20,8 @@ use tokio::{
 use super::RegistryHandle;
 use crate::{
     registry::{
-        Candidate, Choice, Error, Filter, FilterSet, Matcher, Namespace, Record, Revision, Scope, ServiceSet, Status,
-        pick,
+        Candidate, Choice, Error, Filter, FilterSet, Key, Matcher, Namespace, Record, Revision, Scope, ServiceSet,
+        Status, pick,
     },
     watch::{Hub, Listener, ONLY_PART},
 };
@@ -170,6 +170,17 @@ impl RegistryHandle {
         }
         let bytes = set.routable_bytes(self.hub.replies());
         (bytes.len() <= PAGE_BYTES).then_some((bytes, revision))
+    }
+
+    /// The instance of a key, whatever its status, with the revision that it shows.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn instance(&self, key: &Key) -> Result<(Arc<Record>, Revision), Error> {
+        let registry = self.hub.registry();
+        let record = registry.slot_of(key).and_then(|slot| registry.record(slot));
+        let record = record.ok_or_else(|| Error::NotFound { key: key.to_string() })?;
+        Ok((Arc::clone(record), registry.revision()))
     }
 
     /// Finds instances. An answer that would be empty is held for `wait`.

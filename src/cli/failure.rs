@@ -7,7 +7,10 @@ use tonic::{Code, Status};
 use tonic_types::{FieldViolation, StatusExt};
 
 use super::text::safe;
-use crate::config::{Refused, show_duration};
+use crate::{
+    config::{Refused, show_duration},
+    grpc::status::code_name,
+};
 
 /// What the root command's help says of exit codes.
 pub const EXIT_CODES: &str = "\
@@ -293,30 +296,6 @@ impl Cause {
             }
             None => None,
         }
-    }
-}
-
-/// `INVALID_ARGUMENT` and its like.
-#[must_use]
-pub fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -6,7 +6,7 @@ use prost::{
     DecodeError, Message,
     encoding::{
         DecodeContext, WireType, check_wire_type, decode_key, decode_varint, encode_varint, encoded_len_varint,
-        skip_field,
+        skip_field, string,
     },
 };
 
@@ -23,6 +23,12 @@ pub struct HeartbeatRequest {
     pub beats: Vec<Beat>,
     /// Statuses that no registrant may send, or that are none: the beat's place, and the number.
     pub refused: Vec<(usize, i32)>,
+    /// Of the key that all beats are to be of; empty, if none is named.
+    pub namespace: String,
+    /// See `namespace`.
+    pub service: String,
+    /// See `namespace`.
+    pub id: String,
 }
 
 impl Message for HeartbeatRequest {
@@ -36,8 +42,12 @@ impl Message for HeartbeatRequest {
         buffer: &mut impl Buf,
         context: DecodeContext,
     ) -> Result<(), DecodeError> {
-        if tag != 1 {
-            return skip_field(wire_type, tag, buffer, context);
+        match tag {
+            1 => {}
+            16 => return string::merge(wire_type, &mut self.namespace, buffer, context),
+            17 => return string::merge(wire_type, &mut self.service, buffer, context),
+            18 => return string::merge(wire_type, &mut self.id, buffer, context),
+            _ => return skip_field(wire_type, tag, buffer, context),
         }
         check_wire_type(WireType::LengthDelimited, wire_type)?;
         let len = checked_len(buffer)?;
@@ -54,8 +64,7 @@ impl Message for HeartbeatRequest {
     }
 
     fn clear(&mut self) {
-        self.beats.clear();
-        self.refused.clear();
+        *self = Self::default();
     }
 }
 
@@ -236,18 +245,22 @@ mod tests {
                 beat(String::new(), -1),
                 beat(token().encode(), 77),
             ],
+            namespace: "shop".into(),
+            service: "web".into(),
+            id: "web-1".into(),
         };
         let read = HeartbeatRequest::decode(sent.encode_to_vec().as_slice()).expect("readable");
         let got: Vec<_> = read.beats.iter().map(|beat| (beat.token, beat.status)).collect();
         let (unsaid, draining) = (Status::Unspecified, Status::Draining);
         assert_eq!(got, [(Some(token()), unsaid), (None, draining), (None, unsaid), (Some(token()), unsaid)]);
         assert_eq!(read.refused, [(2, -1), (3, 77)]);
+        assert_eq!([read.namespace, read.service, read.id], ["shop", "web", "web-1"]);
     }
 
     #[test]
     fn what_is_cut_off_or_unknown_is_no_panic() {
         let beats = vec![proto::Beat { lease_token: token().encode(), status: 2 }];
-        let whole = proto::HeartbeatRequest { beats }.encode_to_vec();
+        let whole = proto::HeartbeatRequest { beats, ..Default::default() }.encode_to_vec();
         for end in 1..whole.len() {
             assert!(HeartbeatRequest::decode(&whole[..end]).is_err(), "{end}");
         }

@@ -15,7 +15,7 @@ use crate::{
     proto::{self, Emptiness},
     registry::{
         ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, Key, LeaseToken, MAX_PICK_KEY_BYTES,
-        Registration, Status, Target, Violation, check_name,
+        Record, Registration, Status, Target, Violation, check_name,
     },
 };
 
@@ -82,7 +82,7 @@ fn not_supported(fields: impl Iterator<Item = String>) -> Result<(), Error> {
 
 /// The beats of a message.
 pub(super) fn beats(request: HeartbeatRequest, max_beats: usize) -> Result<Vec<Beat>, Error> {
-    let HeartbeatRequest { beats, refused } = request;
+    let HeartbeatRequest { mut beats, refused, namespace, service, id } = request;
     if beats.len() > max_beats {
         // Not one by one: the list alone is refused.
         return Err(Error::invalid("beats", format!("must be at most {max_beats}, not {}", beats.len())));
@@ -95,8 +95,45 @@ pub(super) fn beats(request: HeartbeatRequest, max_beats: usize) -> Result<Vec<B
         let sentence = if known { "is set by the registry alone".to_owned() } else { format!("{number} is no status") };
         violation(format!("beats[{place}].status"), sentence)
     };
-    checked(refused.into_iter().map(refusal).collect())?;
+    let mut violations: Vec<Violation> = refused.into_iter().map(refusal).collect();
+    let key = if namespace.is_empty() && service.is_empty() && id.is_empty() {
+        None
+    } else {
+        Some(key(&namespace, &service, &id, &mut violations).fingerprint())
+    };
+    checked(violations)?;
+    if let Some(key) = key {
+        for beat in &mut beats {
+            // Of another key: as good as none.
+            beat.token = beat.token.filter(|token| token.key == key);
+        }
+    }
     Ok(beats)
+}
+
+/// The key of these names, with what is wrong with them.
+fn key(namespace: &str, service: &str, id: &str, violations: &mut Vec<Violation>) -> Key {
+    let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };
+    check_name("namespace", namespace, violations);
+    check_name("service", service, violations);
+    check_name("id", id, violations);
+    Key::new(namespace, service, id)
+}
+
+/// Which instance is asked for.
+pub(super) fn instance_key(request: &proto::GetInstanceRequest) -> Result<Key, Error> {
+    let mut violations = Vec::new();
+    let key = key(&request.namespace, &request.service, &request.id, &mut violations);
+    checked(violations)?;
+    Ok(key)
+}
+
+/// One instance: its record is encoded already.
+pub(super) fn instance_response(record: &Record, revision: u64) -> raw::GetInstanceResponse {
+    let mut bytes = Vec::with_capacity(record.bytes().len() + 20);
+    push_instance(record, &mut bytes);
+    push_revision(2, revision, &mut bytes);
+    raw::GetInstanceResponse(bytes.into())
 }
 
 /// Milliseconds as the wire has them.
@@ -113,13 +150,22 @@ pub(super) fn duration(span: Duration) -> prost_types::Duration {
 pub(super) fn target(request: proto::DeregisterRequest, max_beats: usize) -> Result<Target, Error> {
     let mut violations = Vec::new();
     let by_key = !request.service.is_empty() || !request.id.is_empty() || request.all || !request.namespace.is_empty();
-    let ways = [!request.lease_token.is_empty(), !request.lease_tokens.is_empty(), by_key];
+    let token_of_key = by_key && !request.all && !request.lease_token.is_empty();
+    let ways = [!request.lease_token.is_empty(), !request.lease_tokens.is_empty(), by_key && !token_of_key];
     if ways.into_iter().filter(|way| *way).count() != 1 {
         let sentence = "give exactly one of lease_token, lease_tokens, or service with id or all";
         return Err(Error::invalid("lease_token", sentence));
     }
     if !request.lease_token.is_empty() {
-        return Ok(Target::Lease(LeaseToken::decode(&request.lease_token)));
+        let token = LeaseToken::decode(&request.lease_token);
+        if token_of_key {
+            let key = key(&request.namespace, &request.service, &request.id, &mut violations);
+            if violations.is_empty() && token.is_none_or(|token| token.key != key.fingerprint()) {
+                violations.push(violation("lease_token", format!("is not a token of {key}")));
+            }
+        }
+        checked(violations)?;
+        return Ok(Target::Lease(token));
     }
     if !request.lease_tokens.is_empty() {
         if request.lease_tokens.len() > max_beats {
@@ -264,13 +310,20 @@ pub(super) fn plain_lookup(request: &proto::LookupRequest) -> Option<(&str, &str
 /// The answer to a plain lookup.
 pub(super) fn plain_response(instances: Bytes, revision: u64) -> raw::LookupResponse {
     let mut rest = Vec::with_capacity(12);
-    push_revision(revision, &mut rest);
+    push_revision(5, revision, &mut rest);
     raw::LookupResponse { instances, rest }
 }
 
-fn push_revision(revision: u64, buffer: &mut Vec<u8>) {
+/// The field 1 that holds an instance, or one of them.
+fn push_instance(record: &Record, buffer: &mut Vec<u8>) {
+    buffer.push(1 << 3 | 2);
+    encode_varint(record.bytes().len() as u64, buffer);
+    buffer.extend_from_slice(record.bytes());
+}
+
+fn push_revision(field: u8, revision: u64, buffer: &mut Vec<u8>) {
     if revision != 0 {
-        buffer.push(5 << 3);
+        buffer.push(field << 3);
         encode_varint(revision, buffer);
     }
 }
@@ -285,10 +338,7 @@ pub(super) fn lookup_response(found: &Found) -> raw::LookupResponse {
     });
     let mut instances = Vec::with_capacity(found.records.iter().map(|record| record.bytes().len() + 6).sum());
     for record in &found.records {
-        // instances = 1
-        instances.push(1 << 3 | 2);
-        encode_varint(record.bytes().len() as u64, &mut instances);
-        instances.extend_from_slice(record.bytes());
+        push_instance(record, &mut instances);
     }
     let mut rest = Vec::with_capacity(found.next_page_token.len() + 20);
     if emptiness != Emptiness::Unspecified {
@@ -300,6 +350,6 @@ pub(super) fn lookup_response(found: &Found) -> raw::LookupResponse {
         encode_varint(found.next_page_token.len() as u64, &mut rest);
         rest.extend_from_slice(found.next_page_token.as_bytes());
     }
-    push_revision(found.revision, &mut rest);
+    push_revision(5, found.revision, &mut rest);
     raw::LookupResponse { instances: instances.into(), rest }
 }

@@ -149,7 +149,8 @@ mod tests {
         let recovered = MemoryEngine::recovered(Uuid::nil(), 1);
         let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
         tokio::spawn(actor.run());
-        let request = proto::HeartbeatRequest { beats: vec![proto::Beat::default()] }.encode_to_vec();
+        let request =
+            proto::HeartbeatRequest { beats: vec![proto::Beat::default()], ..Default::default() }.encode_to_vec();
         let message = [&[0, 0, 0, 0, request.len() as u8], &request[..]].concat();
         let decoder = Codec::<HeartbeatResponse, HeartbeatRequest>::default().decoder();
         let input = Streaming::new_request(decoder, Endless(message.into()), None, None);

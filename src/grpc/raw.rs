@@ -40,6 +40,8 @@ macro_rules! raw {
 }
 
 raw! {
+    /// An encoded `onair.v1.GetInstanceResponse`.
+    GetInstanceResponse,
     /// An encoded `onair.v1.WatchResponse`.
     WatchResponse,
     /// An encoded `onair.v1.SubscribeResponse`.

@@ -21,9 +21,9 @@ use super::{
 use crate::{
     actor::{RegistryHandle, Reply, anyone},
     proto::{
-        Counts, DeregisterRequest, DeregisterResponse, GetServerInfoRequest, GetServerInfoResponse, Intervals, Lease,
-        Limits, ListServicesRequest, ListServicesResponse, LookupRequest, RegisterRequest, RegisterResponse,
-        ServiceSummary, SubscribeRequest, WatchRequest,
+        Counts, DeregisterRequest, DeregisterResponse, GetInstanceRequest, GetServerInfoRequest, GetServerInfoResponse,
+        Intervals, Lease, Limits, ListServicesRequest, ListServicesResponse, LookupRequest, RegisterRequest,
+        RegisterResponse, ServiceSummary, SubscribeRequest, WatchRequest,
     },
     registry::{LeaseTtl, MAX_NAME_BYTES, MAX_SELECTOR_BYTES, Record},
     watch::{Ending, WatchItem, WatchStream},
@@ -116,6 +116,14 @@ impl Registry for RegistryService {
                 Err(status::plain(status::Reason::Internal, "a removal was answered as a registration"))
             }
         }
+    }
+
+    async fn get_instance(
+        &self,
+        request: Request<GetInstanceRequest>,
+    ) -> Result<Response<raw::GetInstanceResponse>, Status> {
+        let (record, revision) = self.handle.instance(&convert::instance_key(request.get_ref())?)?;
+        Ok(Response::new(convert::instance_response(&record, revision)))
     }
 
     async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<raw::LookupResponse>, Status> {

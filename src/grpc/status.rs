@@ -31,15 +31,40 @@ pub fn code_of(reason: Reason) -> Code {
     match reason {
         Reason::Unspecified | Reason::Internal => Code::Internal,
         Reason::Invalid | Reason::TooDeep | Reason::Malformed => Code::InvalidArgument,
+        Reason::NotAcceptable | Reason::UnsupportedMediaType => Code::InvalidArgument,
         Reason::TooLarge | Reason::Limit | Reason::Overloaded => Code::ResourceExhausted,
-        Reason::NotFound => Code::NotFound,
+        Reason::NotFound | Reason::NoRoute => Code::NotFound,
         Reason::KeyHeld => Code::AlreadyExists,
         Reason::Superseded => Code::Aborted,
         Reason::LeaseDenied | Reason::Permission => Code::PermissionDenied,
         Reason::RevisionAhead | Reason::MissingDependency => Code::FailedPrecondition,
         Reason::StoreUnavailable | Reason::ShuttingDown => Code::Unavailable,
-        Reason::Deadline => Code::DeadlineExceeded,
-        Reason::NotSupported => Code::Unimplemented,
+        Reason::Deadline | Reason::SlowBody => Code::DeadlineExceeded,
+        Reason::NotSupported | Reason::MethodNotAllowed => Code::Unimplemented,
+    }
+}
+
+/// `INVALID_ARGUMENT` and its like.
+#[must_use]
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -126,6 +151,11 @@ impl From<Error> for Status {
                 let mut details = details(Reason::Superseded, [("holder", holder.clone())]);
                 details.set_resource_info("onair.v1.Instance", key, "", "registered anew");
                 (Reason::Superseded, details)
+            }
+            Error::NotFound { key } => {
+                let mut details = details(Reason::NotFound, []);
+                details.set_resource_info("onair.v1.Instance", key, "", "not registered");
+                (Reason::NotFound, details)
             }
             Error::LeaseDenied => (Reason::LeaseDenied, details(Reason::LeaseDenied, [])),
             Error::Permission { permission } => {

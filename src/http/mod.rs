@@ -1,7 +1,21 @@
 //! The front of a port: a request of gRPC goes to the gRPC services, any other to the routes. Owns what becomes of a
 //! request as such (its deadline, a fault in its handler); knows no rule of the registry, and nothing of sockets.
+//!
+//! Who adds to it:
+//! - **Streams.** Where [`api`] finds that a route's method streams its replies, the request is read already, as any
+//!   other is; `call::Grpc::stream` gives the replies as the bytes of messages, and
+//!   `transcode::to_json(&route.rpc.output(), &bytes)` makes each of them an event's data.
+//! - **A description.** [`routes::Table`] is all there is to tell: the routes, their places, and the pool with the
+//!   comments of the protos.
+//! - **Other paths.** [`router`] gives an `axum::Router` to merge others into; its fallback tells what is not there.
 
+pub mod api;
+pub mod call;
+pub mod json;
 pub mod problem;
+pub mod query;
+pub mod routes;
+pub mod transcode;
 
 use std::{
     convert::Infallible,
@@ -19,6 +33,7 @@ use tokio::time::{Sleep, sleep};
 use tonic::{body::Body, service::Routes};
 use tower::Service as _;
 
+pub use self::api::{ApiOptions, router};
 use crate::grpc::{deadline, status};
 
 /// What every connection's requests are given to. Cheap to clone.
@@ -26,12 +41,6 @@ use crate::grpc::{deadline, status};
 pub struct Front {
     grpc: Routes,
     routes: Router,
-}
-
-/// The routes that are not gRPC.
-pub fn router() -> Router {
-    let unknown = || async { problem::plain(StatusCode::NOT_FOUND, "there is nothing at this path") };
-    Router::new().fallback(unknown)
 }
 
 impl Front {
@@ -151,7 +160,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_ends_when_its_caller_no_longer_waits() {
         let never = Router::new().fallback(post(std::future::pending::<()>));
-        let front = Front::new(never.into(), router());
+        let front = Front::new(never.into(), Router::new());
         let (begun, mut request) = (Instant::now(), asked(Version::HTTP_2, "application/grpc"));
         request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1500m"));
         let response = front.call(request).await.unwrap();

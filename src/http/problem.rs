@@ -1,11 +1,97 @@
-//! Refusals for those who do not speak gRPC: `application/problem+json` (RFC 9457).
+//! Refusals as `application/problem+json` (RFC 9457), made of the status that the call has. Knows nothing of requests.
+
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::body::Body;
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
 use serde_json::json;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
-/// What a problem is written as.
-pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+use crate::grpc::status::{Reason, code_name, reason_name};
+
+/// The content type.
+pub const TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// The body. Its fields are those of RFC 9457, then what gRPC's details have.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Problem {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    /// The canonical code's name.
+    code: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    domain: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    violations: Vec<Violation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<Resource>,
+    /// As proto JSON has durations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Violation {
+    field: String,
+    description: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Resource {
+    r#type: String,
+    name: String,
+    description: String,
+}
+
+/// The answer that says `status`.
+#[must_use]
+pub fn response(status: &Status) -> Response<Body> {
+    let details = status.get_error_details();
+    let (reason, domain, metadata) = details.error_info().cloned().map_or_else(Default::default, |info| {
+        (info.reason, info.domain, info.metadata.into_iter().collect::<BTreeMap<_, _>>())
+    });
+    let http_status = http_status(status.code(), &reason);
+    let retry = details.retry_info().and_then(|info| info.retry_delay);
+    let violation =
+        |found: tonic_types::FieldViolation| Violation { field: found.field, description: found.description };
+    let resource = details.resource_info().cloned().map(|resource| Resource {
+        r#type: resource.resource_type,
+        name: resource.resource_name,
+        description: resource.description,
+    });
+    let violations = details.bad_request().cloned().map(|bad| bad.field_violations).unwrap_or_default();
+    let problem = Problem {
+        r#type: "about:blank",
+        title: http_status.canonical_reason().unwrap_or("Client Closed Request"),
+        status: http_status.as_u16(),
+        detail: status.message().to_owned(),
+        code: code_name(status.code()),
+        reason,
+        domain,
+        metadata,
+        violations: violations.into_iter().map(violation).collect(),
+        resource,
+        retry_after: retry.map(|delay| format!("{}.{:03}s", delay.as_secs(), delay.subsec_millis())),
+    };
+    // Only maps with keys that are no text cannot be written.
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = http_status;
+    response.headers_mut().insert(header::CONTENT_TYPE, TYPE);
+    if let Some(delay) = retry {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
+    }
+    response
+}
 
 /// A problem that is not about a call: its status says what it is, `detail` why.
 #[must_use]
@@ -14,6 +100,40 @@ pub fn plain(status: StatusCode, detail: &str) -> Response<Body> {
     let problem = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
     let mut response = Response::new(Body::from(problem.to_string()));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
+    response.headers_mut().insert(header::CONTENT_TYPE, TYPE);
     response
+}
+
+/// Rounded up: who comes back earlier is refused again.
+fn whole_seconds(delay: Duration) -> u64 {
+    delay.as_secs() + u64::from(delay.subsec_nanos() > 0)
+}
+
+/// The HTTP status: HTTP's own for what HTTP has a word for, else google.rpc's map of the code.
+#[must_use]
+pub fn http_status(code: Code, reason: &str) -> StatusCode {
+    let own = [
+        (Reason::MethodNotAllowed, StatusCode::METHOD_NOT_ALLOWED),
+        (Reason::NotAcceptable, StatusCode::NOT_ACCEPTABLE),
+        (Reason::SlowBody, StatusCode::REQUEST_TIMEOUT),
+        (Reason::TooLarge, StatusCode::PAYLOAD_TOO_LARGE),
+        (Reason::UnsupportedMediaType, StatusCode::UNSUPPORTED_MEDIA_TYPE),
+    ];
+    if let Some((_, status)) = own.into_iter().find(|(own, _)| reason_name(*own) == reason) {
+        return status;
+    }
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }

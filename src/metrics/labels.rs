@@ -225,6 +225,11 @@ reasons! {
     Internal = "INTERNAL",
     MissingDependency = "MISSING_DEPENDENCY",
     NotFound = "NOT_FOUND",
+    NoRoute = "NO_ROUTE",
+    MethodNotAllowed = "METHOD_NOT_ALLOWED",
+    NotAcceptable = "NOT_ACCEPTABLE",
+    UnsupportedMediaType = "UNSUPPORTED_MEDIA_TYPE",
+    SlowBody = "SLOW_BODY",
 }
 
 label! {

@@ -32,6 +32,11 @@ pub enum Error {
         /// Where the newer one runs.
         holder: String,
     },
+    /// Nothing is registered there.
+    NotFound {
+        /// `namespace/service/id`.
+        key: String,
+    },
     /// The current incarnation, but not its secret.
     LeaseDenied,
     /// The caller lacks a permission.
@@ -100,6 +105,7 @@ impl fmt::Display for Error {
             Self::Superseded { key, holder } => {
                 write!(f, "{key} was registered anew and now runs at {holder}; stop, and do not register again")
             }
+            Self::NotFound { key } => write!(f, "{key} is not registered"),
             Self::LeaseDenied => f.write_str("the lease token's secret is wrong"),
             Self::Permission { permission } => write!(f, "the caller lacks the permission `{permission}`"),
             Self::RevisionAhead { wanted, revision } => {

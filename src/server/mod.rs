@@ -33,7 +33,7 @@ use crate::{
     grpc::{
         CanonicalErrors, RegistryService, ServiceOptions, floor::Floor, health::HealthService, registry::fixed_limits,
     },
-    http::Front,
+    http::{self, ApiOptions, Front},
     metrics::Metrics,
     proto::{self, bench::floor_server::FloorServer},
     registry::StateLimits,
@@ -273,7 +273,10 @@ impl Services {
         if settings.bench_floor {
             grpc = grpc.add_service(FloorServer::new(Floor::new()));
         }
-        Ok(Front::new(grpc, crate::http::router()))
+        let options = ApiOptions { max_message_bytes: settings.max_message_bytes };
+        let routes = http::router(grpc.clone(), options)
+            .map_err(|error| ServeError::Broken(format!("the API cannot be served by HTTP: {error}")))?;
+        Ok(Front::new(grpc, routes))
     }
 }
 

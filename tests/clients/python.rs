@@ -15,7 +15,7 @@ fn stubs() -> tempfile::TempDir {
     for kind in ["--python_out", "--grpc_python_out"] {
         command.arg(format!("{kind}={}", into.path().display()));
     }
-    run(command.args(["instance", "registry", "error", "rules"].map(|name| format!("onair/v1/{name}.proto"))));
+    run(command.args(["http", "instance", "registry", "error", "rules"].map(|name| format!("onair/v1/{name}.proto"))));
     into
 }
 

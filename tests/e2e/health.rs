@@ -53,6 +53,7 @@ async fn health_of_the_server_and_of_every_service_by_name() {
     assert_eq!(next(&mut web).await, Serving);
     let status = |status: InstanceStatus| HeartbeatRequest {
         beats: vec![Beat { lease_token: token.clone(), status: status.into() }],
+        ..Default::default()
     };
     for (said, means) in [
         (InstanceStatus::Draining, NotServing),

@@ -219,6 +219,7 @@ async fn beats_and_removals_that_break_a_rule_change_nothing() {
     let scene = Scene::new().await;
     let say = |status: i32| HeartbeatRequest {
         beats: vec![Beat { lease_token: scene.token.clone(), status }, Beat { status, ..Beat::default() }],
+        ..Default::default()
     };
     let statuses = ["beats[0].status", "beats[1].status"];
     is_invalid("a status of the registry's", scene.client.heartbeat(say(4)).await, &statuses);
@@ -228,6 +229,18 @@ async fn beats_and_removals_that_break_a_rule_change_nothing() {
     is_invalid("10,001 beats", scene.client.heartbeat(many.clone()).await, &["beats"]);
     let answer = scene.client.heartbeat(beat(vec![scene.token.clone(); 10_000])).await.unwrap();
     assert_eq!(answer.results.len(), 10_000);
+    let of = |service: &str, id: &str| HeartbeatRequest {
+        service: service.into(),
+        id: id.into(),
+        ..beat([scene.token.clone()])
+    };
+    is_invalid("half a key", scene.client.heartbeat(of("", "a")).await, &["service"]);
+    is_invalid("a key of bad names", scene.client.heartbeat(of("a/b", "")).await, &["id", "service"]);
+    // Not through the recorder, which would take the token for what it is worth without a key.
+    let mut api = scene.server.api().await;
+    for (id, state) in [("a", onair::proto::BeatState::Renewed), ("b", onair::proto::BeatState::Unknown)] {
+        assert_eq!(api.heartbeat(of("web", id)).await.unwrap().into_inner().results[0].state(), state, "{id}");
+    }
     // The same on a stream ends it, after what was right before it was answered.
     let mut beating = scene.client.heartbeat_stream().await.unwrap();
     for request in [beat([scene.token.clone()]), many] {
@@ -244,8 +257,14 @@ async fn beats_and_removals_that_break_a_rule_change_nothing() {
         ..DeregisterRequest::default()
     };
     is_invalid("nothing", remove(DeregisterRequest::default()).await, &["lease_token"]);
-    let both = DeregisterRequest { lease_token: scene.token.clone(), ..key("web", "a", false) };
-    is_invalid("two ways", remove(both).await, &["lease_token"]);
+    let with_token = |request| DeregisterRequest { lease_token: scene.token.clone(), ..request };
+    is_invalid("two ways", remove(with_token(key("web", "", true))).await, &["lease_token"]);
+    let several = DeregisterRequest { lease_tokens: vec![scene.token.clone()], ..key("web", "a", false) };
+    is_invalid("two ways", remove(several).await, &["lease_token"]);
+    is_invalid("a token of another key", remove(with_token(key("web", "b", false))).await, &["lease_token"]);
+    is_invalid("half a key", remove(with_token(key("web", "", false))).await, &["id"]);
+    let nonsense = DeregisterRequest { lease_token: "nonsense".into(), ..key("web", "a", false) };
+    is_invalid("no token of the key", remove(nonsense).await, &["lease_token"]);
     is_invalid("one and all", remove(key("web", "a", true)).await, &["all"]);
     is_invalid("neither one nor all", remove(key("web", "", false)).await, &["id"]);
     is_invalid("bad names", remove(key("a/b", "c/d", false)).await, &["id", "service"]);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use onair::{
-    proto::{BeatResult, BeatState, DeregisterRequest, HeartbeatResponse, RegisterRequest},
+    proto::{BeatResult, BeatState, DeregisterRequest, GetInstanceRequest, HeartbeatResponse, RegisterRequest},
     registry::{Cause, EventType},
 };
 use tokio::{
@@ -12,12 +12,14 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 use tonic::Status;
+use tonic_types::StatusExt as _;
 
 use crate::{
     harness::{
         Dice, Follower, Running, Server, alone, beat, lookup, millis_after, pass, register, register_with, within,
     },
     history::{Client, Recorder, Settings},
+    input::{is_invalid, refusal},
 };
 
 /// What a busy machine adds to the 100 ms that are promised.
@@ -240,6 +242,42 @@ async fn fencing_and_healing_each_token_is_answered_for_itself() {
     assert_eq!(client.lookup(lookup("web")).await.unwrap().instances.len(), 1);
     drop(follower);
     recorder.assert_clean();
+}
+
+#[tokio::test]
+async fn an_instance_is_read_by_its_key_until_it_is_gone() {
+    let server = Server::start(&[]).await;
+    let mut api = server.api().await;
+    let draining = register_with("web", "a", 10.0, |instance| instance.set_status(onair::registry::Status::Draining));
+    let registered = api.register(draining).await.unwrap().into_inner();
+    let of = |namespace: &str, id: &str| GetInstanceRequest {
+        namespace: namespace.into(),
+        service: "web".into(),
+        id: id.into(),
+    };
+    for namespace in ["", "default"] {
+        let found = api.get_instance(of(namespace, "a")).await.unwrap().into_inner();
+        assert_eq!((found.instance, found.revision), (registered.instance.clone(), registered.revision));
+    }
+    let token = registered.lease.unwrap().token;
+    // With its key, a token is taken for that key only.
+    let by_token = |id: &str| DeregisterRequest {
+        lease_token: token.clone(),
+        service: "web".into(),
+        id: id.into(),
+        ..DeregisterRequest::default()
+    };
+    assert_eq!(api.deregister(by_token("b")).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    assert_eq!(api.deregister(by_token("a")).await.unwrap().into_inner().removed, 1);
+    assert_eq!(api.deregister(by_token("a")).await.unwrap().into_inner().removed, 0);
+    for (namespace, id) in [("", "a"), ("", "b"), ("elsewhere", "a")] {
+        let status = api.get_instance(of(namespace, id)).await.unwrap_err();
+        assert_eq!(refusal(&status), (tonic::Code::NotFound, "NOT_FOUND".to_owned(), vec![]));
+        let resource = status.get_details_resource_info().unwrap();
+        let namespace = if namespace.is_empty() { "default" } else { namespace };
+        assert_eq!(resource.resource_name, format!("{namespace}/web/{id}"));
+    }
+    is_invalid("a key", api.get_instance(of("a/b", "")).await, &["id", "namespace"]);
 }
 
 #[tokio::test]

@@ -91,8 +91,10 @@ async fn filters_cross_and_selectors_unite() {
         let request = onair::proto::RegisterRequest { lease_token: token, ..placed(zone) };
         token = client.register(request).await.unwrap().lease.unwrap().token;
     }
-    let say =
-        |status: Status| HeartbeatRequest { beats: vec![Beat { lease_token: token.clone(), status: status.into() }] };
+    let say = |status: Status| HeartbeatRequest {
+        beats: vec![Beat { lease_token: token.clone(), status: status.into() }],
+        ..Default::default()
+    };
     client.heartbeat(say(Status::Draining)).await.unwrap();
     client.heartbeat(say(Status::Serving)).await.unwrap();
     let gone = client.deregister(DeregisterRequest { lease_token: token.clone(), ..Default::default() }).await.unwrap();

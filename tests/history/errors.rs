@@ -76,14 +76,15 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::Unspecified => Code::Unknown,
         ErrorReason::Invalid | ErrorReason::TooDeep | ErrorReason::Malformed => Code::InvalidArgument,
         ErrorReason::TooLarge | ErrorReason::Limit | ErrorReason::Overloaded => Code::ResourceExhausted,
-        ErrorReason::NotFound => Code::NotFound,
+        ErrorReason::NotFound | ErrorReason::NoRoute => Code::NotFound,
         ErrorReason::KeyHeld => Code::AlreadyExists,
         ErrorReason::Superseded => Code::Aborted,
         ErrorReason::LeaseDenied | ErrorReason::Permission => Code::PermissionDenied,
         ErrorReason::RevisionAhead | ErrorReason::MissingDependency => Code::FailedPrecondition,
         ErrorReason::StoreUnavailable | ErrorReason::ShuttingDown => Code::Unavailable,
-        ErrorReason::Deadline => Code::DeadlineExceeded,
-        ErrorReason::NotSupported => Code::Unimplemented,
+        ErrorReason::Deadline | ErrorReason::SlowBody => Code::DeadlineExceeded,
+        ErrorReason::NotSupported | ErrorReason::MethodNotAllowed => Code::Unimplemented,
+        ErrorReason::NotAcceptable | ErrorReason::UnsupportedMediaType => Code::InvalidArgument,
         ErrorReason::Internal => Code::Internal,
     }
 }

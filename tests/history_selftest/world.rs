@@ -189,7 +189,7 @@ impl World {
             lease_token: (*token).to_owned(),
             status: (*status).into(),
         };
-        let call = self.call(HeartbeatRequest { beats: beats.iter().map(beat).collect() });
+        let call = self.call(HeartbeatRequest { beats: beats.iter().map(beat).collect(), ..Default::default() });
         let mut results = Vec::new();
         for (token, status) in beats {
             let holder = LeaseToken::decode(token).map(|token| {

@@ -195,7 +195,7 @@ pub(super) async fn beat(session: &Session, tokens: &[String]) -> Result<(), Err
 /// A message that renews leases.
 pub(super) fn beats(tokens: &[String]) -> Vec<u8> {
     let beat = |token: &String| Beat { lease_token: token.clone(), ..Beat::default() };
-    framed(&HeartbeatRequest { beats: tokens.iter().map(beat).collect() })
+    framed(&HeartbeatRequest { beats: tokens.iter().map(beat).collect(), ..Default::default() })
 }
 
 /// How many leases a reply renewed; any that it did not is wrong.

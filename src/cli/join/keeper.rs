@@ -226,7 +226,8 @@ impl Keeper {
         let limit = self.session.line.timeout().min(self.interval.max(Duration::from_millis(500)));
         let beat = Beat { lease_token: self.request.lease_token.clone(), status: 0 };
         let send = async |channel: Channel, request| RegistryClient::new(channel).heartbeat(request).await;
-        let call = self.session.line.call(&what, limit, HeartbeatRequest { beats: vec![beat] }, send);
+        let call =
+            self.session.line.call(&what, limit, HeartbeatRequest { beats: vec![beat], ..Default::default() }, send);
         let answer = self.stop.let_end(call).await?;
         // An answer without a result reads as one that was not judged.
         Some(answer.map(|response| response.results.first().copied().unwrap_or_default()))

@@ -28,7 +28,7 @@ pub fn register_with(service: &str, id: &str, ttl: f64, more: impl FnOnce(&mut I
 /// One message that renews all of these.
 pub fn beat<T: Into<String>>(tokens: impl IntoIterator<Item = T>) -> HeartbeatRequest {
     let beats = tokens.into_iter().map(|token| Beat { lease_token: token.into(), ..Beat::default() });
-    HeartbeatRequest { beats: beats.collect() }
+    HeartbeatRequest { beats: beats.collect(), ..Default::default() }
 }
 
 /// Every instance of a service, whatever its status.

@@ -1,0 +1,178 @@
+//! Calls of the gRPC services inside the process: the bytes of a message in, the bytes of messages or a status out. The
+//! services see a gRPC request like any other, with the caller's address and credentials; so what holds for one front
+//! holds for the other. Dropping a call, or its replies, cancels it. Knows nothing of JSON.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Version,
+    header::{AUTHORIZATION, CONTENT_TYPE, TE},
+    request::Parts,
+    uri::{PathAndQuery, Uri},
+};
+use http_body::Body as _;
+use http_body_util::Full;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Code, Status, body::Body, service::Routes};
+use tower::ServiceExt as _;
+
+use crate::{
+    grpc::status::{self, Reason},
+    metrics::Front,
+};
+
+/// Bytes before each message: whether it is compressed, and its length.
+const HEAD: usize = 5;
+/// Headers of the HTTP request that the call has, too.
+const PASSED_ON: [HeaderName; 1] = [AUTHORIZATION];
+
+/// The services.
+#[derive(Clone, Debug)]
+pub struct Grpc(Routes);
+
+/// Who calls: what a call has of the HTTP request that it comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    headers: HeaderMap,
+    extensions: Extensions,
+}
+
+impl Caller {
+    /// Whoever sent the request, by this way: its address, its credentials, and what the layers in front of us found out.
+    #[must_use]
+    pub fn of(parts: &mut Parts, way: Front) -> Self {
+        let mut headers = HeaderMap::with_capacity(4);
+        for name in PASSED_ON {
+            for value in parts.headers.get_all(&name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        let mut extensions = std::mem::take(&mut parts.extensions);
+        extensions.insert(way); // calls are counted by it
+        Self { headers, extensions }
+    }
+}
+
+impl Grpc {
+    /// Calls these services.
+    #[must_use]
+    pub fn new(services: Routes) -> Self {
+        Self(services.prepare())
+    }
+
+    /// A call with one reply.
+    ///
+    /// # Errors
+    /// The call's status.
+    pub async fn unary(&self, path: &PathAndQuery, caller: Caller, message: &[u8]) -> Result<Bytes, Status> {
+        let mut replies = self.stream(path, caller, message).await?;
+        let reply = replies.next().await.unwrap_or_else(|| Err(broken("there is no reply")))?;
+        // A failure may follow it.
+        match replies.next().await {
+            None => Ok(reply),
+            Some(Err(status)) => Err(status),
+            Some(Ok(_)) => Err(broken("there is a second reply")),
+        }
+    }
+
+    /// A call with many replies.
+    ///
+    /// # Errors
+    /// The call's status, if it fails before its first reply; later the replies end with it.
+    pub async fn stream(&self, path: &PathAndQuery, caller: Caller, message: &[u8]) -> Result<Replies, Status> {
+        let mut framed = BytesMut::with_capacity(HEAD + message.len());
+        framed.put_u8(0);
+        framed.put_u32(u32::try_from(message.len()).map_err(|_| broken("a message of more than 4 GiB"))?);
+        framed.put_slice(message);
+        let mut request = Request::new(Full::new(framed.freeze()));
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = Uri::from(path.clone());
+        *request.headers_mut() = caller.headers;
+        *request.extensions_mut() = caller.extensions;
+        let response = match self.0.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        match Status::from_header_map(response.headers()) {
+            Some(status) if status.code() != Code::Ok => Err(status),
+            _ => Ok(Replies { body: response.into_body(), chunk: Bytes::new(), ended: false }),
+        }
+    }
+}
+
+fn broken(sentence: &'static str) -> Status {
+    tracing::error!(sentence, "a call inside the process went wrong");
+    status::plain(Reason::Internal, sentence)
+}
+
+/// The replies of a call, each the bytes of a message; the call's failure, if it fails, comes last.
+#[derive(Debug)]
+pub struct Replies {
+    body: Body,
+    /// What came and is not yet given out.
+    chunk: Bytes,
+    ended: bool,
+}
+
+impl Replies {
+    /// The next message, if all of it is there.
+    fn take(&mut self) -> Option<Bytes> {
+        let len = self.chunk.get(1..HEAD)?.get_u32() as usize;
+        if self.chunk.len() - HEAD < len {
+            return None;
+        }
+        self.chunk.advance(HEAD);
+        Some(self.chunk.split_to(len))
+    }
+
+    fn add(&mut self, data: Bytes) {
+        if self.chunk.is_empty() {
+            self.chunk = data;
+            return;
+        }
+        let mut both = BytesMut::with_capacity(self.chunk.len() + data.len());
+        both.put_slice(&self.chunk);
+        both.put_slice(&data);
+        self.chunk = both.freeze();
+    }
+}
+
+impl Stream for Replies {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(message) = this.take() {
+                return Poll::Ready(Some(Ok(message)));
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            let ended = match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        this.add(data);
+                        continue;
+                    }
+                    Err(frame) => frame.trailers_ref().and_then(Status::from_header_map),
+                },
+                Some(Err(status)) => Some(status),
+                // Without a status there is no telling how it ended.
+                None => Some(broken("the replies have no end")),
+            };
+            let Some(status) = ended else { continue };
+            this.ended = true;
+            if status.code() != Code::Ok {
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
+    }
+}

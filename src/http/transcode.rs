@@ -1,0 +1,159 @@
+//! Between HTTP and the messages of the API, by descriptor: a request's path, query, headers and body become the bytes
+//! of the request message, a reply's bytes become canonical proto JSON. Nothing here is written for one method, and no
+//! rule of the registry lives here.
+
+use http::{HeaderMap, Uri};
+use prost::Message as _;
+use prost_reflect::{DynamicMessage, Kind, MessageDescriptor, ReflectMessage as _, SerializeOptions, Value};
+use tonic::Status;
+
+use super::{
+    json, query,
+    routes::{Body, Place, Route, Segment},
+};
+use crate::{
+    grpc::status::{self, Reason},
+    registry::{Error, Violation},
+};
+
+/// The bytes of the request message, or everything that is wrong with the request.
+///
+/// # Errors
+/// INVALID_ARGUMENT: `MALFORMED` or `TOO_DEEP` of the body, `INVALID` with all violations.
+pub fn request(route: &Route, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Status> {
+    let mut reading = Reading { message: DynamicMessage::new(route.rpc.input()), violations: Vec::new() };
+    reading.body(&route.body, body)?;
+    reading.path(route, uri.path());
+    reading.headers(route, headers);
+    reading.query(route, uri.query().unwrap_or_default());
+    let Reading { message, violations } = reading;
+    if violations.is_empty() { Ok(message.encode_to_vec()) } else { Err(Error::Invalid(violations).into()) }
+}
+
+/// A message's bytes as canonical proto JSON.
+///
+/// # Errors
+/// INTERNAL, when they are not of this type.
+pub fn to_json(descriptor: &MessageDescriptor, bytes: &[u8]) -> Result<Vec<u8>, Status> {
+    let fault = |error: &dyn std::fmt::Display| {
+        tracing::error!(message = descriptor.full_name(), %error, "a reply cannot be written as JSON");
+        status::plain(Reason::Internal, "the reply cannot be written as JSON")
+    };
+    let message = DynamicMessage::decode(descriptor.clone(), bytes).map_err(|error| fault(&error))?;
+    let mut json = serde_json::Serializer::new(Vec::with_capacity(bytes.len() * 3));
+    message.serialize_with_options(&mut json, &SerializeOptions::new()).map_err(|error| fault(&error))?;
+    Ok(json.into_inner())
+}
+
+struct Reading {
+    message: DynamicMessage,
+    violations: Vec<Violation>,
+}
+
+impl Reading {
+    fn refuse(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.violations.push(Violation { field: field.into(), description: description.into() });
+    }
+
+    fn body(&mut self, what: &Body, bytes: &[u8]) -> Result<(), Status> {
+        match what {
+            Body::None => {}
+            Body::Whole => self.message = json::message(&self.message.descriptor(), bytes)?,
+            Body::Field(field) => {
+                let Kind::Message(descriptor) = field.kind() else { return Ok(()) };
+                let member = Value::Message(json::message(&descriptor, bytes)?);
+                self.message.set_field(field, if field.is_list() { Value::List(vec![member]) } else { member });
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&mut self, route: &Route, path: &str) {
+        for (segment, raw) in route.segments.iter().zip(path.split('/').skip(1)) {
+            let Segment::Variable(place) = segment else { continue };
+            match query::decode(raw) {
+                Ok(text) => self.put(place, &text),
+                Err(fault) => self.refuse(place.name(), format!("the path's segment {fault}")),
+            }
+        }
+    }
+
+    fn headers(&mut self, route: &Route, headers: &HeaderMap) {
+        for (name, place) in &route.headers {
+            let mut values = headers.get_all(name).iter();
+            let Some(value) = values.next() else { continue };
+            match (value.to_str(), values.next()) {
+                (_, Some(_)) => self.refuse(place.name(), format!("the header {name} is given twice")),
+                (Err(_), _) => self.refuse(place.name(), format!("the header {name} is not ASCII")),
+                (Ok(text), None) => self.put(place, text),
+            }
+        }
+    }
+
+    fn query(&mut self, route: &Route, query: &str) {
+        let mut given: Vec<&Place> = Vec::new();
+        for (name, value) in query::variables(query) {
+            let name = match name {
+                Ok(name) => name,
+                Err(fault) => {
+                    self.refuse("", format!("the name of a query variable {fault}"));
+                    continue;
+                }
+            };
+            if route.names_a_secret(&name) {
+                self.refuse(name, "is a secret, which must not stand in a URL");
+                continue;
+            }
+            let Some(place) = route.query.iter().find(|place| place.is_named(&name)) else {
+                self.refuse(name, "is no query variable of this path");
+                continue;
+            };
+            let again = given.iter().any(|other| std::ptr::eq(*other, place));
+            given.push(place);
+            match value {
+                Err(fault) => self.refuse(place.name(), fault),
+                Ok(_) if again && !place.field.is_list() => self.refuse(place.name(), "is given twice"),
+                Ok(text) => self.put(place, &text),
+            }
+        }
+    }
+
+    /// Puts the value that `text` is into its place; one that is there already has to be the same.
+    fn put(&mut self, place: &Place, text: &str) {
+        let value = match json::text(&place.field, text) {
+            Ok(value) => value,
+            Err(fault) => return self.refuse(place.name(), fault),
+        };
+        let Some(message) = self.holder(place) else {
+            return self.refuse(place.name(), "has to be of one element");
+        };
+        if place.field.is_list() {
+            if let Some(list) = message.get_field_mut(&place.field).as_list_mut() {
+                list.push(value);
+            }
+        } else if message.has_field(&place.field) && *message.get_field(&place.field) != value {
+            self.refuse(place.name(), "contradicts the path");
+        } else {
+            message.set_field(&place.field, value);
+        }
+    }
+
+    /// The message that the place's field is a field of.
+    fn holder(&mut self, place: &Place) -> Option<&mut DynamicMessage> {
+        let Some(within) = &place.within else { return Some(&mut self.message) };
+        let value = self.message.get_field_mut(within);
+        match value {
+            Value::Message(message) => Some(message),
+            Value::List(list) => {
+                if list.is_empty()
+                    && let Kind::Message(descriptor) = within.kind()
+                {
+                    list.push(Value::Message(DynamicMessage::new(descriptor)));
+                }
+                let [only] = list.as_mut_slice() else { return None };
+                only.as_message_mut()
+            }
+            _ => None,
+        }
+    }
+}
