@@ -3,6 +3,7 @@
 //! Parsed, then checked, then passed whole. Knows neither the server nor the commands; reads files and the environment
 //! only in `sources`, so that everything else can be tested with plain values.
 
+mod authority;
 mod kind;
 mod sources;
 
@@ -13,10 +14,14 @@ use std::{
     time::Duration,
 };
 
+pub use authority::{Authority, Host, WebOrigin};
 pub use kind::{LogFormat, Output, Shape, duration, show_duration, show_size, size};
 pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, locate, misspelt, platform_file, resolve};
 
-use kind::{Addresses, Choice, Count, Directory, Filter, HostPort, Kind, Location, Name, OnOff, Size, Span, Switch};
+use kind::{
+    Addresses, Choice, Count, Directory, Filter, HostPort, Hosts, Kind, Location, Name, OnOff, Origins, Size, Span,
+    Switch,
+};
 
 /// The port that servers listen on and clients dial unless told otherwise (ONAI on a telephone's keys).
 pub const DEFAULT_PORT: u16 = 6624;
@@ -137,6 +142,12 @@ settings! {
         log_format: LogFormat = LogFormat::Auto, Choice;
         /// Address that other members and clients are told, as host:port. Default: the address listened on.
         advertise: Option<String> = None, HostPort;
+        /// Hosts, besides localhost and the addresses listened on, by which browsers and HTTP clients may call this server:
+        /// names that lead to it, without ports. Default: that of `advertise`.
+        http_hosts: Vec<Host> = Vec::new(), Hosts;
+        /// Origins of other servers' pages that may call this one from a browser, like https://shop.example. Default
+        /// none.
+        cors_origins: Vec<WebOrigin> = Vec::new(), Origins;
         /// How long SIGTERM waits for open streams to end. Default 5s.
         drain_wait: Duration = Duration::from_secs(5), Span<0, HOUR>;
         /// Serve onair.bench.v1.Floor, with which benchmarks compare. Default false.
@@ -228,7 +239,8 @@ mod tests {
     fn documentation_says_the_default() {
         for (key, help, shown) in every_row::<ServeSettings>().into_iter().chain(every_row::<ClientSettings>()) {
             let said = help.rsplit_once("Default").map_or("", |(_, rest)| rest).trim_start_matches(':').trim();
-            let elsewhere = ["data_dir", "advertise", "namespace"].contains(&key.as_str());
+            let elsewhere =
+                ["data_dir", "advertise", "namespace", "http_hosts", "cors_origins"].contains(&key.as_str());
             assert!(elsewhere || said == format!("{shown}."), "{key}: documented {said:?}, is {shown:?}");
             assert!(!said.is_empty(), "{key} documents no default");
         }

@@ -31,8 +31,9 @@ use crate::{
 /// Places in the beats' lane beyond those of the inbox: marks and beats always find room before commands do.
 const LANE_ROOM: usize = 4;
 /// Turns of a runtime in which what waits in its sockets gets into the lane: its sockets are looked at, a connection
-/// reads, a call reads and sends; one more for a call that is new.
-const TURNS_TO_LANE: usize = 4;
+/// reads, a call reads and sends; one more for a call that is new. That is HTTP/2's way, of gRPC, gRPC-Web and JSON; a
+/// connection of HTTP/1 runs its calls itself. No way takes more than two, as the connections' tests count.
+pub(crate) const TURNS_TO_LANE: usize = 4;
 
 /// How the actor is set up.
 #[derive(Clone, Debug)]
@@ -118,6 +119,12 @@ impl RegistryHandle {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         self.hub.metrics()
+    }
+
+    /// How many marks and messages of beats are in the lane.
+    #[cfg(test)]
+    pub(crate) fn in_lane(&self) -> usize {
+        self.lane.max_capacity() - self.lane.capacity()
     }
 
     /// Sends marks on behalf of `runtime` for ever, while there are leases. Has to run on that runtime: the lease clock

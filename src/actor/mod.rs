@@ -28,6 +28,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
+#[cfg(test)]
+pub(crate) use self::handle::TURNS_TO_LANE;
 use self::{
     beats::{OpenBeats, WaitingBeat},
     latch::Latches,

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::authority::{Host, WebOrigin};
+
 /// How many values a setting takes on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -39,6 +41,38 @@ impl Kind<Vec<SocketAddr>> for Addresses {
     fn show(value: &Vec<SocketAddr>) -> String {
         value.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
     }
+}
+
+/// Several of one type, joined by commas; none is said by nothing.
+macro_rules! listed {
+    ($(#[doc = $doc:literal])+ $name:ident of $type:ty as $value_name:literal, not like $like:literal) => {
+        $(#[doc = $doc])+
+        pub(super) struct $name;
+        impl Kind<Vec<$type>> for $name {
+            const VALUE_NAME: &'static str = $value_name;
+            const SHAPE: Shape = Shape::List;
+
+            fn read(text: &str) -> Result<Vec<$type>, String> {
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                parts
+                    .map(|part| <$type>::parse(part).ok_or_else(|| format!("`{part}` is not {}", $like)))
+                    .collect()
+            }
+
+            fn show(value: &Vec<$type>) -> String {
+                value.iter().map(<$type>::to_string).collect::<Vec<_>>().join(",")
+            }
+        }
+    };
+}
+
+listed! {
+    /// Hosts without ports.
+    Hosts of Host as "HOST", not like "a host like registry.example, 192.0.2.1 or [2001:db8::1], without a port"
+}
+listed! {
+    /// Origins of pages.
+    Origins of WebOrigin as "ORIGIN", not like "an origin like https://shop.example or http://localhost:3000, without a path"
 }
 
 /// A path.

@@ -1,5 +1,5 @@
 //! Replies that the transport refuses by itself get the status that we promise: a message over the limit is
-//! RESOURCE_EXHAUSTED here, where the transport says OUT_OF_RANGE; a panic in a handler fails that call alone. Calls are
+//! RESOURCE_EXHAUSTED here, where the transport says OUT_OF_RANGE, and what is no message INVALID_ARGUMENT; a panic in a handler fails that call alone. Calls are
 //! counted here too, as they end.
 
 use std::{
@@ -66,9 +66,11 @@ where
                 return Ok(measured.answer(fault.into_http()));
             };
             let response = response?;
-            let refused =
-                Status::from_header_map(response.headers()).filter(|status| status.code() == Code::OutOfRange);
-            let response = if refused.is_some() { status::too_large(max_message_bytes).into_http() } else { response };
+            let response = match Status::from_header_map(response.headers()) {
+                Some(told) if told.code() == Code::OutOfRange => status::too_large(max_message_bytes).into_http(),
+                Some(told) if told.code() == Code::Internal => status::of_transport(told).into_http(),
+                _ => response,
+            };
             Ok(measured.answer(response))
         })
     }

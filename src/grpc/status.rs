@@ -25,6 +25,14 @@ pub fn reason_name(reason: Reason) -> &'static str {
     reason.as_str_name().trim_start_matches("ERROR_REASON_")
 }
 
+/// The reason that a status has.
+#[must_use]
+pub fn reason_of(status: &Status) -> Reason {
+    let info = status.get_details_error_info();
+    let named = |info: tonic_types::ErrorInfo| Reason::from_str_name(&format!("ERROR_REASON_{}", info.reason));
+    info.and_then(named).unwrap_or_default()
+}
+
 /// The code that goes with a reason.
 #[must_use]
 pub fn code_of(reason: Reason) -> Code {
@@ -36,7 +44,9 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::NotFound | Reason::NoRoute => Code::NotFound,
         Reason::KeyHeld => Code::AlreadyExists,
         Reason::Superseded => Code::Aborted,
-        Reason::LeaseDenied | Reason::Permission => Code::PermissionDenied,
+        Reason::LeaseDenied | Reason::Permission | Reason::HostNotAllowed | Reason::OriginNotAllowed => {
+            Code::PermissionDenied
+        }
         Reason::RevisionAhead | Reason::MissingDependency => Code::FailedPrecondition,
         Reason::StoreUnavailable | Reason::ShuttingDown => Code::Unavailable,
         Reason::Deadline | Reason::SlowBody => Code::DeadlineExceeded,
@@ -72,6 +82,31 @@ pub fn code_name(code: Code) -> &'static str {
 #[must_use]
 pub fn plain(reason: Reason, sentence: impl Into<String>) -> Status {
     Status::with_error_details(code_of(reason), sentence.into(), details(reason, []))
+}
+
+/// A request that breaks a rule in one place, which is no field of a message.
+#[must_use]
+pub fn invalid(place: &str, description: impl Into<String>) -> Status {
+    Error::invalid(place, description).into()
+}
+
+/// A request for a host that is not this server; `names` are those that are.
+#[must_use]
+pub fn host_not_allowed(host: &str, names: &str) -> Status {
+    let sentence = format!(
+        "this server is not called `{host}`, but {names}: use one of these, or add the name to http_hosts if it leads here"
+    );
+    let details = details(Reason::HostNotAllowed, [("host", host.to_owned())]);
+    Status::with_error_details(Code::PermissionDenied, sentence, details)
+}
+
+/// A request of another server's page.
+#[must_use]
+pub fn origin_not_allowed(origin: &str) -> Status {
+    let sentence =
+        format!("pages of `{origin}` may not call this server: add the origin to cors_origins if they are to");
+    let details = details(Reason::OriginNotAllowed, [("origin", origin.to_owned())]);
+    Status::with_error_details(Code::PermissionDenied, sentence, details)
 }
 
 /// The caller's time is up while its call is under way.
@@ -199,10 +234,13 @@ pub fn too_large(maximum: u64) -> Status {
 /// What the transport says of a request stream, as we promise it.
 #[must_use]
 pub fn of_transport(status: Status) -> Status {
-    if status.code() == Code::OutOfRange {
-        plain(Reason::TooLarge, "the message is larger than max_message_bytes")
-    } else {
-        status
+    match status.code() {
+        Code::OutOfRange => plain(Reason::TooLarge, "the message is larger than max_message_bytes"),
+        // All of our own have details.
+        Code::Internal if status.details().is_empty() => {
+            plain(Reason::Malformed, format!("the message cannot be read: {}", status.message()))
+        }
+        _ => status,
     }
 }
 

@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, body::Body, routing::any};
 use http::{HeaderValue, Method, Request, Response, header};
-use http_body_util::BodyExt as _;
 use tonic::{Status, service::Routes};
 
 use super::{
+    body,
     call::{Caller, Grpc},
     problem,
     routes::{Route, RouteError, Table},
@@ -80,9 +80,12 @@ impl Api {
     async fn answer(&self, route: &Route, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (mut parts, body) = request.into_parts();
         let caller = Caller::of(&mut parts, Front::Http);
-        let limited = http_body_util::Limited::new(body, self.options.max_message_bytes);
-        let body = limited.collect().await.map_err(|_| status::too_large(self.options.max_message_bytes as u64))?;
-        let message = transcode::request(route, &parts.uri, &parts.headers, &body.to_bytes())?;
+        if !body::is_plain(&parts.headers) {
+            let sentence = "a body is sent as it is: no Content-Encoding";
+            return Err(status::plain(Reason::UnsupportedMediaType, sentence));
+        }
+        let body = body::read(body, self.options.max_message_bytes).await?;
+        let message = transcode::request(route, &parts.uri, &parts.headers, &body)?;
         if route.rpc.is_server_streaming() {
             return Err(status::plain(Reason::NotSupported, "this server has no streams by HTTP yet; use gRPC"));
         }

@@ -10,45 +10,76 @@
 //! - **Other paths.** [`router`] gives an `axum::Router` to merge others into; its fallback tells what is not there.
 
 pub mod api;
+pub mod body;
 pub mod call;
+pub mod cors;
+pub mod guard;
 pub mod json;
 pub mod problem;
 pub mod query;
 pub mod routes;
 pub mod transcode;
+pub mod web;
 
 use std::{
     convert::Infallible,
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use axum::Router;
+use axum::{Router, body::Body as AnyBody};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Version,
+    header::{ALLOW, CONTENT_TYPE, ORIGIN},
+};
 use tokio::time::{Sleep, sleep};
-use tonic::{body::Body, service::Routes};
-use tower::Service as _;
+use tonic::{Status, body::Body, service::Routes};
+use tower::{Layer as _, Service};
+use tower_http::cors::CorsLayer;
 
-pub use self::api::{ApiOptions, router};
-use crate::grpc::{deadline, status};
+use self::web::{Form, Web};
+pub use self::{
+    api::{ApiOptions, router},
+    guard::Guard,
+};
+use crate::{
+    grpc::{
+        deadline,
+        status::{self, Reason},
+    },
+    metrics::Metrics,
+};
+
+/// With what the content types of all kinds of gRPC begin.
+const GRPC: &[u8] = b"application/grpc";
+
+/// An answer that a task waits for.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// What every connection's requests are given to. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Front {
     grpc: Routes,
-    routes: Router,
+    guard: Arc<Guard>,
+    /// Only if pages of other origins may call.
+    cors: Option<CorsLayer>,
+    inside: Inside,
+    metrics: Arc<Metrics>,
 }
 
 impl Front {
     /// The front of these gRPC services and routes.
     #[must_use]
-    pub fn new(grpc: Routes, routes: Router) -> Self {
+    pub fn new(grpc: Routes, routes: Router, guard: Arc<Guard>, options: ApiOptions, metrics: Arc<Metrics>) -> Self {
         // Without this each call would build the routers anew.
-        Self { grpc: grpc.prepare(), routes: routes.with_state(()) }
+        let (grpc, routes) = (grpc.prepare(), routes.with_state(()));
+        let inside = Inside { web: Web::new(grpc.clone(), options.max_message_bytes), routes };
+        Self { grpc, cors: cors::layer(&guard), guard, inside, metrics }
     }
 
     /// Gives a request to whom it is for.
@@ -57,33 +88,99 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if is_grpc(&request) {
+        let is_grpc = is_grpc(&request);
+        // No browser sends gRPC itself to an address of its choice; what carries an origin may be one all the same.
+        if (!is_grpc || request.headers().contains_key(ORIGIN))
+            && let Err(refused) = self.guard.judge(request.uri(), request.headers())
+        {
+            return self.refuse(&request, is_grpc, &refused);
+        }
+        if is_grpc {
             let time = deadline::timeout(request.headers()).map(|time| Box::pin(sleep(time)));
             return Answer(Kind::Grpc { call: self.grpc.clone().call(request), time });
         }
-        let call = AssertUnwindSafe(self.routes.clone().call(request)).catch_unwind();
-        Answer(Kind::Http(Box::pin(async move {
-            match call.await {
-                Ok(Ok(response)) => response.map(Body::new),
-                Ok(Err(never)) => match never {},
-                Err(_) => {
-                    tracing::error!("a handler panicked; its call failed, nothing else did");
-                    let said = "a fault of the server; it is in its log";
-                    problem::plain(StatusCode::INTERNAL_SERVER_ERROR, said).map(Body::new)
-                }
-            }
-        })))
+        let request = request.map(AnyBody::new);
+        Answer(Kind::Http(match &self.cors {
+            None => self.inside.clone().call(request),
+            Some(cors) => Box::pin(cors.layer(self.inside.clone()).call(request)),
+        }))
     }
+
+    fn refuse<B>(&self, request: &Request<B>, is_grpc: bool, refused: &Status) -> Answer {
+        self.metrics.refusals.of((status::reason_of(refused),)).inc();
+        let response = match Form::of(request.headers()) {
+            _ if is_grpc => refused.clone().into_http(),
+            Some(form) => form.refusal(refused),
+            None => problem::response(refused).map(Body::new),
+        };
+        Answer(Kind::Http(Box::pin(std::future::ready(Ok(response)))))
+    }
+}
+
+/// What is not gRPC itself, once it has passed the guard.
+#[derive(Clone, Debug)]
+struct Inside {
+    web: Web,
+    routes: Router,
+}
+
+impl Inside {
+    async fn answer(mut self, request: Request<AnyBody>) -> Response<Body> {
+        match Form::of(request.headers()) {
+            Some(form) if request.method() == Method::POST => self.web.call(form, request).await,
+            Some(_) => {
+                let mut response = refusal(Reason::MethodNotAllowed, "a call of gRPC-Web is a POST");
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+                response
+            }
+            None if speaks_grpc(request.headers()) => refusal(
+                Reason::UnsupportedMediaType,
+                "gRPC needs HTTP/2, and gRPC-Web is in protobuf, binary or as text",
+            ),
+            None => {
+                let Ok(response) = self.routes.call(request).await;
+                response.map(Body::new)
+            }
+        }
+    }
+}
+
+impl Service<Request<AnyBody>> for Inside {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<AnyBody>) -> Answering {
+        let answer = AssertUnwindSafe(self.clone().answer(request)).catch_unwind();
+        Box::pin(async move {
+            Ok(answer.await.unwrap_or_else(|_| {
+                tracing::error!("a handler panicked; its call failed, nothing else did");
+                refusal(Reason::Internal, "a fault of the server; it is in its log")
+            }))
+        })
+    }
+}
+
+fn refusal(reason: Reason, sentence: &str) -> Response<Body> {
+    problem::response(&status::plain(reason, sentence)).map(Body::new)
 }
 
 /// Whether it is gRPC itself, which needs HTTP/2, and not gRPC-Web.
 fn is_grpc<B>(request: &Request<B>) -> bool {
-    let of_grpc = |kind: &[u8]| {
-        let rest = kind.strip_prefix(b"application/grpc");
+    let of_grpc = |kind: &HeaderValue| {
+        let rest = kind.as_bytes().strip_prefix(GRPC);
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
     };
-    request.version() == Version::HTTP_2
-        && request.headers().get(CONTENT_TYPE).is_some_and(|kind| of_grpc(kind.as_bytes()))
+    request.version() == Version::HTTP_2 && request.headers().get(CONTENT_TYPE).is_some_and(of_grpc)
+}
+
+/// Whether it is meant to be gRPC of some kind.
+fn speaks_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC))
 }
 
 /// The answer to a request, while it is made.
@@ -97,7 +194,7 @@ enum Kind {
         /// How long its caller waits for it.
         time: Option<Pin<Box<Sleep>>>,
     },
-    Http(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
+    Http(Answering),
 }
 
 impl std::fmt::Debug for Answer {
@@ -111,7 +208,7 @@ impl Future for Answer {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Kind::Http(answer) => answer.as_mut().poll(context).map(Ok),
+            Kind::Http(answer) => answer.as_mut().poll(context),
             Kind::Grpc { call, time } => {
                 if let Poll::Ready(response) = Pin::new(call).poll(context) {
                     return Poll::Ready(response);
@@ -128,15 +225,22 @@ mod tests {
     use std::time::Duration;
 
     use axum::routing::post;
-    use http::header::HeaderValue;
+    use http::{StatusCode, header::HOST};
     use tokio::time::Instant;
-    use tonic::{Code, Status};
+    use tonic::Code;
 
     use super::*;
+    use crate::config::ServeSettings;
+
+    fn front(grpc: Routes, routes: Router) -> Front {
+        let guard = Arc::new(Guard::new(&[], &ServeSettings::default()));
+        Front::new(grpc, routes, guard, ApiOptions { max_message_bytes: 1_000 }, Arc::default())
+    }
 
     fn asked(version: Version, kind: &'static str) -> Request<Body> {
         let mut request = Request::post("/onair.v1.Registry/Lookup").version(version).body(Body::empty()).unwrap();
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
         request
     }
 
@@ -160,7 +264,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_ends_when_its_caller_no_longer_waits() {
         let never = Router::new().fallback(post(std::future::pending::<()>));
-        let front = Front::new(never.into(), Router::new());
+        let front = front(never.into(), Router::new());
         let (begun, mut request) = (Instant::now(), asked(Version::HTTP_2, "application/grpc"));
         request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1500m"));
         let response = front.call(request).await.unwrap();
@@ -175,7 +279,7 @@ mod tests {
                 panic!("planted")
             }
         });
-        let front = Front::new(Routes::default(), broken);
+        let front = front(Routes::default(), broken);
         let response = front.call(asked(Version::HTTP_11, "text/plain")).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     }

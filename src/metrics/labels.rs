@@ -230,6 +230,8 @@ reasons! {
     NotAcceptable = "NOT_ACCEPTABLE",
     UnsupportedMediaType = "UNSUPPORTED_MEDIA_TYPE",
     SlowBody = "SLOW_BODY",
+    HostNotAllowed = "HOST_NOT_ALLOWED",
+    OriginNotAllowed = "ORIGIN_NOT_ALLOWED",
 }
 
 label! {

@@ -178,3 +178,6 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
         self.front.call(request)
     }
 }
+
+#[cfg(test)]
+mod tests;

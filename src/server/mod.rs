@@ -33,7 +33,7 @@ use crate::{
     grpc::{
         CanonicalErrors, RegistryService, ServiceOptions, floor::Floor, health::HealthService, registry::fixed_limits,
     },
-    http::{self, ApiOptions, Front},
+    http::{self, ApiOptions, Front, Guard},
     metrics::Metrics,
     proto::{self, bench::floor_server::FloorServer},
     registry::StateLimits,
@@ -131,6 +131,7 @@ async fn serve<E: Engine>(
         handle: handle.clone(),
         settings: settings.clone(),
         members: members(&settings, &addresses),
+        guard: Arc::new(Guard::new(&addresses, &settings)),
     });
     let (mut workers, inputs) = start_workers(&services, &stopping)?;
     for listener in listeners {
@@ -226,6 +227,7 @@ struct Services {
     handle: RegistryHandle,
     settings: ServeSettings,
     members: Vec<String>,
+    guard: Arc<Guard>,
 }
 
 impl Services {
@@ -276,7 +278,7 @@ impl Services {
         let options = ApiOptions { max_message_bytes: settings.max_message_bytes };
         let routes = http::router(grpc.clone(), options)
             .map_err(|error| ServeError::Broken(format!("the API cannot be served by HTTP: {error}")))?;
-        Ok(Front::new(grpc, routes))
+        Ok(Front::new(grpc, routes, Arc::clone(&self.guard), options, Arc::clone(metrics)))
     }
 }
 

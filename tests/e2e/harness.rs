@@ -4,6 +4,7 @@
 mod command;
 mod follower;
 mod http;
+mod http2;
 mod keeper;
 mod requests;
 mod server;
@@ -15,7 +16,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use command::{ONAIR, Running, onair, said};
 pub use follower::{Follower, Seen};
-pub use http::Http;
+pub use http::{Http, Said};
+pub use http2::Http2;
 pub use keeper::Keeper;
 pub use requests::{beat, bulk, everything, lookup, register, register_with, seconds, selector};
 pub use server::Server;

@@ -294,7 +294,7 @@ async fn half_closed_streams_go_on_and_cut_ones_leave_nothing() {
 }
 
 /// Waits until so many watches are open.
-async fn until_watches(server: &Server, wanted: u64) {
+pub async fn until_watches(server: &Server, wanted: u64) {
     let (mut again, mut api) = (interval(Duration::from_millis(20)), server.api().await);
     let count = async {
         loop {

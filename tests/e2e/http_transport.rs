@@ -26,7 +26,7 @@ async fn http_1_is_spoken_on_the_port_of_grpc() {
     assert_eq!(http.answer().await.unwrap().status, 404);
     // The oldest that still lives, which ends with its answer.
     let mut http = Http::connect(host).await;
-    assert_eq!(http.ask("GET / HTTP/1.0\r\n\r\n").await.status, 404);
+    assert_eq!(http.ask("GET / HTTP/1.0\r\nHost: localhost\r\n\r\n").await.status, 404);
     assert_eq!(http.rest().await, "");
 }
 

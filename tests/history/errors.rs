@@ -80,6 +80,7 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::KeyHeld => Code::AlreadyExists,
         ErrorReason::Superseded => Code::Aborted,
         ErrorReason::LeaseDenied | ErrorReason::Permission => Code::PermissionDenied,
+        ErrorReason::HostNotAllowed | ErrorReason::OriginNotAllowed => Code::PermissionDenied,
         ErrorReason::RevisionAhead | ErrorReason::MissingDependency => Code::FailedPrecondition,
         ErrorReason::StoreUnavailable | ErrorReason::ShuttingDown => Code::Unavailable,
         ErrorReason::Deadline | ErrorReason::SlowBody => Code::DeadlineExceeded,
@@ -95,6 +96,8 @@ fn lacking(reason: ErrorReason, details: &ErrorDetails) -> Option<String> {
         ErrorReason::Limit => &["limit", "maximum", "usage"],
         ErrorReason::Permission => &["permission"],
         ErrorReason::RevisionAhead => &["revision"],
+        ErrorReason::HostNotAllowed => &["host"],
+        ErrorReason::OriginNotAllowed => &["origin"],
         _ => &[],
     };
     let has = |name: &&&str| details.error_info().is_some_and(|info| info.metadata.contains_key(**name));

@@ -22,7 +22,9 @@ pub struct Said {
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
+    /// What of it is no text is replaced.
     pub body: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Said {
@@ -51,6 +53,24 @@ impl Http {
 
     /// The next answer, with its whole body; none if the connection ends before it.
     pub async fn answer(&mut self) -> Option<Said> {
+        let mut said = self.head().await?;
+        if said.header("transfer-encoding") == "chunked" {
+            loop {
+                let chunk = self.chunk().await?;
+                if chunk.is_empty() {
+                    break;
+                }
+                said.bytes.extend(chunk);
+            }
+        } else if let Ok(length) = said.header("content-length").parse() {
+            said.bytes = self.take(length).await?;
+        }
+        said.body = String::from_utf8_lossy(&said.bytes).into_owned();
+        Some(said)
+    }
+
+    /// The head of the next answer, whose body goes on.
+    pub async fn head(&mut self) -> Option<Said> {
         let head = self.through("\r\n\r\n").await?;
         let mut lines = head.trim_end().lines();
         let status = lines.next()?.split(' ').nth(1)?.parse().unwrap();
@@ -58,21 +78,16 @@ impl Http {
             .map(|line| line.split_once(':').unwrap_or_else(|| panic!("{line:?} in {head:?}")))
             .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
             .collect();
-        let mut said = Said { status, headers, body: String::new() };
-        if said.header("transfer-encoding") == "chunked" {
-            loop {
-                let size = self.through("\r\n").await?;
-                let size = usize::from_str_radix(size.trim(), 16).unwrap();
-                let chunk = self.bytes(size + 2).await?;
-                said.body.push_str(&chunk[..size]);
-                if size == 0 {
-                    break;
-                }
-            }
-        } else if let Ok(length) = said.header("content-length").parse() {
-            said.body = self.bytes(length).await?;
-        }
-        Some(said)
+        Some(Said { status, headers, body: String::new(), bytes: Vec::new() })
+    }
+
+    /// The next piece of a body that is sent in pieces; the last is empty.
+    pub async fn chunk(&mut self) -> Option<Vec<u8>> {
+        let size = self.through("\r\n").await?;
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        let mut chunk = self.take(size + 2).await?;
+        chunk.truncate(size);
+        Some(chunk)
     }
 
     /// Sends a request and gives its answer.
@@ -92,7 +107,8 @@ impl Http {
     pub async fn through(&mut self, end: &str) -> Option<String> {
         loop {
             if let Some(at) = self.read.windows(end.len()).position(|part| part == end.as_bytes()) {
-                return self.bytes(at + end.len()).await;
+                let bytes = self.take(at + end.len()).await?;
+                return Some(String::from_utf8(bytes).unwrap());
             }
             if self.more().await == 0 {
                 return None;
@@ -100,14 +116,14 @@ impl Http {
         }
     }
 
-    async fn bytes(&mut self, count: usize) -> Option<String> {
+    async fn take(&mut self, count: usize) -> Option<Vec<u8>> {
         while self.read.len() < count {
             if self.more().await == 0 {
                 return None;
             }
         }
         let rest = self.read.split_off(count);
-        Some(String::from_utf8(std::mem::replace(&mut self.read, rest)).unwrap())
+        Some(std::mem::replace(&mut self.read, rest))
     }
 
     /// Reads on; 0 at the end, which may be a reset.

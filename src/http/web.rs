@@ -1,0 +1,111 @@
+//! gRPC-Web: calls of gRPC as browsers can make them, over HTTP/1.1 and HTTP/2, binary and as text. A call is read whole,
+//! in time and within the limit, and goes the way of any other. Knows no method.
+
+use axum::body::Body as AnyBody;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use tokio::time::timeout;
+use tonic::{Code, Status, body::Body, service::Routes};
+use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tower::{Layer as _, ServiceExt as _};
+
+use super::body;
+use crate::grpc::{
+    deadline,
+    status::{self, Reason},
+};
+
+/// The forms there are, and how each is written.
+const BINARY: [&str; 2] = ["application/grpc-web", "application/grpc-web+proto"];
+const TEXT: [&str; 2] = ["application/grpc-web-text", "application/grpc-web-text+proto"];
+/// What the layer that reads the calls says before its own complaints.
+const COMPLAINT: &str = "tonic-web: ";
+/// Bytes before a message: whether it is compressed, and its length.
+const FRAME_HEAD: usize = 5;
+
+/// How a request of gRPC-Web is written, and how its answer has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form(&'static str);
+
+impl Form {
+    /// That of a request, if it is one of gRPC-Web.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        Self::read(headers.get(header::CONTENT_TYPE)?)
+    }
+
+    fn read(kind: &HeaderValue) -> Option<Self> {
+        let kind = kind.to_str().ok()?.split(';').next()?.trim();
+        BINARY.into_iter().chain(TEXT).find(|known| known.eq_ignore_ascii_case(kind)).map(Self)
+    }
+
+    /// How the answer is wanted: as the request is written, unless it says otherwise.
+    fn of_answer(self, headers: &HeaderMap) -> Self {
+        headers.get(header::ACCEPT).and_then(Self::read).unwrap_or(self)
+    }
+
+    fn is_text(self) -> bool {
+        TEXT.contains(&self.0)
+    }
+
+    /// The answer of a call that comes to nothing.
+    #[must_use]
+    pub fn refusal(self, status: &Status) -> Response<Body> {
+        let mut response = status.clone().into_http::<Body>();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(self.0));
+        response
+    }
+}
+
+/// The gRPC services as gRPC-Web.
+#[derive(Clone, Debug)]
+pub struct Web {
+    services: GrpcWebService<Routes>,
+    max_message_bytes: usize,
+}
+
+impl Web {
+    /// These services; a message has at most so many bytes.
+    #[must_use]
+    pub fn new(services: Routes, max_message_bytes: usize) -> Self {
+        Self { services: GrpcWebLayer::new().layer(services), max_message_bytes }
+    }
+
+    /// Answers a call. Any method but POST is for the caller to refuse.
+    pub async fn call(&self, form: Form, request: Request<AnyBody>) -> Response<Body> {
+        let answer_form = form.of_answer(request.headers());
+        let answer = self.ask(form, answer_form, request).await;
+        answer.unwrap_or_else(|status| answer_form.refusal(&status))
+    }
+
+    async fn ask(&self, form: Form, answer_form: Form, request: Request<AnyBody>) -> Result<Response<Body>, Status> {
+        let (mut parts, body) = request.into_parts();
+        if !body::is_plain(&parts.headers) {
+            return Err(status::plain(Reason::UnsupportedMediaType, "a body is sent as it is: no Content-Encoding"));
+        }
+        let limit = FRAME_HEAD + self.max_message_bytes;
+        let limit = if form.is_text() { limit.div_ceil(3) * 4 } else { limit };
+        let message = body::read(body, limit).await.map_err(|status| self.as_message(status))?;
+        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.0));
+        parts.headers.insert(header::ACCEPT, HeaderValue::from_static(answer_form.0));
+        parts.extensions.insert(crate::metrics::Front::GrpcWeb);
+        let time = deadline::timeout(&parts.headers);
+        let call = self.services.clone().oneshot(Request::from_parts(parts, Full::new(message)));
+        let response = match time {
+            Some(time) => timeout(time, call).await.map_err(|_| status::out_of_time())?,
+            None => call.await,
+        };
+        let Ok(response) = response;
+        let told = Status::from_header_map(response.headers());
+        match told.as_ref().and_then(|status| status.message().strip_prefix(COMPLAINT)) {
+            Some(complaint) => Err(status::plain(Reason::Malformed, format!("the body is no gRPC-Web: {complaint}"))),
+            None => Ok(response),
+        }
+    }
+
+    /// The limit that is told is that of messages.
+    fn as_message(&self, status: Status) -> Status {
+        let is_large = status.code() == Code::ResourceExhausted;
+        if is_large { status::too_large(self.max_message_bytes as u64) } else { status }
+    }
+}

@@ -1,0 +1,147 @@
+//! How many turns of its runtime lie between a socket and the beats' lane, whatever is spoken: the lease clock counts on
+//! it. The server is real but for the actor, which does not run: what is in its lane stays there.
+
+use std::{io::Write as _, net::TcpListener, sync::Arc};
+
+use prost::Message as _;
+use tokio::task::yield_now;
+
+use super::*;
+use crate::{
+    actor::{ActorOptions, RegistryHandle, TURNS_TO_LANE},
+    engine::memory::MemoryEngine,
+    http::Guard,
+    proto::{Beat, HeartbeatRequest},
+    server::Services,
+};
+
+/// Connections on which a beat waits, at once: more than a runtime runs tasks before it looks at its sockets again.
+const CROWD: usize = 200;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// The head of a POST, as HTTP/2 writes it without a table and without Huffman's code.
+fn head(stream: u8, path: &str, content_type: &str) -> Vec<u8> {
+    let field = |name: &str, value: &str| {
+        let length = |text: &str| u8::try_from(text.len()).ok().filter(|length| *length < 127).unwrap();
+        [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+    };
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "localhost"),
+        ("content-type", content_type),
+        ("te", "trailers"),
+    ];
+    frame(1, 4, stream, &fields.map(|(name, value)| field(name, value)).concat())
+}
+
+/// A beat as gRPC frames it.
+fn beat() -> Vec<u8> {
+    let beats = vec![Beat { lease_token: "nobody's".into(), status: 0 }];
+    let message = HeartbeatRequest { beats, ..Default::default() }.encode_to_vec();
+    [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat()
+}
+
+/// The server's side of connections, and what of it is looked at.
+struct Rig {
+    handle: RegistryHandle,
+    connections: mpsc::Sender<TcpStream>,
+    listener: TcpListener,
+    _stop: watch::Sender<bool>,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let recovered = MemoryEngine::recovered(uuid::Uuid::nil(), 1);
+        let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
+        // It is never run, and its ends of the lanes have to stay.
+        std::mem::forget(actor);
+        let settings = ServeSettings::default();
+        let protocols = Protocols::new(&settings, Arc::clone(handle.metrics()));
+        let guard = Arc::new(Guard::new(&[], &settings));
+        let services = Services { handle: handle.clone(), settings, members: vec![], guard };
+        let (input, connections) = mpsc::channel(CROWD);
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(serve(services.front().unwrap(), protocols, connections, stopping));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { handle, connections: input, listener, _stop: stop }
+    }
+
+    /// The client's side of a connection that the server is about to take over.
+    fn connect(&self) -> std::net::TcpStream {
+        let client = std::net::TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        let (server, _) = self.listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        self.connections.try_send(TcpStream::from_std(server).unwrap()).unwrap();
+        client
+    }
+
+    /// Turns until so many beats are in the lane, as a task counts them: the main future of a runtime has others.
+    async fn turns_until(&self, beats: usize) -> usize {
+        let handle = self.handle.clone();
+        let counted = tokio::spawn(async move {
+            for turns in 0..100 {
+                if handle.in_lane() == beats {
+                    return turns;
+                }
+                yield_now().await;
+            }
+            panic!("{} of {beats} beats arrived", handle.in_lane());
+        });
+        counted.await.unwrap()
+    }
+}
+
+/// Lets everyone act who can.
+async fn settle() {
+    for _ in 0..20 {
+        yield_now().await;
+    }
+}
+
+/// A request of HTTP/1.1.
+fn post(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+#[tokio::test]
+async fn a_beat_is_in_the_lane_within_the_turns_that_a_mark_waits() {
+    let (unary, route) = ("/onair.v1.Registry/Heartbeat", "/v1/heartbeat");
+    let (grpc, web, json) = ("application/grpc", "application/grpc-web+proto", "application/json");
+    let body = br#"{"beats": [{"leaseToken": "nobody's"}]}"#;
+    let two = |path, content_type, body: &[u8]| [head(1, path, content_type), frame(0, 1, 1, body)].concat();
+    let opened = [PREFACE.to_vec(), head(1, "/onair.v1.Registry/HeartbeatStream", grpc)].concat();
+    let asked = post(route, json, b"nonsense");
+    let at_once = [PREFACE.to_vec(), two(unary, grpc, &beat())].concat();
+    for (what, first, then) in [
+        ("a call of gRPC", PREFACE.to_vec(), two(unary, grpc, &beat())),
+        ("a call of gRPC, all of a new connection", vec![], at_once),
+        ("a message on a stream", opened, frame(0, 0, 1, &beat())),
+        ("JSON over HTTP/2", PREFACE.to_vec(), two(route, json, body)),
+        ("gRPC-Web over HTTP/2", PREFACE.to_vec(), two(unary, web, &beat())),
+        ("JSON over HTTP/1, all of a new connection", vec![], post(route, json, body)),
+        ("JSON over HTTP/1", asked.clone(), post(route, json, body)),
+        ("gRPC-Web over HTTP/1", asked, post(unary, web, &beat())),
+    ] {
+        let rig = Rig::start();
+        let mut clients: Vec<_> = (0..CROWD).map(|_| rig.connect()).collect();
+        clients.iter_mut().for_each(|client| client.write_all(&first).unwrap());
+        settle().await;
+        assert_eq!(rig.handle.in_lane(), 0, "{what}");
+        clients.iter_mut().for_each(|client| client.write_all(&then).unwrap());
+        let turns = rig.turns_until(CROWD).await;
+        println!("{what}: {turns} turns");
+        assert!(turns <= TURNS_TO_LANE, "{what}: {turns}");
+    }
+}
