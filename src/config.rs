@@ -119,6 +119,9 @@ settings! {
         /// Addresses to listen on: several by repeating the flag, or joined by commas; port 0 takes a free one, which is
         /// printed. Default 127.0.0.1:6624.
         listen: Vec<SocketAddr> = vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT)], Addresses;
+        /// Addresses on which probes and scrapes (/healthz, /readyz, /metrics) are answered by a thread of their own, in
+        /// the manner of `listen`; without any they are answered where everything else is. Default: none.
+        ops_listen: Vec<SocketAddr> = Vec::new(), Addresses;
         /// Directory of the registry's data, created if it is not there. Default: `onair` in the platform's directory
         /// for data, on Linux ~/.local/share/onair.
         data_dir: PathBuf = platform_data_dir(), Directory;
@@ -199,17 +202,21 @@ fn platform_data_dir() -> PathBuf {
 
 fn check_serve(settings: &ServeSettings) -> Vec<String> {
     let mut wrong = Vec::new();
+    let bound: Vec<_> = [("listen", &settings.listen), ("ops_listen", &settings.ops_listen)]
+        .into_iter()
+        .flat_map(|(setting, addresses)| addresses.iter().map(move |address| (setting, address)))
+        .collect();
     if !settings.insecure {
-        wrong.extend(settings.listen.iter().filter(|address| !is_loopback(address)).map(|address| {
+        wrong.extend(bound.iter().filter(|(_, address)| !is_loopback(address)).map(|(setting, address)| {
             format!(
-                "listen: {address} can be reached from other machines, and there is neither TLS nor a token: \
+                "{setting}: {address} can be reached from other machines, and there is neither TLS nor a token: \
                  listen on loopback, or add --insecure if the network is trusted"
             )
         }));
     }
-    for (position, address) in settings.listen.iter().enumerate() {
-        if address.port() != 0 && settings.listen[..position].contains(address) {
-            wrong.push(format!("listen: {address} is given twice"));
+    for (position, (setting, address)) in bound.iter().enumerate() {
+        if address.port() != 0 && bound[..position].iter().any(|(_, before)| before == address) {
+            wrong.push(format!("{setting}: {address} is given twice"));
         }
     }
     if settings.data_dir.as_os_str().is_empty() && !settings.ephemeral {
@@ -239,8 +246,8 @@ mod tests {
     fn documentation_says_the_default() {
         for (key, help, shown) in every_row::<ServeSettings>().into_iter().chain(every_row::<ClientSettings>()) {
             let said = help.rsplit_once("Default").map_or("", |(_, rest)| rest).trim_start_matches(':').trim();
-            let elsewhere =
-                ["data_dir", "advertise", "namespace", "http_hosts", "cors_origins"].contains(&key.as_str());
+            let elsewhere = ["data_dir", "advertise", "namespace", "http_hosts", "cors_origins", "ops_listen"]
+                .contains(&key.as_str());
             assert!(elsewhere || said == format!("{shown}."), "{key}: documented {said:?}, is {shown:?}");
             assert!(!said.is_empty(), "{key} documents no default");
         }
@@ -274,5 +281,12 @@ mod tests {
         assert_eq!(open("0.0.0.0:1", true), 0);
         assert_eq!(open("127.0.0.1:1,127.0.0.1:1", false), 1);
         assert_eq!(open("127.0.0.1:0,127.0.0.1:0", false), 0);
+        let port = |listen: &str, ops_listen: &str| {
+            let [listen, ops_listen] = [listen, ops_listen].map(|address| vec![address.parse().unwrap()]);
+            ServeSettings { listen, ops_listen, data_dir: "x".into(), ..ServeSettings::default() }.check()
+        };
+        assert_eq!(port("127.0.0.1:1", "127.0.0.1:2"), [""; 0]);
+        assert_eq!(port("127.0.0.1:1", "127.0.0.1:1"), ["ops_listen: 127.0.0.1:1 is given twice"]);
+        assert!(port("127.0.0.1:1", "10.0.0.1:2")[0].starts_with("ops_listen: 10.0.0.1:2 can be reached"));
     }
 }

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use onair::config::{ClientSettings, ServeSettings, Settings};
+use onair::{
+    config::{ClientSettings, ServeSettings, Settings},
+    metrics::{Metrics, Row, Value},
+};
 
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -91,6 +94,45 @@ fn every_setting_is_told_of() {
 }
 
 #[test]
+fn every_metric_is_told_of_as_it_is_shown() {
+    let metrics = Metrics::default();
+    let told = |(row, value): (Row, &dyn Value)| {
+        let labels: Vec<_> = value.labels().iter().map(|label| format!("`{label}`")).collect();
+        let kind = value.kind();
+        format!("| `{}` | {} | {} | {} |", row.sample(kind), kind.as_str(), labels.join(", "), row.help)
+            .replace("  ", " ")
+    };
+    let wanted: Vec<_> = metrics.rows().into_iter().map(told).collect();
+    let operating = read("docs/operating.md");
+    let is_of_one = |line: &&str| line.starts_with("| `onair_") || line.starts_with("| `process_");
+    let found: Vec<_> = operating.lines().filter(is_of_one).collect();
+    assert!(found == wanted, "the table of docs/operating.md should be:\n{}", wanted.join("\n"));
+}
+
+/// Every metric that the rules and queries of the documents name is there, with labels that it has.
+#[test]
+fn queries_name_metrics_that_are_there() {
+    let metrics = Metrics::default();
+    let rows = metrics.rows();
+    let samples: Vec<_> = rows.iter().map(|(row, value)| row.sample(value.kind())).collect();
+    let operating = read("docs/operating.md");
+    let queries: String =
+        between(&operating, "```yaml\n", "```").chain(between(&operating, "```promql\n", "```")).collect();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut named = 0;
+    for name in queries.split(|c| !is_name(c)).filter(|word| word.starts_with("onair_") || word.starts_with("process_"))
+    {
+        let family = ["_bucket", "_count", "_sum"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        assert!(
+            samples.iter().any(|sample| sample == name || Some(sample.as_str()) == family),
+            "{name} is not a metric"
+        );
+        named += 1;
+    }
+    assert!(named > 10, "{named} metrics are named");
+}
+
+#[test]
 fn every_reason_and_limit_is_told_of() {
     let protocol = read("docs/protocol.md");
     let names = |file: &str, within: &str| -> Vec<String> {
@@ -111,6 +153,13 @@ fn every_reason_and_limit_is_told_of() {
     for limit in names("registry.proto", "message Limits {") {
         assert!(protocol.contains(&format!("`{limit}`")), "docs/protocol.md: {limit} is missing");
     }
+}
+
+#[test]
+fn prometheus_is_configured_as_it_is_tested() {
+    let operating = read("docs/operating.md");
+    let shown: Vec<_> = between(&operating, "```yaml\n", "```").collect();
+    assert_eq!(shown, [read("docs/prometheus/prometheus.yml"), read("docs/prometheus/alerts.yml")]);
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Call {
 
     fn end_with(&mut self, headers: &HeaderMap) {
         let Some(status) = Status::from_header_map(headers) else { return };
-        refused(&self.metrics, &status);
+        count_refusal(&self.metrics, &status);
         self.end(status.code());
     }
 
@@ -85,7 +85,7 @@ impl Drop for Call {
 }
 
 /// Counts what `status` tells of a refusal.
-pub(super) fn refused(metrics: &Metrics, status: &Status) {
+pub(crate) fn count_refusal(metrics: &Metrics, status: &Status) {
     if status.code() == Code::Ok {
         return;
     }

@@ -22,4 +22,5 @@ pub mod server {
 }
 
 pub use errors::CanonicalErrors;
+pub(crate) use measured::count_refusal;
 pub use registry::{RegistryService, ServiceOptions};

@@ -69,7 +69,7 @@ impl SubscribeReplies {
             Some(Command::Add(add)) => {
                 if let Err(error) = self.add(&add) {
                     let status = Status::from(error);
-                    measured::refused(&self.metrics, &status);
+                    measured::count_refusal(&self.metrics, &status);
                     self.subscriptions.refuse(&add.id, status.details());
                 }
             }

@@ -61,7 +61,7 @@ pub fn router(services: Routes, options: ApiOptions) -> Result<Router, RouteErro
 }
 
 /// The answer to a path that is not there.
-async fn no_route() -> Response<Body> {
+pub async fn no_route() -> Response<Body> {
     problem::response(&status::plain(Reason::NoRoute, "there is no such path"))
 }
 
@@ -89,7 +89,10 @@ impl Api {
         if route.rpc.is_server_streaming() {
             return Err(status::plain(Reason::NotSupported, "this server has no streams by HTTP yet; use gRPC"));
         }
-        let reply = self.grpc.unary(&route.grpc_path, caller, &message).await?;
+        let reply = match self.grpc.unary(&route.grpc_path, caller, &message).await {
+            Ok(reply) => reply,
+            Err(status) => return Ok(problem::of_call(&status)),
+        };
         let mut response = Response::new(Body::from(transcode::to_json(&route.rpc.output(), &reply)?));
         response.headers_mut().insert(header::CONTENT_TYPE, JSON);
         Ok(response)

@@ -15,6 +15,7 @@ pub mod call;
 pub mod cors;
 pub mod guard;
 pub mod json;
+pub mod ops;
 pub mod problem;
 pub mod query;
 pub mod routes;
@@ -44,12 +45,12 @@ use tower_http::cors::CorsLayer;
 
 use self::web::{Form, Web};
 pub use self::{
-    api::{ApiOptions, router},
+    api::{ApiOptions, no_route, router},
     guard::Guard,
 };
 use crate::{
     grpc::{
-        deadline,
+        count_refusal, deadline,
         status::{self, Reason},
     },
     metrics::Metrics,
@@ -78,7 +79,8 @@ impl Front {
     pub fn new(grpc: Routes, routes: Router, guard: Arc<Guard>, options: ApiOptions, metrics: Arc<Metrics>) -> Self {
         // Without this each call would build the routers anew.
         let (grpc, routes) = (grpc.prepare(), routes.with_state(()));
-        let inside = Inside { web: Web::new(grpc.clone(), options.max_message_bytes), routes };
+        let web = Web::new(grpc.clone(), options.max_message_bytes);
+        let inside = Inside { web, routes, metrics: Arc::clone(&metrics) };
         Self { grpc, cors: cors::layer(&guard), guard, inside, metrics }
     }
 
@@ -107,12 +109,16 @@ impl Front {
     }
 
     fn refuse<B>(&self, request: &Request<B>, is_grpc: bool, refused: &Status) -> Answer {
-        self.metrics.refusals.of((status::reason_of(refused),)).inc();
         let response = match Form::of(request.headers()) {
             _ if is_grpc => refused.clone().into_http(),
             Some(form) => form.refusal(refused),
-            None => problem::response(refused).map(Body::new),
+            None => {
+                let response = problem::of_call(refused).map(Body::new);
+                self.metrics.http_answers.of((response.status().into(),)).inc();
+                response
+            }
         };
+        count_refusal(&self.metrics, refused);
         Answer(Kind::Http(Box::pin(std::future::ready(Ok(response)))))
     }
 }
@@ -122,6 +128,7 @@ impl Front {
 struct Inside {
     web: Web,
     routes: Router,
+    metrics: Arc<Metrics>,
 }
 
 impl Inside {
@@ -155,12 +162,21 @@ impl Service<Request<AnyBody>> for Inside {
     }
 
     fn call(&mut self, request: Request<AnyBody>) -> Answering {
+        let (metrics, is_web) = (Arc::clone(&self.metrics), Form::of(request.headers()).is_some());
         let answer = AssertUnwindSafe(self.clone().answer(request)).catch_unwind();
         Box::pin(async move {
-            Ok(answer.await.unwrap_or_else(|_| {
+            let response = answer.await.unwrap_or_else(|_| {
                 tracing::error!("a handler panicked; its call failed, nothing else did");
                 refusal(Reason::Internal, "a fault of the server; it is in its log")
-            }))
+            });
+            // A call of gRPC-Web is always answered 200, and counted as a call.
+            if !is_web {
+                metrics.http_answers.of((response.status().into(),)).inc();
+            }
+            if let Some(problem::Refused(status)) = response.extensions().get() {
+                count_refusal(&metrics, status);
+            }
+            Ok(response)
         })
     }
 }

@@ -52,9 +52,21 @@ struct Resource {
     description: String,
 }
 
-/// The answer that says `status`.
+/// What was refused here, before there was a call: it is counted by this extension of the answer.
+#[derive(Clone, Debug)]
+pub struct Refused(pub Status);
+
+/// The answer that refuses a request by `status`.
 #[must_use]
 pub fn response(status: &Status) -> Response<Body> {
+    let mut response = of_call(status);
+    response.extensions_mut().insert(Refused(status.clone()));
+    response
+}
+
+/// The answer that says how a call ended, which was counted as it did.
+#[must_use]
+pub fn of_call(status: &Status) -> Response<Body> {
     let details = status.get_error_details();
     let (reason, domain, metadata) = details.error_info().cloned().map_or_else(Default::default, |info| {
         (info.reason, info.domain, info.metadata.into_iter().collect::<BTreeMap<_, _>>())

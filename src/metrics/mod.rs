@@ -13,7 +13,7 @@ use prometheus_client::{metrics::MetricType, registry::Unit};
 use tonic::Code;
 
 pub use self::{
-    labels::{BeatState, Front, Happened, Lane, Limit, Protocol, Reset, Rpc},
+    labels::{BeatState, Front, Happened, HttpStatus, Lane, Limit, Protocol, Reset, Rpc},
     text::Format,
     value::{Amounts, Counter, Durations, Family, Gauge, Info, Moment, Seconds, Value},
 };
@@ -84,11 +84,13 @@ metrics! {
     streams: Family<(Front, Rpc), Gauge> = Family::sparse(), "onair_streams",
         "Streams open now";
     refusals: Family<(ErrorReason,), Counter> = Family::default(), "onair_refusals",
-        "Calls and subscriptions that were refused, by the reason that they were told";
+        "Calls, streams, subscriptions and requests that ended with an error, by the reason that they were told";
     limit_refusals: Family<(Limit,), Counter> = Family::default(), "onair_limit_refusals",
         "Those that a limit refused, by the limit's name";
     limits: Family<(Limit,), Gauge> = Family::default(), "onair_limit",
         "The limits as they are set, by the names that GetServerInfo tells";
+    http_answers: Family<(HttpStatus,), Counter> = Family::sparse(), "onair_http_answers",
+        "Answers of HTTP other than gRPC, by status; those that stand for a call are among the calls, too";
     connections: Family<(Protocol,), Gauge> = Family::default(), "onair_connections",
         "Connections open now, by what they speak";
     connections_opened: Family<(Protocol,), Counter> = Family::default(), "onair_connections_opened",
@@ -121,7 +123,7 @@ metrics! {
     beats: Family<(BeatState,), Counter> = Family::default(), "onair_beats",
         "Beats by what became of them";
     lapses: Counter = Counter::default(), "onair_lapses",
-        "Leases found past their deadline; what became of it is among the events";
+        "Leases past their deadline that were proposed for removal; what became of it is among the events";
     lapse_delay: Durations = Durations::default(), "onair_lapse_delay" in Seconds,
         "How long after its deadline, on the lease clock, a lapse was found";
     clock_lag: Seconds = Seconds::default(), "onair_lease_clock_lag" in Seconds,
@@ -147,7 +149,7 @@ metrics! {
     readers: Gauge = Gauge::default(), "onair_watch_readers",
         "Streams of Watch and Subscribe open now";
     lagging: Gauge = Gauge::default(), "onair_watch_lagging",
-        "Those of them that have not read all that concerns them";
+        "Those of them that have something to read";
     lag_max: Gauge = Gauge::default(), "onair_watch_lag_max_revisions",
         "How many revisions the slowest of them is behind";
     lag_total: Gauge = Gauge::default(), "onair_watch_lag_revisions",

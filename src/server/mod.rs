@@ -6,9 +6,11 @@ mod files;
 mod greeting;
 mod listen;
 mod logging;
+mod ops;
 
 use std::{io::Write as _, net::SocketAddr, sync::Arc, thread, time::Duration};
 
+use axum::Router;
 use tokio::{
     net::TcpStream,
     runtime::Builder,
@@ -21,7 +23,7 @@ use tokio_stream::StreamExt as _;
 use tonic::service::Routes;
 use uuid::Uuid;
 
-use self::connections::Protocols;
+use self::{connections::Protocols, ops::OpsServer};
 use crate::{
     actor::{ActorOptions, RegistryHandle},
     config::ServeSettings,
@@ -88,15 +90,17 @@ pub fn run(settings: ServeSettings) -> Result<(), ServeError> {
     let listeners = runtime.block_on(listen::bind(&settings.listen))?;
     let (epoch, fresh_registry_id) = (random(), random_uuid());
     let metrics = Arc::<Metrics>::default();
+    // Before the store is read, so that somebody answers while it is.
+    let ops = OpsServer::start(&settings, &metrics)?;
     if settings.ephemeral {
         let recovered = MemoryEngine::recovered(fresh_registry_id, epoch);
-        return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, listeners, metrics));
+        return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, listeners, ops, metrics));
     }
     tracing::info!(data_dir = %settings.data_dir.display(), "opening the store");
     let options =
         Options { max_log_bytes: settings.max_log_bytes, epoch, fresh_registry_id, metrics: Arc::clone(&metrics) };
     let (engine, recovered) = LocalEngine::open(&settings.data_dir, options)?;
-    runtime.block_on(serve(settings, engine, recovered, listeners, metrics))
+    runtime.block_on(serve(settings, engine, recovered, listeners, ops, metrics))
 }
 
 /// A random number; without the system's random numbers the clock has to do.
@@ -120,6 +124,7 @@ async fn serve<E: Engine>(
     engine: E,
     recovered: Recovered,
     listeners: Vec<tokio::net::TcpListener>,
+    ops: OpsServer,
     metrics: Arc<Metrics>,
 ) -> Result<(), ServeError> {
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
@@ -132,6 +137,7 @@ async fn serve<E: Engine>(
         settings: settings.clone(),
         members: members(&settings, &addresses),
         guard: Arc::new(Guard::new(&addresses, &settings)),
+        ops: ops.shared(),
     });
     let (mut workers, inputs) = start_workers(&services, &stopping)?;
     for listener in listeners {
@@ -142,7 +148,8 @@ async fn serve<E: Engine>(
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::system("a signal handler"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::system("a signal handler"))?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(ServeError::system("a signal handler"))?;
-    announce(&settings, &addresses, instances, revision);
+    ops.ops().recovered(handle.clone());
+    announce(&settings, &addresses, ops.addresses(), instances, revision);
     loop {
         tokio::select! {
             ended = &mut actor => return ended_early(ended),
@@ -167,6 +174,7 @@ async fn serve<E: Engine>(
     }
     match actor.await {
         Ok(Ok(())) => {
+            ops.stop();
             tracing::info!("stopped");
             Ok(())
         }
@@ -210,13 +218,16 @@ fn members(settings: &ServeSettings, addresses: &[SocketAddr]) -> Vec<String> {
 }
 
 /// Tells people, programs and systemd that the port answers.
-fn announce(settings: &ServeSettings, addresses: &[SocketAddr], instances: usize, revision: u64) {
+fn announce(settings: &ServeSettings, addresses: &[SocketAddr], ops: &[SocketAddr], instances: usize, revision: u64) {
     let data = if settings.ephemeral { "nothing is kept".to_owned() } else { settings.data_dir.display().to_string() };
     tracing::info!(?addresses, %data, instances, revision, "serving");
     let mut out = std::io::stdout().lock();
     for address in addresses {
         // Standard output may be closed; that is no reason not to serve.
         let _ = writeln!(out, "onair {} is listening on {address} (data: {data})", crate::VERSION);
+    }
+    for address in ops {
+        let _ = writeln!(out, "onair {} answers probes and scrapes on {address}", crate::VERSION);
     }
     let _ = out.flush();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -228,6 +239,8 @@ struct Services {
     settings: ServeSettings,
     members: Vec<String>,
     guard: Arc<Guard>,
+    /// Probes and scrapes, if they have no port of their own.
+    ops: Router,
 }
 
 impl Services {
@@ -278,7 +291,8 @@ impl Services {
         let options = ApiOptions { max_message_bytes: settings.max_message_bytes };
         let routes = http::router(grpc.clone(), options)
             .map_err(|error| ServeError::Broken(format!("the API cannot be served by HTTP: {error}")))?;
-        Ok(Front::new(grpc, routes, Arc::clone(&self.guard), options, Arc::clone(metrics)))
+        let (routes, guard) = (routes.merge(self.ops.clone()), Arc::clone(&self.guard));
+        Ok(Front::new(grpc, routes, guard, options, Arc::clone(metrics)))
     }
 }
 

@@ -43,6 +43,7 @@ mod lease;
 mod limits;
 mod load;
 mod lookup;
+mod metrics;
 mod readme;
 mod restart;
 mod soak;

@@ -66,7 +66,7 @@ impl Rig {
         let settings = ServeSettings::default();
         let protocols = Protocols::new(&settings, Arc::clone(handle.metrics()));
         let guard = Arc::new(Guard::new(&[], &settings));
-        let services = Services { handle: handle.clone(), settings, members: vec![], guard };
+        let services = Services { handle: handle.clone(), settings, members: vec![], guard, ops: axum::Router::new() };
         let (input, connections) = mpsc::channel(CROWD);
         let (stop, stopping) = watch::channel(false);
         tokio::spawn(serve(services.front().unwrap(), protocols, connections, stopping));
