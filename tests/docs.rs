@@ -8,6 +8,7 @@ use std::{
 
 use onair::{
     config::{ClientSettings, ServeSettings, Settings},
+    http::routes::Table,
     metrics::{Metrics, Row, Value},
 };
 
@@ -160,6 +161,20 @@ fn prometheus_is_configured_as_it_is_tested() {
     let operating = read("docs/operating.md");
     let shown: Vec<_> = between(&operating, "```yaml\n", "```").collect();
     assert_eq!(shown, [read("docs/prometheus/prometheus.yml"), read("docs/prometheus/alerts.yml")]);
+}
+
+#[test]
+fn every_route_is_told_of() {
+    let protocol = read("docs/protocol.md");
+    let table = Table::of_api().unwrap();
+    for route in table.routes() {
+        let told = format!("| `{} {}` | `{}`", route.method, route.path, route.rpc.name());
+        assert!(protocol.contains(&told), "docs/protocol.md: {told} is missing");
+    }
+    let told = protocol.lines().filter(|line| {
+        ["GET", "PUT", "POST", "DELETE"].iter().any(|method| line.starts_with(&format!("| `{method} /v1/")))
+    });
+    assert_eq!(told.count(), table.routes().len(), "docs/protocol.md tells of a request that is not there");
 }
 
 #[test]

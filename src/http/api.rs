@@ -5,19 +5,24 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, body::Body, routing::any};
-use http::{HeaderValue, Method, Request, Response, header};
-use tonic::{Status, service::Routes};
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
+    request::Parts,
+};
+use tonic::service::Routes;
 
 use super::{
-    body,
     call::{Caller, Grpc},
-    problem,
-    routes::{Route, RouteError, Table},
+    negotiate,
+    problem::{self, Refusal},
+    routes::{self, Route, RouteError, Table},
     transcode,
 };
 use crate::{
     grpc::status::{self, Reason},
-    metrics::Front,
+    metrics::{Front, Metrics, Rpc},
 };
 
 /// The content type of replies.
@@ -35,14 +40,15 @@ pub struct ApiOptions {
 pub struct Api {
     grpc: Grpc,
     options: ApiOptions,
+    metrics: Arc<Metrics>,
 }
 
 /// Serves every route of the API over these services. One for each thread: nothing in it is shared.
 ///
 /// # Errors
 /// When the protos describe routes that cannot be.
-pub fn router(services: Routes, options: ApiOptions) -> Result<Router, RouteError> {
-    let api = Arc::new(Api { grpc: Grpc::new(services), options });
+pub fn router(services: Routes, options: ApiOptions, metrics: Arc<Metrics>) -> Result<Router, RouteError> {
+    let api = Arc::new(Api { grpc: Grpc::new(services), options, metrics });
     let mut paths: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
     let table = Table::of_api()?;
     for route in table.routes() {
@@ -68,50 +74,73 @@ pub async fn no_route() -> Response<Body> {
 impl Api {
     /// Answers a request to the path of these routes.
     async fn serve(&self, routes: &[Route], request: Request<Body>) -> Response<Body> {
-        let head = request.method() == Method::HEAD;
-        let wanted = if head { &Method::GET } else { request.method() };
-        let Some(route) = routes.iter().find(|route| route.method == wanted) else {
-            return not_allowed(routes);
+        // The router leaves out the body of an answer to HEAD.
+        let wanted = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        let answer = match routes.iter().find(|route| route.method == wanted) {
+            Some(route) => self.answer(route, request).await,
+            None if request.method() == Method::OPTIONS => Ok(options(routes)),
+            None => Err(not_allowed(routes)),
         };
-        let answer = self.answer(route, request).await.unwrap_or_else(|status| problem::response(&status));
-        if head { answer.map(|_| Body::empty()) } else { answer }
+        let mut response = answer.unwrap_or_else(Refusal::into_response);
+        // What is online changes without notice.
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
     }
 
-    async fn answer(&self, route: &Route, request: Request<Body>) -> Result<Response<Body>, Status> {
+    async fn answer(&self, route: &Route, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
+        let message = self.message(route, &parts, body).await.inspect_err(|refusal| {
+            // It was meant as a call, although there was none.
+            let call = (Front::Http, Rpc::of_path(route.grpc_path.path()), refusal.status.code());
+            self.metrics.calls.of(call).inc();
+        })?;
         let caller = Caller::of(&mut parts, Front::Http);
-        if !body::is_plain(&parts.headers) {
-            let sentence = "a body is sent as it is: no Content-Encoding";
-            return Err(status::plain(Reason::UnsupportedMediaType, sentence));
-        }
-        let body = body::read(body, self.options.max_message_bytes).await?;
-        let message = transcode::request(route, &parts.uri, &parts.headers, &body)?;
-        if route.rpc.is_server_streaming() {
-            return Err(status::plain(Reason::NotSupported, "this server has no streams by HTTP yet; use gRPC"));
-        }
         let reply = match self.grpc.unary(&route.grpc_path, caller, &message).await {
             Ok(reply) => reply,
             Err(status) => return Ok(problem::of_call(&status)),
         };
         let mut response = Response::new(Body::from(transcode::to_json(&route.rpc.output(), &reply)?));
-        response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        response.headers_mut().insert(CONTENT_TYPE, JSON);
         Ok(response)
+    }
+
+    /// The bytes of the request message.
+    async fn message(&self, route: &Route, parts: &Parts, body: Body) -> Result<Vec<u8>, Refusal> {
+        if route.rpc.is_server_streaming() {
+            let sentence = "this server has no streams by HTTP yet; use gRPC";
+            return Err(status::plain(Reason::NotSupported, sentence).into());
+        }
+        negotiate::accepts(&parts.headers, "application/json")?;
+        let body = match route.body {
+            routes::Body::None => negotiate::none(&parts.headers, body).await.map(|()| Bytes::new())?,
+            _ => negotiate::json(&parts.headers, body, self.options.max_message_bytes).await?,
+        };
+        Ok(transcode::request(route, &parts.uri, &parts.headers, &body)?)
     }
 }
 
-/// The answer to a method that the path does not have.
-fn not_allowed(routes: &[Route]) -> Response<Body> {
+/// The methods of a path, as `Allow` lists them.
+fn allow(routes: &[Route]) -> String {
     let mut methods: Vec<&str> = routes.iter().map(|route| route.method.as_str()).collect();
     if methods.contains(&"GET") {
         methods.push("HEAD");
     }
-    let allow = methods.join(", ");
-    let sentence = format!("this path has the methods {allow}");
-    let mut response = problem::response(&status::plain(Reason::MethodNotAllowed, sentence));
-    if let Ok(allow) = HeaderValue::try_from(allow) {
-        response.headers_mut().insert(header::ALLOW, allow);
-    }
+    methods.push("OPTIONS");
+    methods.join(", ")
+}
+
+fn options(routes: &[Route]) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().extend(HeaderValue::try_from(allow(routes)).map(|value| (ALLOW, value)));
     response
+}
+
+/// The answer to a method that the path does not have.
+fn not_allowed(routes: &[Route]) -> Refusal {
+    let allow = allow(routes);
+    let status = status::plain(Reason::MethodNotAllowed, format!("this path has the methods {allow}"));
+    Refusal { status, header: HeaderValue::try_from(allow).ok().map(|value| (ALLOW, value)) }
 }
 
 #[cfg(test)]

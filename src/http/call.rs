@@ -176,3 +176,98 @@ impl Stream for Replies {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use futures_util::FutureExt as _;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tonic::body::Body;
+
+    use super::*;
+
+    const PATH: PathAndQuery = PathAndQuery::from_static("/a.B/C");
+
+    /// Services that answer every call with these bytes, and then with a status, if there is one.
+    fn services(chunks: Vec<Bytes>, end: Option<Status>) -> Grpc {
+        let answer = move || {
+            let trailers = end.as_ref().map(|status| {
+                let mut trailers = HeaderMap::new();
+                status.add_header(&mut trailers).expect("headers");
+                Frame::trailers(trailers)
+            });
+            let frames: Vec<_> = chunks.iter().cloned().map(Frame::data).chain(trailers).collect();
+            let frames = tokio_stream::iter(frames.into_iter().map(Ok::<_, Status>));
+            async move { http::Response::new(Body::new(StreamBody::new(frames))) }
+        };
+        Grpc::new(Routes::from(axum::Router::new().fallback(answer)))
+    }
+
+    async fn replies(chunks: &[&'static [u8]], end: Option<Status>) -> Vec<Result<Bytes, Code>> {
+        let grpc = services(chunks.iter().map(|chunk| Bytes::from_static(chunk)).collect(), end);
+        let replies = grpc.stream(&PATH, Caller::default(), b"").await.expect("replies");
+        replies.map(|reply| reply.map_err(|status| status.code())).collect().await
+    }
+
+    #[tokio::test]
+    async fn replies_are_messages_however_they_are_cut() {
+        let ok = || Some(Status::new(Code::Ok, ""));
+        let (a, b) = (Bytes::from_static(b"first"), Bytes::new());
+        let stream = b"\0\0\0\0\x05first\0\0\0\0\0";
+        for cut in 0..=stream.len() {
+            let cut = stream.split_at(cut);
+            assert_eq!(replies(&[cut.0, cut.1], ok()).await, [Ok(a.clone()), Ok(b.clone())], "{cut:?}");
+        }
+        let failed = replies(&[stream], Some(Status::unavailable("it goes"))).await;
+        assert_eq!(failed, [Ok(a.clone()), Ok(b.clone()), Err(Code::Unavailable)]);
+        assert_eq!(replies(&[stream], None).await, [Ok(a), Ok(b), Err(Code::Internal)], "no end");
+    }
+
+    #[tokio::test]
+    async fn a_call_has_one_reply() {
+        let ok = || Some(Status::new(Code::Ok, ""));
+        let message = Bytes::from_static(b"\0\0\0\0\x01a");
+        for (chunks, end, wanted) in [
+            (vec![message.clone()], ok(), Ok(Bytes::from_static(b"a"))),
+            (vec![message.clone()], Some(Status::not_found("gone")), Err(Code::NotFound)),
+            (vec![], Some(Status::not_found("gone")), Err(Code::NotFound)),
+            (vec![], ok(), Err(Code::Internal)),
+            (vec![message.clone(), message], ok(), Err(Code::Internal)),
+        ] {
+            let got = services(chunks, end).unary(&PATH, Caller::default(), b"").await;
+            assert_eq!(got.map_err(|status| status.code()), wanted);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_takes_the_call_along() {
+        struct Left(Arc<AtomicBool>);
+        impl Drop for Left {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let left = Arc::<AtomicBool>::default();
+        let service = axum::Router::new().fallback({
+            let left = Arc::clone(&left);
+            move || {
+                let left = Left(Arc::clone(&left));
+                async move {
+                    let _left = left;
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+        let grpc = Grpc::new(Routes::from(service));
+        let path = PATH;
+        let mut call = Box::pin(grpc.unary(&path, Caller::default(), b""));
+        assert!(call.as_mut().now_or_never().is_none() && !left.load(Ordering::Relaxed));
+        drop(call);
+        assert!(left.load(Ordering::Relaxed), "it goes on without anyone");
+    }
+}

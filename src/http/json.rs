@@ -1,18 +1,66 @@
-//! JSON and single texts as values of the API's messages, by descriptor. Knows nothing of requests.
+//! JSON and single texts as values of the API's messages, by descriptor, read strictly: one pass, every violation with
+//! its path, nothing passed over and nothing kept that will not be used. Knows nothing of requests.
+
+mod found;
+mod path;
+mod read;
+mod tree;
+mod value;
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
+use serde::de::DeserializeSeed as _;
 use tonic::Status;
 
-use crate::grpc::status::{self, Reason};
+pub use self::path::Path;
+use self::{found::Found, read::MessageSeed};
+use crate::{
+    grpc::status::{self, Reason},
+    registry::Violation,
+};
 
-/// The message that `bytes` are the JSON of.
+/// The message that `bytes` are the JSON of. What breaks a rule is added to `violations`, and is not in the message.
 ///
 /// # Errors
-/// INVALID_ARGUMENT.
-pub fn message(descriptor: &MessageDescriptor, bytes: &[u8]) -> Result<DynamicMessage, Status> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let read = DynamicMessage::deserialize(descriptor.clone(), &mut json).and_then(|read| json.end().map(|()| read));
-    read.map_err(|error| status::plain(Reason::Malformed, format!("the body cannot be read: {error}")))
+/// `MALFORMED` or `TOO_DEEP`: there is no telling what it says; the sentence says where.
+pub fn message(
+    descriptor: &MessageDescriptor,
+    bytes: &[u8],
+    at: &Path<'_>,
+    violations: &mut Vec<Violation>,
+) -> Result<DynamicMessage, Status> {
+    if bytes.is_empty() {
+        return Err(status::plain(Reason::Malformed, "the body is empty; it has to be JSON"));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let sentence = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
+        status::plain(Reason::Malformed, sentence)
+    })?;
+    let found = Found::default();
+    let mut json = serde_json::Deserializer::from_str(text);
+    let seed = MessageSeed { descriptor, path: at, found: &found };
+    let read = seed.deserialize(&mut json).and_then(|read| json.end().map(|()| read));
+    match read {
+        Ok(read) => {
+            violations.extend(found.into_violations());
+            Ok(read.unwrap_or_else(|| DynamicMessage::new(descriptor.clone())))
+        }
+        // Ours: there are more violations than anyone wants to read.
+        Err(error) if error.is_data() => {
+            violations.extend(found.into_violations());
+            Ok(DynamicMessage::new(descriptor.clone()))
+        }
+        Err(error) => Err(unreadable(&error)),
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> Status {
+    let said = error.to_string();
+    // The only way that the library says it.
+    if said.starts_with("recursion limit exceeded") {
+        let place = format!("line {} column {}", error.line(), error.column());
+        return status::plain(Reason::TooDeep, format!("the body is nested too deep at {place}"));
+    }
+    status::plain(Reason::Malformed, format!("the body is not JSON: {said}"))
 }
 
 /// The value that `text` is of a field, or of one of its elements.
@@ -21,26 +69,14 @@ pub fn message(descriptor: &MessageDescriptor, bytes: &[u8]) -> Result<DynamicMe
 /// What it has to be, as a sentence.
 pub fn text(field: &FieldDescriptor, text: &str) -> Result<Value, String> {
     let kind = field.kind();
-    let number = |parsed: Option<Value>| parsed.ok_or_else(|| "must be a number in range".to_owned());
-    match &kind {
-        Kind::String => Ok(Value::String(text.to_owned())),
-        Kind::Bool => match text {
-            "true" => Ok(Value::Bool(true)),
-            "false" => Ok(Value::Bool(false)),
-            _ => Err("must be true or false".to_owned()),
-        },
-        Kind::Uint32 | Kind::Fixed32 => number(text.parse().ok().map(Value::U32)),
-        Kind::Uint64 | Kind::Fixed64 => number(text.parse().ok().map(Value::U64)),
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => number(text.parse().ok().map(Value::I32)),
-        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => number(text.parse().ok().map(Value::I64)),
-        Kind::Enum(known) => match known.get_value_by_name(text) {
-            Some(value) => Ok(Value::EnumNumber(value.number())),
-            None => Err(format!("is no {}", known.name())),
-        },
-        Kind::Message(descriptor) => {
-            let read = DynamicMessage::deserialize(descriptor.clone(), serde_json::Value::from(text));
-            read.map(Value::Message).map_err(|error| format!("is no {}: {error}", descriptor.name()))
-        }
-        Kind::Double | Kind::Float | Kind::Bytes => Err("cannot stand in a URL".to_owned()),
-    }
+    let value = match (&kind, text) {
+        (Kind::Bool, "true") => Some(Value::Bool(true)),
+        (Kind::Bool, "false") => Some(Value::Bool(false)),
+        (Kind::Message(descriptor), text) => value::well_known(descriptor, serde_json::Value::from(text)),
+        (kind, text) => value::of_text(kind, text),
+    };
+    value.ok_or_else(|| value::wanted(&kind))
 }
+
+#[cfg(test)]
+mod tests;

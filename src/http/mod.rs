@@ -15,6 +15,7 @@ pub mod call;
 pub mod cors;
 pub mod guard;
 pub mod json;
+pub mod negotiate;
 pub mod ops;
 pub mod problem;
 pub mod query;

@@ -3,9 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use axum::body::Body;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
-use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -56,6 +55,39 @@ struct Resource {
 #[derive(Clone, Debug)]
 pub struct Refused(pub Status);
 
+/// Why a request is not answered as asked, with what HTTP wants to have said beside it.
+#[derive(Debug)]
+pub struct Refusal {
+    /// As a call would have it.
+    pub status: Status,
+    /// Such as `Allow`.
+    pub header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    /// With a header.
+    #[must_use]
+    pub fn with(status: Status, name: HeaderName, value: HeaderValue) -> Self {
+        Self { status, header: Some((name, value)) }
+    }
+
+    /// The answer that says it.
+    #[must_use]
+    pub fn into_response(self) -> Response<Body> {
+        let mut response = response(&self.status);
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self { status, header: None }
+    }
+}
+
 /// The answer that refuses a request by `status`.
 #[must_use]
 pub fn response(status: &Status) -> Response<Body> {
@@ -102,17 +134,6 @@ pub fn of_call(status: &Status) -> Response<Body> {
     if let Some(delay) = retry {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
     }
-    response
-}
-
-/// A problem that is not about a call: its status says what it is, `detail` why.
-#[must_use]
-pub fn plain(status: StatusCode, detail: &str) -> Response<Body> {
-    let title = status.canonical_reason().unwrap_or_default();
-    let problem = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
-    let mut response = Response::new(Body::from(problem.to_string()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, TYPE);
     response
 }
 

@@ -74,8 +74,8 @@ pub enum Body {
     None,
     /// The request message.
     Whole,
-    /// This field of it, or its only element.
-    Field(FieldDescriptor),
+    /// This field of it, or its only element, of this type.
+    Field(FieldDescriptor, MessageDescriptor),
 }
 
 /// Where in the request message a value goes.
@@ -179,7 +179,11 @@ impl Route {
         let body = match described.body.as_str() {
             "" => Body::None,
             "*" => Body::Whole,
-            name => Body::Field(field_of(&input, name)?),
+            name => {
+                let field = field_of(&input, name)?;
+                let Kind::Message(message) = field.kind() else { return Err(format!("{name} is no message")) };
+                Body::Field(field, message)
+            }
         };
         if matches!(method, Method::GET | Method::DELETE) != matches!(body, Body::None) {
             return Err(format!("{method} with body {:?}", described.body));
@@ -215,7 +219,7 @@ impl Route {
         let of_body = match &self.body {
             Body::Whole => return Vec::new(),
             Body::None => None,
-            Body::Field(field) => Some(field.clone()),
+            Body::Field(field, _) => Some(field.clone()),
         };
         let members = inline.iter().flat_map(|within| match within.kind() {
             Kind::Message(message) => {

@@ -8,7 +8,8 @@ use prost_reflect::{DynamicMessage, Kind, MessageDescriptor, ReflectMessage as _
 use tonic::Status;
 
 use super::{
-    json, query,
+    json::{self, Path},
+    query,
     routes::{Body, Place, Route, Segment},
 };
 use crate::{
@@ -58,10 +59,14 @@ impl Reading {
     fn body(&mut self, what: &Body, bytes: &[u8]) -> Result<(), Status> {
         match what {
             Body::None => {}
-            Body::Whole => self.message = json::message(&self.message.descriptor(), bytes)?,
-            Body::Field(field) => {
-                let Kind::Message(descriptor) = field.kind() else { return Ok(()) };
-                let member = Value::Message(json::message(&descriptor, bytes)?);
+            Body::Whole => {
+                self.message = json::message(&self.message.descriptor(), bytes, &Path::Root, &mut self.violations)?;
+            }
+            Body::Field(field, descriptor) => {
+                let all = Path::Field(&Path::Root, field.name());
+                let one = Path::Index(&all, 0);
+                let path = if field.is_list() { &one } else { &all };
+                let member = Value::Message(json::message(descriptor, bytes, path, &mut self.violations)?);
                 self.message.set_field(field, if field.is_list() { Value::List(vec![member]) } else { member });
             }
         }
@@ -96,7 +101,7 @@ impl Reading {
             let name = match name {
                 Ok(name) => name,
                 Err(fault) => {
-                    self.refuse("", format!("the name of a query variable {fault}"));
+                    self.refuse("query", format!("has a name that {fault}"));
                     continue;
                 }
             };

@@ -1,10 +1,14 @@
 //! The API as a service, without a socket: requests in, answers out, over a registry in memory.
 
+mod refusals;
+
+use std::sync::Arc;
+
 use axum::{Router, body::Body};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value as Json, json};
-use tonic::service::Routes;
+use tonic::{Code, service::Routes};
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
@@ -16,6 +20,7 @@ use crate::{
         CanonicalErrors, RegistryService, ServiceOptions, registry::fixed_limits,
         server::registry_server::RegistryServer,
     },
+    metrics::{Front, Metrics, Rpc},
     proto::Limits,
 };
 
@@ -23,16 +28,22 @@ const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// The API over an empty registry.
 fn api() -> Router {
+    counted().0
+}
+
+/// The same, and what it counts.
+fn counted() -> (Router, Arc<Metrics>) {
     let recovered = MemoryEngine::recovered(Uuid::from_u128(7), 1);
     let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
     tokio::spawn(actor.run());
     let limits = Limits { max_beats: 100, max_selectors: 10, ..fixed_limits() };
     let restart_grace = std::time::Duration::from_secs(30);
     let options = ServiceOptions { limits, restart_grace, durable: false, members: Vec::new() };
-    let metrics = std::sync::Arc::clone(handle.metrics());
+    let metrics = Arc::clone(handle.metrics());
     let service = RegistryServer::new(RegistryService::new(handle, options));
-    let services = Routes::new(CanonicalErrors::new(service, MAX_MESSAGE_BYTES as u64, metrics));
-    router(services, ApiOptions { max_message_bytes: MAX_MESSAGE_BYTES }).expect("the protos are right")
+    let services = Routes::new(CanonicalErrors::new(service, MAX_MESSAGE_BYTES as u64, Arc::clone(&metrics)));
+    let options = ApiOptions { max_message_bytes: MAX_MESSAGE_BYTES };
+    (router(services, options, Arc::clone(&metrics)).expect("the protos are right"), metrics)
 }
 
 /// An answer, read to its end.
@@ -129,10 +140,15 @@ async fn what_is_not_there_is_a_problem() {
         "code": "NOT_FOUND", "reason": "NO_ROUTE", "domain": "onair"});
     assert_eq!(answer.json, expected);
     let answer = ask(&api, "POST", "/v1/info", None).await;
-    assert_eq!((answer.status(), answer.header(header::ALLOW)), (405, "GET, HEAD"));
+    assert_eq!((answer.status(), answer.header(header::ALLOW)), (405, "GET, HEAD, OPTIONS"));
     assert_eq!(answer.json["reason"], "METHOD_NOT_ALLOWED");
-    let answer = ask(&api, "HEAD", "/v1/info", None).await;
-    assert_eq!((answer.status(), answer.json), (200, Json::Null));
+    for path in ["/v1/info", "/v1/nothing"] {
+        let (head, get) = (ask(&api, "HEAD", path, None).await, ask(&api, "GET", path, None).await);
+        assert_eq!((head.status(), &head.json), (get.status(), &Json::Null));
+        assert_eq!(head.header(header::CONTENT_LENGTH), get.json.to_string().len().to_string());
+    }
+    let answer = ask(&api, "OPTIONS", WEB, None).await;
+    assert_eq!((answer.status(), answer.header(header::ALLOW)), (204, "POST, DELETE, GET, HEAD, OPTIONS"));
 }
 
 #[tokio::test]
@@ -150,4 +166,20 @@ async fn a_refusal_has_what_the_calls_status_has() {
     let ahead = ask(&api, "GET", &format!("{WEB}?minRevision=99&wait=0.01s"), None).await;
     assert_eq!((ahead.status(), &ahead.json["reason"]), (400, &json!("REVISION_AHEAD")));
     assert!(ahead.json["metadata"]["revision"].is_string(), "{}", ahead.json);
+}
+
+#[tokio::test]
+async fn each_call_is_counted_once_whoever_refuses_it() {
+    let (api, metrics) = counted();
+    let lookups = |code| metrics.calls.of((Front::Http, Rpc::Lookup, code)).get();
+    for (path, code) in [
+        (WEB.to_owned(), Code::Ok),
+        (format!("{WEB}?colour=red"), Code::InvalidArgument),
+        (format!("{WEB}?selector=colour=red"), Code::InvalidArgument),
+        ("/v1/namespaces/shop/instances?frontend=a".to_owned(), Code::Unimplemented),
+    ] {
+        let before = lookups(code);
+        ask(&api, "GET", &path, None).await;
+        assert_eq!(lookups(code), before + 1, "{path}");
+    }
 }
