@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     grpc::status::{self, Reason},
-    metrics::{Front, Metrics, Rpc},
+    metrics::Front,
 };
 
 /// The content type of replies.
@@ -40,15 +40,14 @@ pub struct ApiOptions {
 pub struct Api {
     grpc: Grpc,
     options: ApiOptions,
-    metrics: Arc<Metrics>,
 }
 
 /// Serves every route of the API over these services. One for each thread: nothing in it is shared.
 ///
 /// # Errors
 /// When the protos describe routes that cannot be.
-pub fn router(services: Routes, options: ApiOptions, metrics: Arc<Metrics>) -> Result<Router, RouteError> {
-    let api = Arc::new(Api { grpc: Grpc::new(services), options, metrics });
+pub fn router(services: Routes, options: ApiOptions) -> Result<Router, RouteError> {
+    let api = Arc::new(Api { grpc: Grpc::new(services), options });
     let mut paths: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
     let table = Table::of_api()?;
     for route in table.routes() {
@@ -89,11 +88,7 @@ impl Api {
 
     async fn answer(&self, route: &Route, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
-        let message = self.message(route, &parts, body).await.inspect_err(|refusal| {
-            // It was meant as a call, although there was none.
-            let call = (Front::Http, Rpc::of_path(route.grpc_path.path()), refusal.status.code());
-            self.metrics.calls.of(call).inc();
-        })?;
+        let message = self.message(route, &parts, body).await?;
         let caller = Caller::of(&mut parts, Front::Http);
         let reply = match self.grpc.unary(&route.grpc_path, caller, &message).await {
             Ok(reply) => reply,

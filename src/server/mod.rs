@@ -289,7 +289,7 @@ impl Services {
             grpc = grpc.add_service(FloorServer::new(Floor::new()));
         }
         let options = ApiOptions { max_message_bytes: settings.max_message_bytes };
-        let routes = http::router(grpc.clone(), options, Arc::clone(metrics))
+        let routes = http::router(grpc.clone(), options)
             .map_err(|error| ServeError::Broken(format!("the API cannot be served by HTTP: {error}")))?;
         let (routes, guard) = (routes.merge(self.ops.clone()), Arc::clone(&self.guard));
         Ok(Front::new(grpc, routes, guard, options, Arc::clone(metrics)))

@@ -8,7 +8,7 @@ use axum::{Router, body::Body};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value as Json, json};
-use tonic::{Code, service::Routes};
+use tonic::service::Routes;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
@@ -20,7 +20,6 @@ use crate::{
         CanonicalErrors, RegistryService, ServiceOptions, registry::fixed_limits,
         server::registry_server::RegistryServer,
     },
-    metrics::{Front, Metrics, Rpc},
     proto::Limits,
 };
 
@@ -28,11 +27,6 @@ const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// The API over an empty registry.
 fn api() -> Router {
-    counted().0
-}
-
-/// The same, and what it counts.
-fn counted() -> (Router, Arc<Metrics>) {
     let recovered = MemoryEngine::recovered(Uuid::from_u128(7), 1);
     let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
     tokio::spawn(actor.run());
@@ -41,9 +35,9 @@ fn counted() -> (Router, Arc<Metrics>) {
     let options = ServiceOptions { limits, restart_grace, durable: false, members: Vec::new() };
     let metrics = Arc::clone(handle.metrics());
     let service = RegistryServer::new(RegistryService::new(handle, options));
-    let services = Routes::new(CanonicalErrors::new(service, MAX_MESSAGE_BYTES as u64, Arc::clone(&metrics)));
+    let services = Routes::new(CanonicalErrors::new(service, MAX_MESSAGE_BYTES as u64, metrics));
     let options = ApiOptions { max_message_bytes: MAX_MESSAGE_BYTES };
-    (router(services, options, Arc::clone(&metrics)).expect("the protos are right"), metrics)
+    router(services, options).expect("the protos are right")
 }
 
 /// An answer, read to its end.
@@ -166,20 +160,4 @@ async fn a_refusal_has_what_the_calls_status_has() {
     let ahead = ask(&api, "GET", &format!("{WEB}?minRevision=99&wait=0.01s"), None).await;
     assert_eq!((ahead.status(), &ahead.json["reason"]), (400, &json!("REVISION_AHEAD")));
     assert!(ahead.json["metadata"]["revision"].is_string(), "{}", ahead.json);
-}
-
-#[tokio::test]
-async fn each_call_is_counted_once_whoever_refuses_it() {
-    let (api, metrics) = counted();
-    let lookups = |code| metrics.calls.of((Front::Http, Rpc::Lookup, code)).get();
-    for (path, code) in [
-        (WEB.to_owned(), Code::Ok),
-        (format!("{WEB}?colour=red"), Code::InvalidArgument),
-        (format!("{WEB}?selector=colour=red"), Code::InvalidArgument),
-        ("/v1/namespaces/shop/instances?frontend=a".to_owned(), Code::Unimplemented),
-    ] {
-        let before = lookups(code);
-        ask(&api, "GET", &path, None).await;
-        assert_eq!(lookups(code), before + 1, "{path}");
-    }
 }
