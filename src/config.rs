@@ -190,7 +190,8 @@ settings! {
         namespace: String = String::new(), Name;
         /// How long one call to one host may take. Default 10s.
         timeout: Duration = Duration::from_secs(10), Span<1, { 24 * HOUR }>;
-        /// How to print: table, or json (one object, for streams one a line). Default table.
+        /// How to print: table, json (one object, for streams one a line), or curl: the command that makes the same call
+        /// over HTTP, instead of making it. Default table.
         output: Output = Output::Table, Choice;
     }
 }

@@ -75,6 +75,7 @@ impl Check {
 /// A check failed.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut session = Session::open(&args.given)?;
+    session.print.is_no_call("doctor")?;
     let mut checks = Vec::new();
     let mut reached = None;
     for host in session.line.hosts().to_vec() {

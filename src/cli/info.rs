@@ -3,6 +3,7 @@
 use tonic::transport::Channel;
 
 use super::{
+    curl,
     failure::{CallFailed, Failure},
     session::{Line, Session, from_wire},
     text::{Table, human, human_bytes, human_count},
@@ -26,6 +27,9 @@ pub struct Args {
 /// What went wrong.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut session = Session::open(&args.given)?;
+    if session.print.is_curl() {
+        return curl::show(&session, "GetServerInfo", &GetServerInfoRequest {});
+    }
     let info = server_info(&mut session.line).await?;
     if session.print.is_json() {
         return session.print.message("GetServerInfoResponse", &info);

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use tonic::transport::Channel;
 
 use super::{
+    curl,
     failure::{CallFailed, Failure},
     print::{Printer, enum_name, note},
     session::{Session, duration_argument, to_wire},
@@ -111,6 +112,9 @@ pub async fn lookup(args: LookupArgs) -> Result<(), Failure> {
         min_revision: args.min_revision,
         ..LookupRequest::default()
     };
+    if session.print.is_curl() {
+        return curl::show(&session, "Lookup", &request);
+    }
     let limit = session.line.timeout() + args.wait.unwrap_or_default();
     let found = every_page(&mut session, &args.name, request, limit).await?;
     if session.print.is_json() {
@@ -226,6 +230,9 @@ pub async fn list(args: ListArgs) -> Result<(), Failure> {
     let mut session = Session::open(&args.given)?;
     let mut request =
         ListServicesRequest { namespace: session.namespace.clone(), prefix: args.prefix, ..Default::default() };
+    if session.print.is_curl() {
+        return curl::show(&session, "ListServices", &request);
+    }
     let mut listed = ListServicesResponse::default();
     loop {
         let send = async |channel, request| RegistryClient::new(channel).list_services(request).await;
@@ -283,6 +290,9 @@ pub async fn leave(args: LeaveArgs) -> Result<(), Failure> {
         all: args.all,
         ..DeregisterRequest::default()
     };
+    if session.print.is_curl() {
+        return curl::show(&session, "Deregister", &request);
+    }
     let send = async |channel, request| RegistryClient::new(channel).deregister(request).await;
     let what = format!("take {} away", args.name);
     let answer = session.line.call(&what, session.line.timeout(), request, send).await?;

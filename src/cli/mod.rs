@@ -5,6 +5,7 @@
 
 mod bench;
 mod connection;
+mod curl;
 mod doctor;
 mod failure;
 #[cfg(test)]

@@ -54,6 +54,23 @@ impl Printer {
         self.output == Output::Json
     }
 
+    /// Whether the call is to be shown, and not made.
+    #[must_use]
+    pub fn is_curl(&self) -> bool {
+        self.output == Output::Curl
+    }
+
+    /// For what is not one call, which no `curl` command stands for.
+    ///
+    /// # Errors
+    /// One was asked for.
+    pub fn is_no_call(&self, what: &str) -> Result<(), Failure> {
+        match self.output {
+            Output::Curl => Err(Failure::Usage(format!("--output curl shows one call, and {what} is none"))),
+            Output::Table | Output::Json => Ok(()),
+        }
+    }
+
     /// `text` in a colour, where there are colours.
     #[must_use]
     pub fn paint(&self, tone: Tone, text: &str) -> String {

@@ -43,6 +43,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn print_config(print: &Printer, resolved: &Resolved<ServeSettings>) -> Result<(), Failure> {
+    print.is_no_call("--print-config")?;
     if print.is_json() {
         let settings: Map<_, _> = resolved
             .rows()

@@ -290,11 +290,14 @@ pub enum Output {
     Table,
     /// Canonical proto JSON.
     Json,
+    /// The `curl` command that asks for the same.
+    Curl,
 }
 
 impl Word for Output {
-    const VALUE_NAME: &'static str = "table|json";
-    const WORDS: &'static [(&'static str, Self)] = &[("table", Self::Table), ("json", Self::Json)];
+    const VALUE_NAME: &'static str = "table|json|curl";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("table", Self::Table), ("json", Self::Json), ("curl", Self::Curl)];
 }
 
 impl std::str::FromStr for Output {

@@ -461,7 +461,7 @@ mod tests {
         let command = Given::<crate::config::ClientSettings>::augment_args(Command::new("list"));
         let matches = command.try_get_matches_from(["list", "--output", "yaml"]).unwrap();
         let given = Given::<crate::config::ClientSettings>::from_arg_matches(&matches).unwrap();
-        assert_eq!(resolve(&given, None).unwrap_err().0, ["--output: `yaml` is not one of table|json"]);
+        assert_eq!(resolve(&given, None).unwrap_err().0, ["--output: `yaml` is not one of table|json|curl"]);
         assert_ne!(Output::Table, Output::Json);
     }
 }

@@ -15,7 +15,7 @@ use tonic::service::Routes;
 
 use super::{
     call::{Caller, Grpc},
-    negotiate,
+    negotiate, pages,
     problem::{self, Refusal},
     routes::{self, Route, RouteError, Table},
     transcode,
@@ -62,7 +62,7 @@ pub fn router(services: Routes, options: ApiOptions) -> Result<Router, RouteErro
         };
         router = router.route(path, any(serve));
     }
-    Ok(router.fallback(no_route))
+    Ok(router.merge(pages::router(table)).fallback(no_route))
 }
 
 /// The answer to a path that is not there.
@@ -77,8 +77,8 @@ impl Api {
         let wanted = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
         let answer = match routes.iter().find(|route| route.method == wanted) {
             Some(route) => self.answer(route, request).await,
-            None if request.method() == Method::OPTIONS => Ok(options(routes)),
-            None => Err(not_allowed(routes)),
+            None if request.method() == Method::OPTIONS => Ok(options(&allow(routes))),
+            None => Err(not_allowed(&allow(routes))),
         };
         let mut response = answer.unwrap_or_else(Refusal::into_response);
         // What is online changes without notice.
@@ -124,16 +124,16 @@ fn allow(routes: &[Route]) -> String {
     methods.join(", ")
 }
 
-fn options(routes: &[Route]) -> Response<Body> {
+/// The answer to who asks for the methods.
+pub fn options(allow: &str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().extend(HeaderValue::try_from(allow(routes)).map(|value| (ALLOW, value)));
+    response.headers_mut().extend(HeaderValue::try_from(allow).map(|value| (ALLOW, value)));
     response
 }
 
 /// The answer to a method that the path does not have.
-fn not_allowed(routes: &[Route]) -> Refusal {
-    let allow = allow(routes);
+pub fn not_allowed(allow: &str) -> Refusal {
     let status = status::plain(Reason::MethodNotAllowed, format!("this path has the methods {allow}"));
     Refusal { status, header: HeaderValue::try_from(allow).ok().map(|value| (ALLOW, value)) }
 }

@@ -12,11 +12,16 @@
 pub mod api;
 pub mod body;
 pub mod call;
+pub mod compose;
 pub mod cors;
+pub mod curl;
+mod docs;
 pub mod guard;
 pub mod json;
 pub mod negotiate;
+mod openapi;
 pub mod ops;
+mod pages;
 pub mod problem;
 pub mod query;
 pub mod routes;

@@ -40,6 +40,10 @@ pub struct Table {
 /// Requests of one method and path.
 #[derive(Clone, Debug)]
 pub struct Route {
+    /// Its name, unique among all.
+    pub name: String,
+    /// What it does, in a few words.
+    pub summary: String,
     /// The HTTP method.
     pub method: Method,
     /// The path with its variables in braces.
@@ -50,6 +54,8 @@ pub struct Route {
     pub body: Body,
     /// Query variables that there may be.
     pub query: Vec<Place>,
+    /// Query variables that have to be given.
+    pub required: Vec<String>,
     /// Headers that fill fields.
     pub headers: Vec<(HeaderName, Place)>,
     /// What it stands for.
@@ -201,11 +207,14 @@ impl Route {
         let headers = described.headers.iter().map(header).collect::<Result<Vec<_>, _>>()?;
         let grpc_path = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
         let mut route = Self {
+            name: described.name.clone(),
+            summary: described.summary.clone(),
             method,
             path: described.path.clone(),
             segments,
             body,
             query: Vec::new(),
+            required: described.required.clone(),
             headers,
             rpc: rpc.clone(),
             grpc_path: PathAndQuery::try_from(grpc_path).map_err(|error| error.to_string())?,

@@ -29,6 +29,7 @@ mod tools;
 
 mod bench;
 mod cli;
+mod curl;
 mod disk;
 mod harness;
 mod health;

@@ -160,6 +160,7 @@ async fn report<A: clap::Args>(
     job: impl AsyncFnOnce(&Session, &A) -> Result<Vec<Figures>, Error>,
 ) -> Result<(), Failure> {
     let client = Client::open(&args.given)?;
+    client.print.is_no_call("bench")?;
     let [host] = client.line.hosts() else {
         return Err(Failure::Usage("a load goes to one server: give one host".to_owned()));
     };

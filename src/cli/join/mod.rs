@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use clap::ValueEnum;
 
 use super::{
+    curl,
     failure::Failure,
     session::{Session, duration_argument, to_wire},
 };
@@ -102,6 +103,9 @@ impl From<Initial> for Status {
 /// It was refused, was superseded, or could not be taken away at the end.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let session = Session::open(&args.given)?;
+    if session.print.is_curl() {
+        return curl::show_lease(&session, &request(args, &session));
+    }
     // Before the registration, so that no signal in between leaves an instance behind.
     let stop = Stop::listen()?;
     let request = request(args, &session);

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use tonic::{Code, Streaming, transport::Channel};
 
 use super::{
+    curl,
     failure::{CallFailed, Cause, Failure},
     info::server_info,
     lookup::bare,
@@ -77,6 +78,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         resume_token: args.resume_token,
         coalesce: false,
     };
+    if session.print.is_curl() {
+        return curl::show_stream(&session, "Watch", &request);
+    }
     Watcher::new(session, request).run().await
 }
 
