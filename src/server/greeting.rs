@@ -1,23 +1,26 @@
 //! The first bytes of a connection: they say what it speaks, and they have to come in time. One that is opened and stays
 //! silent, or stops in the middle of HTTP/2's preface, would keep its file descriptor for ever; later HTTP/1's limit on
-//! headers finds it, and HTTP/2's pings. Knows nothing of what is spoken but how it begins.
+//! headers finds it, and HTTP/2's pings. Nor is a client waited for that takes nothing of what is sent. Knows nothing of
+//! what is spoken but how it begins.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::timeout,
+    time::{Sleep, sleep, timeout},
 };
 use tonic::transport::server::{Connected as _, TcpConnectInfo};
 
 /// How long the first bytes may take: many round trips of the slowest network.
 const GREETING_WAIT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of what is sent to it. HTTP/1 has no pings by which it would be found.
+const STALL_WAIT: Duration = Duration::from_secs(30);
 /// With what HTTP/2 begins. No request of HTTP/1 begins like this.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -38,11 +41,13 @@ pub(super) struct Greeted {
     /// How many of the first bytes were read from the stream, and how many of those from here.
     filled: usize,
     taken: usize,
+    /// When to give up, while nothing can be written.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// Waits until it is clear what the connection speaks.
 pub(super) async fn greet(stream: TcpStream) -> io::Result<(Spoken, Greeted)> {
-    let mut connection = Greeted { stream, first: [0; PREFACE.len()], filled: 0, taken: 0 };
+    let mut connection = Greeted { stream, first: [0; PREFACE.len()], filled: 0, taken: 0, stalled: None };
     let spoken = timeout(GREETING_WAIT, connection.listen()).await??;
     Ok((spoken, connection))
 }
@@ -62,6 +67,17 @@ impl Greeted {
                 return Ok(Spoken::Http2);
             }
         }
+    }
+
+    /// What a write came to, or that nothing could be written for too long.
+    fn written(&mut self, write: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if write.is_ready() {
+            self.stalled = None;
+            return write;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALL_WAIT)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of what is sent")))
     }
 
     /// Who is at the other end, as handlers look for it.
@@ -89,7 +105,8 @@ impl AsyncRead for Greeted {
 
 impl AsyncWrite for Greeted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let write = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(write, context)
     }
 
     fn poll_write_vectored(
@@ -97,7 +114,8 @@ impl AsyncWrite for Greeted {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+        let write = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.written(write, context)
     }
 
     fn is_write_vectored(&self) -> bool {

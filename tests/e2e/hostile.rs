@@ -309,7 +309,7 @@ pub async fn until_watches(server: &Server, wanted: u64) {
 }
 
 /// What the server holds in memory, in KiB.
-fn resident(server: &Server) -> Option<u64> {
+pub fn resident(server: &Server) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().trim_end_matches(" kB").parse().ok()

@@ -1,7 +1,15 @@
-//! How many turns of its runtime lie between a socket and the beats' lane, whatever is spoken: the lease clock counts on
-//! it. The server is real but for the actor, which does not run: what is in its lane stays there.
+//! Connections from the client's side of the socket: what becomes of calls that nobody waits for, and how many turns of
+//! its runtime lie between a socket and the beats' lane, on which the lease clock counts. There the server is real but for
+//! the actor, which does not run: what is in its lane stays there.
 
-use std::{io::Write as _, net::TcpListener, sync::Arc};
+use std::{
+    io::Write as _,
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use prost::Message as _;
 use tokio::task::yield_now;
@@ -10,7 +18,7 @@ use super::*;
 use crate::{
     actor::{ActorOptions, RegistryHandle, TURNS_TO_LANE},
     engine::memory::MemoryEngine,
-    http::Guard,
+    http::{ApiOptions, Guard},
     proto::{Beat, HeartbeatRequest},
     server::Services,
 };
@@ -52,9 +60,32 @@ fn beat() -> Vec<u8> {
 /// The server's side of connections, and what of it is looked at.
 struct Rig {
     handle: RegistryHandle,
+    sockets: Sockets,
+}
+
+/// Where clients connect to.
+struct Sockets {
     connections: mpsc::Sender<TcpStream>,
     listener: TcpListener,
     _stop: watch::Sender<bool>,
+}
+
+impl Sockets {
+    fn serve(front: Front, protocols: Protocols) -> Self {
+        let (input, connections) = mpsc::channel(CROWD);
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(serve(front, protocols, connections, stopping));
+        Self { connections: input, listener: TcpListener::bind("127.0.0.1:0").unwrap(), _stop: stop }
+    }
+
+    /// The client's side of a connection that the server is about to take over.
+    fn connect(&self) -> std::net::TcpStream {
+        let client = std::net::TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        let (server, _) = self.listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        self.connections.try_send(TcpStream::from_std(server).unwrap()).unwrap();
+        client
+    }
 }
 
 impl Rig {
@@ -67,20 +98,8 @@ impl Rig {
         let protocols = Protocols::new(&settings, Arc::clone(handle.metrics()));
         let guard = Arc::new(Guard::new(&[], &settings));
         let services = Services { handle: handle.clone(), settings, members: vec![], guard, ops: axum::Router::new() };
-        let (input, connections) = mpsc::channel(CROWD);
-        let (stop, stopping) = watch::channel(false);
-        tokio::spawn(serve(services.front().unwrap(), protocols, connections, stopping));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { handle, connections: input, listener, _stop: stop }
-    }
-
-    /// The client's side of a connection that the server is about to take over.
-    fn connect(&self) -> std::net::TcpStream {
-        let client = std::net::TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
-        let (server, _) = self.listener.accept().unwrap();
-        server.set_nonblocking(true).unwrap();
-        self.connections.try_send(TcpStream::from_std(server).unwrap()).unwrap();
-        client
+        let sockets = Sockets::serve(services.front().unwrap(), protocols);
+        Self { handle, sockets }
     }
 
     /// Turns until so many beats are in the lane, as a task counts them: the main future of a runtime has others.
@@ -135,7 +154,7 @@ async fn a_beat_is_in_the_lane_within_the_turns_that_a_mark_waits() {
         ("gRPC-Web over HTTP/1", asked, post(unary, web, &beat())),
     ] {
         let rig = Rig::start();
-        let mut clients: Vec<_> = (0..CROWD).map(|_| rig.connect()).collect();
+        let mut clients: Vec<_> = (0..CROWD).map(|_| rig.sockets.connect()).collect();
         clients.iter_mut().for_each(|client| client.write_all(&first).unwrap());
         settle().await;
         assert_eq!(rig.handle.in_lane(), 0, "{what}");
@@ -143,5 +162,58 @@ async fn a_beat_is_in_the_lane_within_the_turns_that_a_mark_waits() {
         let turns = rig.turns_until(CROWD).await;
         println!("{what}: {turns} turns");
         assert!(turns <= TURNS_TO_LANE, "{what}: {turns}");
+    }
+}
+
+/// Counted as long as it is there.
+struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_is_dropped() {
+    let calls = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&calls);
+    let endless = axum::Router::new().fallback(async move || {
+        let _held = Held::new(&counted);
+        std::future::pending::<()>().await;
+    });
+    let settings = ServeSettings::default();
+    let guard = Arc::new(Guard::new(&[], &settings));
+    let options = ApiOptions { max_message_bytes: 1_000 };
+    let front = Front::new(endless.clone().into(), endless, guard, options, Arc::default());
+    let sockets = Sockets::serve(front, Protocols::new(&settings, Arc::default()));
+    let two = |kind| [PREFACE.to_vec(), head(1, "/a", kind), frame(0, 1, 1, b"{}")].concat();
+    let (one, reset) = (post("/a", "application/json", b"{}"), frame(3, 0, 1, &[0, 0, 0, 8]));
+    for (what, request, end) in [
+        ("HTTP/1", one, None),
+        ("HTTP/2", two("application/json"), None),
+        ("HTTP/2, reset", two("application/json"), Some(reset.clone())),
+        ("gRPC", two("application/grpc"), None),
+        ("gRPC, reset", two("application/grpc"), Some(reset)),
+    ] {
+        let mut client = sockets.connect();
+        client.write_all(&request).unwrap();
+        settle().await;
+        assert_eq!(calls.load(Ordering::Relaxed), 1, "{what}: it is under way");
+        let open = end.map(|end| {
+            client.write_all(&end).unwrap();
+            client.try_clone().unwrap()
+        });
+        drop(client);
+        settle().await;
+        assert_eq!(calls.load(Ordering::Relaxed), 0, "{what}: it goes on");
+        drop(open);
     }
 }

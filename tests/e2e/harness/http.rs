@@ -51,6 +51,26 @@ impl Http {
         within("room for what is sent", self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// Sends `piece` as long as somebody takes it; how many bytes were taken.
+    pub async fn send_until_refused(&mut self, piece: &[u8]) -> usize {
+        let (mut taken, mut reader) = (0, [0; 4096]);
+        loop {
+            let (mut read_half, mut write_half) = self.stream.split();
+            tokio::select! {
+                biased;
+                read = read_half.read(&mut reader) => {
+                    let read = read.unwrap_or(0);
+                    self.read.extend_from_slice(&reader[..read]);
+                    return taken;
+                }
+                written = write_half.write(piece) => match written {
+                    Ok(written) => taken += written,
+                    Err(_) => return taken,
+                },
+            }
+        }
+    }
+
     /// The next answer, with its whole body; none if the connection ends before it.
     pub async fn answer(&mut self) -> Option<Said> {
         let mut said = self.head().await?;
