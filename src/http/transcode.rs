@@ -77,6 +77,8 @@ impl Reading {
         for (segment, raw) in route.segments.iter().zip(path.split('/').skip(1)) {
             let Segment::Variable(place) = segment else { continue };
             match query::decode(raw) {
+                // An empty variable of a script, more likely than what an empty field means.
+                Ok(text) if text.is_empty() => self.refuse(place.name(), "must not be empty in the path"),
                 Ok(text) => self.put(place, &text),
                 Err(fault) => self.refuse(place.name(), format!("the path's segment {fault}")),
             }

@@ -18,7 +18,7 @@
 //! | 14 durable, visible, answered | `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `disk::a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself`, `disk::kill_9_on_a_full_disk_loses_nothing_either` |
 //! | 15 read your writes, 16 typed emptiness | `watch::read_your_writes_and_typed_emptiness`, `lookup::an_empty_answer_is_held_until_something_matches_or_time_is_up` |
 //! | 17 limits | `limits::every_limit_of_the_state_is_named_advertised_and_answered`, `limits::every_limit_of_watches_is_named_and_answered`, `limits::a_full_inbox_refuses_at_once_and_beats_have_their_own_lane` |
-//! | 18 every error | all of `input`, `hostile`, `http_transport` and `http_slow` |
+//! | 18 every error | all of `input`, `hostile`, `http`, `http_transport` and `http_slow` |
 //! | 19 safe by default | `start::safe_by_default_it_refuses_to_be_reached_from_elsewhere`, `http_web::pages_of_configured_origins_may_call_and_nobody_elses`, `http_web::grpc_itself_is_judged_only_if_a_browser_may_have_sent_it` |
 
 #[path = "../history/mod.rs"]
@@ -34,6 +34,7 @@ mod disk;
 mod harness;
 mod health;
 mod hostile;
+mod http;
 mod http_slow;
 mod http_transport;
 mod http_web;

@@ -1,4 +1,5 @@
-//! The README's tour, with the commands as they are written there: by the `onair` command, and by grpcurl alone.
+//! The README's tour, with the commands as they are written there: by the `onair` command, by grpcurl alone, and by curl
+//! alone.
 
 use std::{fs, net::TcpListener, path::Path};
 
@@ -98,7 +99,7 @@ async fn grpcurl_alone_is_a_complete_client() {
     let mut server = Server::start(&["--restart-grace", "1s"]).await;
     let address = server.address().to_string();
     let instead = [("127.0.0.1:6624", address.as_str()), ("\"30s\"", "\"5s\""), ("-max-time 5", "-max-time 2")];
-    let tour = Tour::read("### The same without", "## What is there", &instead);
+    let tour = Tour::read("### The same without", "### And with curl", &instead);
     let recorder = Recorder::new(Settings { cuts: true, resets: false, ..Settings::default() });
     let mut follower = Follower::of_everything(&server, &recorder).await;
     let dir = tempfile::tempdir().unwrap();
@@ -143,5 +144,36 @@ async fn grpcurl_alone_is_a_complete_client() {
     let said = third.run(tour.block(&["Registry/Deregister", "GetServerInfo"])).await;
     assert!(said.contains("\"removed\": \"1\"") && said.contains("\"maxWatches\": \"100000\""), "{said}");
     second.line("CAUSE_DEREGISTERED").await;
+    recorder.assert_clean();
+}
+
+#[tokio::test]
+async fn curl_alone_is_enough() {
+    if !is_there("curl") {
+        println!("SKIPPED: there is no curl here");
+        return;
+    }
+    let server = Server::start(&[]).await;
+    let address = server.address().to_string();
+    let tour = Tour::read("### And with curl", "## What is there", &[("127.0.0.1:6624", address.as_str())]);
+    let recorder = Recorder::new(Settings::default());
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut third = Terminal::open(dir.path(), &[], ("UNUSED", &address));
+
+    third.run(tour.block(&["WEB=http"])).await;
+    let said = third.run(tour.block(&["PUT", "TOKEN="])).await;
+    assert!(said.contains("\"heartbeatInterval\":\"10s\"") && said.contains("\"incarnation\":\"1\""), "{said}");
+    let (_, online) = follower.event("ONLINE", |event| event.cause() == Cause::Registered).await;
+    assert_eq!(online.instance.unwrap().id, "web-1");
+    assert!(third.run(tour.block(&["heartbeat"])).await.contains("BEAT_STATE_RENEWED"));
+    let said = third.run(tour.block(&["-G", "services'"])).await;
+    assert_eq!(said.matches("\"url\":\"http://127.0.0.1:8000\"").count(), 2, "{said}");
+    assert!(said.contains("\"service\":\"web\",\"instances\":1,\"routable\":1"), "{said}");
+    let said = third.run(tour.block(&["colour=red"])).await;
+    assert!(said.contains("\"field\":\"limit\"") && said.contains("\"field\":\"colour\""), "{said}");
+    let said = third.run(tour.block(&["DELETE"])).await;
+    assert!(said.contains("\"removed\":\"1\"") && said.contains("\"maxWatches\":\"100000\""), "{said}");
+    follower.event("OFFLINE", |event| event.cause() == Cause::Deregistered).await;
     recorder.assert_clean();
 }
