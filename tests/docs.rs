@@ -57,17 +57,19 @@ fn links_lead_somewhere() {
     }
 }
 
-/// In the table of promises, a file is followed by the names of its tests.
+/// In tables of promises, a file is followed by the names of its tests.
 #[test]
 fn promises_name_tests_that_are_there() {
     let protocol = read("docs/protocol.md");
-    let rows: Vec<_> = protocol
-        .lines()
-        .filter(|line| line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())))
-        .collect();
-    assert!(rows.len() >= 18, "{} promises", rows.len());
-    for row in rows {
-        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+    let tests = |row: &str| row.trim_end_matches(" |").rsplit(" | ").next().unwrap().to_owned();
+    let is_promise = |line: &str| line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(char::is_numeric));
+    let promises = protocol.lines().filter(|line| is_promise(line)).count();
+    assert!(promises >= 18, "{promises} promises");
+    // And wherever else a table names tests.
+    for row in
+        protocol.lines().filter(|line| is_promise(line) || line.starts_with("| ") && tests(line).contains(".rs`"))
+    {
+        let tests = tests(row);
         let (mut source, mut named) = (String::new(), 0);
         for word in tests.split('`').skip(1).step_by(2) {
             if word.ends_with(".rs") {
@@ -182,4 +184,11 @@ fn the_service_config_is_the_one_that_is_tested() {
     let (protocol, config) = (read("docs/protocol.md"), read("tests/clients/service_config.json"));
     let shown = between(&protocol, "```json\n", "```").next().unwrap();
     assert_eq!(shown.trim_end(), config.trim_end());
+}
+
+#[test]
+fn the_client_in_a_browser_is_the_one_of_the_example() {
+    let (protocol, example) = (read("docs/protocol.md"), read("examples/watch.html"));
+    let shown = between(&protocol, "```js\n", "```").next().unwrap();
+    assert_eq!(shown, between(&example, "<script>\n", "</script>").next().unwrap());
 }

@@ -4,6 +4,8 @@
 mod history;
 #[path = "history_selftest/plants.rs"]
 mod plants;
+#[path = "history_selftest/sse.rs"]
+mod sse;
 #[path = "history_selftest/world.rs"]
 mod world;
 

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The longest that a lookup holds an empty answer.
+/// The longest that an empty answer is held.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// Where the call came from.
@@ -45,6 +45,12 @@ fn span(field: &str, given: Option<prost_types::Duration>, violations: &mut Vec<
             Duration::ZERO
         }
     }
+}
+
+/// How long nothing is waited for.
+#[must_use]
+pub fn wait(given: Option<prost_types::Duration>, violations: &mut Vec<Violation>) -> Duration {
+    span("wait", given, violations).min(WAIT_MAX)
 }
 
 /// What is wanted, and the token that came with it.
@@ -206,13 +212,29 @@ fn filter(selector: &proto::Selector, prefix: &str, violations: &mut Vec<Violati
     }
 }
 
-/// What a watch or subscription follows.
-pub(super) fn filters(selectors: &[proto::Selector], max_selectors: usize) -> Result<FilterSet, Error> {
-    if selectors.len() > max_selectors {
-        let sentence = format!("must be at most {max_selectors}, not {}", selectors.len());
-        return Err(Error::invalid("selectors", sentence));
-    }
+/// What a watch follows.
+pub(super) fn watch(request: &proto::WatchRequest, max_selectors: usize) -> Result<FilterSet, Error> {
     let mut violations = Vec::new();
+    span("wait", request.wait, &mut violations);
+    filters_unless(violations, &request.selectors, max_selectors)
+}
+
+/// What a subscription follows.
+pub(super) fn filters(selectors: &[proto::Selector], max_selectors: usize) -> Result<FilterSet, Error> {
+    filters_unless(Vec::new(), selectors, max_selectors)
+}
+
+/// What selectors stand for, unless something else is wrong as well.
+fn filters_unless(
+    mut violations: Vec<Violation>,
+    selectors: &[proto::Selector],
+    max_selectors: usize,
+) -> Result<FilterSet, Error> {
+    if selectors.len() > max_selectors {
+        // Not one by one: the list alone is refused.
+        violations.push(violation("selectors", format!("must be at most {max_selectors}, not {}", selectors.len())));
+        return Err(Error::Invalid(violations));
+    }
     let filters: Vec<Filter> = selectors
         .iter()
         .enumerate()
@@ -244,7 +266,7 @@ pub(super) fn lookup(request: proto::LookupRequest, deadline: Option<Instant>) -
     if pick != PickKind::All && !request.page_token.is_empty() {
         violations.push(violation("page_token", "a pick has no pages"));
     }
-    let wait = span("wait", request.wait, &mut violations).min(WAIT_MAX);
+    let wait = wait(request.wait, &mut violations);
     let selector = proto::Selector {
         namespace: request.namespace,
         service: request.service,

@@ -21,6 +21,7 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/onair.v1.rs"));
 }
 
+pub use convert::wait;
 pub use errors::CanonicalErrors;
 pub(crate) use measured::count_refusal;
 pub use registry::{RegistryService, ServiceOptions};

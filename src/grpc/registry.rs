@@ -164,7 +164,7 @@ impl Registry for RegistryService {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<WatchReplies>, Status> {
         let request = request.into_inner();
-        let filters = convert::filters(&request.selectors, self.options.limits.max_selectors as usize)?;
+        let filters = convert::watch(&request, self.options.limits.max_selectors as usize)?;
         let stream = self.handle.watch(filters, request.resume_token).await?;
         Ok(Response::new(WatchReplies(stream)))
     }

@@ -120,15 +120,20 @@ fn deadline_details(outcome_unknown: bool) -> ErrorDetails {
     details(Reason::Deadline, [("outcome_unknown", outcome_unknown.to_string())])
 }
 
-/// The server goes away: call again a little later, not all at once.
+/// When to come back to a server that went away: 0.2 to 2 s, so that not all come at once.
 #[must_use]
-pub fn shutting_down() -> Status {
+pub fn retry_delay() -> Duration {
     let mut jitter = [0; 2];
     // Without random numbers there is no spread, and still a right answer.
     let _ = getrandom::fill(&mut jitter);
-    let delay = Duration::from_millis(200 + u64::from(u16::from_le_bytes(jitter)) * 1_800 / 65_536);
+    Duration::from_millis(200 + u64::from(u16::from_le_bytes(jitter)) * 1_800 / 65_536)
+}
+
+/// The server goes away: call again a little later, not all at once.
+#[must_use]
+pub fn shutting_down() -> Status {
     let mut details = details(Reason::ShuttingDown, []);
-    details.set_retry_info(Some(delay));
+    details.set_retry_info(Some(retry_delay()));
     Status::with_error_details(Code::Unavailable, Error::ShuttingDown.to_string(), details)
 }
 

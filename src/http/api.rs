@@ -19,6 +19,7 @@ use super::{
     problem::{self, Refusal},
     routes::{self, Route, RouteError, Table},
     transcode,
+    watches::{self, Watches},
 };
 use crate::{
     grpc::status::{self, Reason},
@@ -40,6 +41,7 @@ pub struct ApiOptions {
 pub struct Api {
     grpc: Grpc,
     options: ApiOptions,
+    watches: Watches,
 }
 
 /// Serves every route of the API over these services. One for each thread: nothing in it is shared.
@@ -47,9 +49,9 @@ pub struct Api {
 /// # Errors
 /// When the protos describe routes that cannot be.
 pub fn router(services: Routes, options: ApiOptions) -> Result<Router, RouteError> {
-    let api = Arc::new(Api { grpc: Grpc::new(services), options });
     let mut paths: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
     let table = Table::of_api()?;
+    let api = Arc::new(Api { grpc: Grpc::new(services), options, watches: Watches::new(&table)? });
     for route in table.routes() {
         paths.entry(&route.path).or_default().push(route);
     }
@@ -90,6 +92,9 @@ impl Api {
         let (mut parts, body) = request.into_parts();
         let message = self.message(route, &parts, body).await?;
         let caller = Caller::of(&mut parts, Front::Http);
+        if route.rpc.is_server_streaming() {
+            return self.watches.answer(&self.grpc, route, caller, &parts.headers, message).await;
+        }
         let reply = match self.grpc.unary(&route.grpc_path, caller, &message).await {
             Ok(reply) => reply,
             Err(status) => return Ok(problem::of_call(&status)),
@@ -101,17 +106,18 @@ impl Api {
 
     /// The bytes of the request message.
     async fn message(&self, route: &Route, parts: &Parts, body: Body) -> Result<Vec<u8>, Refusal> {
-        if route.rpc.is_server_streaming() {
-            let sentence = "this server has no streams by HTTP yet; use gRPC";
-            return Err(status::plain(Reason::NotSupported, sentence).into());
-        }
-        negotiate::accepts(&parts.headers, "application/json")?;
+        negotiate::accepted(&parts.headers, answers(route))?;
         let body = match route.body {
             routes::Body::None => negotiate::none(&parts.headers, body).await.map(|()| Bytes::new())?,
             _ => negotiate::json(&parts.headers, body, self.options.max_message_bytes).await?,
         };
         Ok(transcode::request(route, &parts.uri, &parts.headers, &body)?)
     }
+}
+
+/// What the answers to a route may be.
+fn answers(route: &Route) -> &'static [&'static str] {
+    if route.rpc.is_server_streaming() { &watches::ANSWERS } else { &["application/json"] }
 }
 
 /// The methods of a path, as `Allow` lists them.

@@ -2,9 +2,6 @@
 //! request as such (its deadline, a fault in its handler); knows no rule of the registry, and nothing of sockets.
 //!
 //! Who adds to it:
-//! - **Streams.** Where [`api`] finds that a route's method streams its replies, the request is read already, as any
-//!   other is; `call::Grpc::stream` gives the replies as the bytes of messages, and
-//!   `transcode::to_json(&route.rpc.output(), &bytes)` makes each of them an event's data.
 //! - **A description.** [`routes::Table`] is all there is to tell: the routes, their places, and the pool with the
 //!   comments of the protos.
 //! - **Other paths.** [`router`] gives an `axum::Router` to merge others into; its fallback tells what is not there.
@@ -26,6 +23,7 @@ pub mod problem;
 pub mod query;
 pub mod routes;
 pub mod transcode;
+pub mod watches;
 pub mod web;
 
 use std::{

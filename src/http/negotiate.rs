@@ -15,6 +15,9 @@ use crate::{
     registry::Error,
 };
 
+/// How much a client wants something: its weight in thousandths, then how exactly it was named.
+type Wish = (u16, u8);
+
 /// The JSON of a request that has to have some.
 ///
 /// # Errors
@@ -62,41 +65,49 @@ fn is_json(value: &str) -> bool {
     parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) && parts.all(is_utf_8)
 }
 
-/// Sees that the answer may be of this type, which has no parameters.
+/// The one of these types that the client would rather have: the first, if it is all the same. What cannot be read says
+/// nothing.
 ///
 /// # Errors
-/// `Accept` excludes it.
-pub fn accepts(headers: &HeaderMap, kind: &'static str) -> Result<(), Refusal> {
-    // The closest range decides: the type itself, then all of its family, then everything.
-    let (family, _) = kind.split_once('/').unwrap_or((kind, ""));
-    let (mut closest, mut any) = ([None; 3], false);
-    for value in headers.get_all(ACCEPT) {
-        let Ok(value) = value.to_str() else { continue };
-        for range in value.split(',').map(str::trim).filter(|range| !range.is_empty()) {
-            any = true;
-            let (name, parameters) = range.split_once(';').unwrap_or((range, ""));
-            let place = match name.trim() {
-                name if name.eq_ignore_ascii_case(kind) => 0,
-                name if name.strip_suffix("/*").is_some_and(|name| name.eq_ignore_ascii_case(family)) => 1,
-                "*/*" => 2,
-                _ => continue,
-            };
-            closest[place] = Some(closest[place].unwrap_or(false) || !is_zero(parameters));
+/// `Accept` excludes them all.
+pub fn accepted<'o>(headers: &HeaderMap, offers: &[&'o str]) -> Result<&'o str, Refusal> {
+    let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let ranges: Vec<_> = lines.flat_map(|line| line.split(',')).filter_map(range).collect();
+    let mut best: Option<(Wish, &str)> = None;
+    for offer in offers {
+        let wish = if ranges.is_empty() { (1, 0) } else { wish(&ranges, offer) };
+        if wish.0 > 0 && best.is_none_or(|(other, _)| other < wish) {
+            best = Some((wish, offer));
         }
     }
-    if !any || closest.into_iter().flatten().next().unwrap_or(false) {
-        return Ok(());
-    }
-    Err(status::plain(Reason::NotAcceptable, format!("the answer is {kind}, which Accept excludes")).into())
+    let offered = offers.join(" or ");
+    let excluded = || status::plain(Reason::NotAcceptable, format!("the answer is {offered}, which Accept excludes"));
+    best.map(|(_, offer)| offer).ok_or_else(|| excluded().into())
 }
 
-/// Whether the parameters of a range say `q=0`: by no means.
-fn is_zero(parameters: &str) -> bool {
-    let quality = parameters
-        .split(';')
-        .filter_map(|one| one.split_once('='))
-        .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
-    quality.is_some_and(|(_, value)| value.trim().parse::<f32>().is_ok_and(|value| value == 0.0))
+/// A media range without its parameters, and its weight.
+fn range(text: &str) -> Option<(String, u16)> {
+    let mut parts = text.split(';').map(str::trim);
+    let range = parts.next().filter(|range| range.contains('/'))?.to_ascii_lowercase();
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    let thousandths = match weight {
+        None => 1_000,
+        Some(weight) => (weight.parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight))? * 1_000.0) as u16,
+    };
+    Some((range, thousandths))
+}
+
+/// What the range that names an offer most exactly says of it.
+fn wish(ranges: &[(String, u16)], offer: &str) -> Wish {
+    let kind = offer.split('/').next().unwrap_or_default();
+    let exactness = |range: &str| match range {
+        "*/*" => 1,
+        range if range == offer => 3,
+        range => u8::from(range.strip_suffix("/*") == Some(kind)) * 2,
+    };
+    let named =
+        ranges.iter().map(|(range, weight)| (exactness(range), *weight)).filter(|(exactness, _)| *exactness > 0);
+    named.max().map_or((0, 0), |(exactness, weight)| (weight, exactness))
 }
 
 #[cfg(test)]
@@ -144,7 +155,35 @@ mod tests {
             (&["application/*;q=0, */*"], false),
             (&["*/*;q=0, application/json;q=0.1"], true),
         ] {
-            assert_eq!(accepts(&headers(ACCEPT, values), "application/json").is_ok(), taken, "{values:?}");
+            assert_eq!(accepted(&headers(ACCEPT, values), &["application/json"]).is_ok(), taken, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_types_the_client_chooses() {
+        const JSON: &str = "application/json";
+        const EVENTS: &str = "text/event-stream";
+        for (values, wanted) in [
+            (&[][..], Some(JSON)),
+            (&[""], Some(JSON)),
+            (&["text/event-stream"], Some(EVENTS)),
+            (&["TEXT/Event-Stream; charset=utf-8"], Some(EVENTS)),
+            (&["text/*"], Some(EVENTS)),
+            (&["text/event-stream, */*"], Some(EVENTS)),
+            (&["*/*;q=0.9, text/event-stream;q=0.8"], Some(JSON)),
+            (&["*/*"], Some(JSON)),
+            (&["application/json, text/event-stream"], Some(JSON)),
+            (&["text/event-stream;q=0.9,application/json;q=0.8"], Some(EVENTS)),
+            (&["text/event-stream; q=0.1, application/json; Q=0.2"], Some(JSON)),
+            (&["application/json;q=0.5", "text/event-stream"], Some(EVENTS)),
+            (&["text/event-stream;q=0, */*;q=0.1"], Some(JSON)),
+            (&["text/event-stream;q=0.001"], Some(EVENTS)),
+            (&["nonsense;;q=x,,;"], Some(JSON)),
+            (&["text/event-stream;q=2"], Some(JSON)),
+            (&["text/html"], None),
+            (&["text/event-stream;q=0"], None),
+        ] {
+            assert_eq!(accepted(&headers(ACCEPT, values), &[JSON, EVENTS]).ok(), wanted, "{values:?}");
         }
     }
 }

@@ -96,9 +96,8 @@ pub fn response(status: &Status) -> Response<Body> {
     response
 }
 
-/// The answer that says how a call ended, which was counted as it did.
-#[must_use]
-pub fn of_call(status: &Status) -> Response<Body> {
+/// What `status` is as a problem, and when to call again.
+fn problem(status: &Status) -> (Problem, Option<Duration>) {
     let details = status.get_error_details();
     let (reason, domain, metadata) = details.error_info().cloned().map_or_else(Default::default, |info| {
         (info.reason, info.domain, info.metadata.into_iter().collect::<BTreeMap<_, _>>())
@@ -126,10 +125,22 @@ pub fn of_call(status: &Status) -> Response<Body> {
         resource,
         retry_after: retry.map(|delay| format!("{}.{:03}s", delay.as_secs(), delay.subsec_millis())),
     };
+    (problem, retry)
+}
+
+/// The JSON that says `status`, on one line.
+#[must_use]
+pub fn json(status: &Status) -> Vec<u8> {
     // Only maps with keys that are no text cannot be written.
-    let body = serde_json::to_vec(&problem).unwrap_or_default();
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = http_status;
+    serde_json::to_vec(&problem(status).0).unwrap_or_default()
+}
+
+/// The answer that says how a call ended, which was counted as it did.
+#[must_use]
+pub fn of_call(status: &Status) -> Response<Body> {
+    let (problem, retry) = problem(status);
+    let mut response = Response::new(Body::from(serde_json::to_vec(&problem).unwrap_or_default()));
+    *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, TYPE);
     if let Some(delay) = retry {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));

@@ -155,6 +155,15 @@ impl Table {
         &self.routes
     }
 
+    /// The descriptor of a message that the front itself reads or writes.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn message(&self, name: &str) -> Result<MessageDescriptor, RouteError> {
+        let missing = || RouteError::Route { method: name.to_owned(), fault: "is not there".to_owned() };
+        self.pool.get_message_by_name(name).ok_or_else(missing)
+    }
+
     /// The descriptors that it was read from, with all comments.
     #[must_use]
     pub fn pool(&self) -> &DescriptorPool {

@@ -28,8 +28,9 @@ async fn kill9_under_load_loses_nothing_and_a_watcher_misses_nothing() {
     let (mut changes, mut missed, mut resume_token) = (0, 0, String::new());
     for first in (0..rounds).step_by(CHAPTER) {
         let recorder = Recorder::new(Settings { cuts: true, resets: false, ..Settings::default() });
-        // One who watches all the time, and one who comes back after each restart.
+        // Those who watch all the time, in each way there is, and one who comes back after each restart.
         let mut follower = Follower::of_everything(&server, &recorder).await;
+        let mut by_http = Follower::of_everything_by_http(&server, &recorder).await;
         for _ in first..rounds.min(first + CHAPTER) {
             if resume_token.is_empty() {
                 follower.fold().resume_token().clone_into(&mut resume_token);
@@ -40,16 +41,18 @@ async fn kill9_under_load_loses_nothing_and_a_watcher_misses_nothing() {
             server.again().await;
             let client = server.client(&recorder).await;
             let (revision, there) = there(&client).await;
-            follower.reach(revision).await;
-            let folded: BTreeMap<_, _> =
-                follower.fold().instances().values().map(|one| (one.id.clone(), one.clone())).collect();
-            assert_eq!((follower.resets(), &folded), (&[][..], &there), "the watcher has what is there");
+            for follower in by_http.iter_mut().chain([&mut follower]) {
+                follower.reach(revision).await;
+                let folded: BTreeMap<_, _> =
+                    follower.fold().instances().values().map(|one| (one.id.clone(), one.clone())).collect();
+                assert_eq!((follower.resets(), &folded), (&[][..], &there), "the watcher has what is there");
+            }
             missed += catch_up(&client, &mut resume_token, revision).await;
             load.settle(&there);
             load.repeat(&client).await;
         }
         resume_token.clear();
-        drop(follower);
+        drop((follower, by_http));
         recorder.assert_clean();
     }
     println!("{changes} changes acknowledged in {rounds} lives, all there; {missed} revisions seen after a return");

@@ -8,17 +8,17 @@
 //! | 2 never late | `lease::never_late_a_killed_join_is_offline_when_its_ttl_has_passed`, `lease::never_late_and_never_early_whenever_a_client_falls_silent` |
 //! | 3 restart grace | `restart::restart_grace_gives_every_lease_its_time`, `restart::exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline` |
 //! | 4 fencing, 5 healing | `lease::fencing_and_healing_each_token_is_answered_for_itself`, `lease::the_end_of_a_heartbeat_stream_expires_nothing`, `lease::a_client_that_was_suspended_heals_by_itself`, `restart::a_join_registers_again_with_a_registry_that_lost_its_data`, `cli::every_command_has_its_exit_codes_and_json` |
-//! | 7 snapshot joins live | `watch::snapshot_joins_live_while_many_register`, `subscribe::each_subscription_is_for_itself_and_groups_come_together` |
+//! | 7 snapshot joins live | `watch::snapshot_joins_live_while_many_register`, `subscribe::each_subscription_is_for_itself_and_groups_come_together`, `polls::every_way_of_watching_sees_the_same` |
 //! | 8 ordered, atomic | `watch::atomic_a_big_snapshot_and_a_big_revision_span_messages` |
-//! | 9 exact resume | `restart::exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline`, `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `subscribe::each_subscription_resumes_from_its_own_token_over_kill_9`, `watch::a_token_that_cannot_be_continued_is_answered_in_band`, `restart::a_registry_without_its_data_is_another_registry`, `restart::a_token_of_a_history_that_was_undone_is_of_another_epoch`, `restart::a_token_older_than_the_kept_log_is_too_old_also_after_a_restart` |
+//! | 9 exact resume | `restart::exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline`, `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `subscribe::each_subscription_resumes_from_its_own_token_over_kill_9`, `watch::a_token_that_cannot_be_continued_is_answered_in_band`, `restart::a_registry_without_its_data_is_another_registry`, `restart::a_token_of_a_history_that_was_undone_is_of_another_epoch`, `restart::a_token_older_than_the_kept_log_is_too_old_also_after_a_restart`, `polls::followers_over_http_lose_nothing_over_kill_9_and_a_freeze`, `polls::every_reset_comes_in_band` |
 //! | 10 filters cross | `watch::filters_cross_and_selectors_unite` |
-//! | 11 bookmarks | `watch::a_quiet_stream_carries_bookmarks`, `subscribe::a_bookmark_has_a_group_for_each_subscription_and_shutdown_ends_with_one` |
-//! | 12 nobody waits | `watch::nobody_waits_for_a_watcher_that_never_reads` |
-//! | 13 streams end well | `restart::every_stream_ends_well_when_the_server_is_told_to_stop` |
+//! | 11 bookmarks | `watch::a_quiet_stream_carries_bookmarks`, `subscribe::a_bookmark_has_a_group_for_each_subscription_and_shutdown_ends_with_one`, `events::a_quiet_stream_of_events_moves_on_by_comments` |
+//! | 12 nobody waits | `watch::nobody_waits_for_a_watcher_that_never_reads`, `events::nobody_waits_for_a_stream_of_events_that_is_not_read` |
+//! | 13 streams end well | `restart::every_stream_ends_well_when_the_server_is_told_to_stop`, `events::told_to_stop_it_cuts_streams_after_a_last_bookmark_and_answers_polls` |
 //! | 14 durable, visible, answered | `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `disk::a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself`, `disk::kill_9_on_a_full_disk_loses_nothing_either` |
 //! | 15 read your writes, 16 typed emptiness | `watch::read_your_writes_and_typed_emptiness`, `lookup::an_empty_answer_is_held_until_something_matches_or_time_is_up` |
-//! | 17 limits | `limits::every_limit_of_the_state_is_named_advertised_and_answered`, `limits::every_limit_of_watches_is_named_and_answered`, `limits::a_full_inbox_refuses_at_once_and_beats_have_their_own_lane` |
-//! | 18 every error | all of `input`, `hostile`, `http`, `http_transport` and `http_slow` |
+//! | 17 limits | `limits::every_limit_of_the_state_is_named_advertised_and_answered`, `limits::every_limit_of_watches_is_named_and_answered`, `limits::a_full_inbox_refuses_at_once_and_beats_have_their_own_lane`, `events::a_watch_over_http_ends_with_its_client_and_counts_as_one` |
+//! | 18 every error | all of `input`, `hostile`, `http`, `http_transport` and `http_slow`, `events::who_watches_gets_what_it_accepts` |
 //! | 19 safe by default | `start::safe_by_default_it_refuses_to_be_reached_from_elsewhere`, `http_web::pages_of_configured_origins_may_call_and_nobody_elses`, `http_web::grpc_itself_is_judged_only_if_a_browser_may_have_sent_it` |
 
 #[path = "../history/mod.rs"]
@@ -31,6 +31,7 @@ mod bench;
 mod cli;
 mod curl;
 mod disk;
+mod events;
 mod harness;
 mod health;
 mod hostile;
@@ -47,6 +48,7 @@ mod limits;
 mod load;
 mod lookup;
 mod metrics;
+mod polls;
 mod readme;
 mod restart;
 mod soak;

@@ -181,7 +181,7 @@ async fn a_token_that_cannot_be_continued_is_answered_in_band() {
         (format!("{old}A"), everything().selectors, ResetReason::Malformed),
         ("ü".repeat(500), others, ResetReason::Malformed),
     ] {
-        let request = WatchRequest { selectors, resume_token: token, coalesce: false };
+        let request = WatchRequest { selectors, resume_token: token, ..WatchRequest::default() };
         let mut watch = client.watch(request).await.unwrap();
         let mut parts = vec![next(&mut watch).await];
         while !parts.last().unwrap().snapshot_end {
@@ -270,7 +270,8 @@ async fn a_quiet_stream_carries_bookmarks() {
     // A bookmark is as good to resume from as an event.
     let last = client.register(register("nobody", "b", 60.0)).await.unwrap();
     for (selectors, resume_token) in [(everything().selectors, bookmark.resume_token), (empty, other.resume_token)] {
-        let mut watch = client.watch(WatchRequest { selectors, resume_token, coalesce: false }).await.unwrap();
+        let mut watch =
+            client.watch(WatchRequest { selectors, resume_token, ..WatchRequest::default() }).await.unwrap();
         let message = next(&mut watch).await;
         assert_eq!((message.revision, message.events.len(), message.reset), (last.revision, 1, None));
     }

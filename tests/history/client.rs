@@ -29,6 +29,11 @@ impl Client {
         Self { api: RegistryClient::new(channel), recorder }
     }
 
+    /// Where it is written down.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
     pub async fn register(&self, request: RegisterRequest) -> Result<RegisterResponse, Status> {
         let mut api = self.api.clone();
         self.recorder.call(request, async |request| api.register(request).await).await

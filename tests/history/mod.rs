@@ -21,6 +21,8 @@ mod crossing;
 mod errors;
 mod feed;
 mod fold;
+mod http;
+mod json;
 mod leases;
 mod legal;
 mod order;
@@ -29,12 +31,16 @@ mod reads;
 mod recorder;
 mod silence;
 mod span;
+mod sse;
 mod writes;
 
 pub use client::{Beating, Client, Subscribed, Watched};
 pub use fold::Fold;
+pub use http::{AnyWatched, HttpClient, Said, Way, said};
+pub use json::of_message;
 pub use print::report;
 pub use recorder::{OperationId, Recorder, StreamId};
+pub use sse::{Block, Parser};
 
 /// What a run may do, and how fast it has to be.
 #[derive(Clone, Debug)]

@@ -293,7 +293,7 @@ impl World {
     /// Opens a watch that begins with a snapshot, after a reset if there is a reason for one.
     pub fn watch(&mut self, selectors: Vec<Selector>, token: &str, reset: Option<(ResetReason, u64)>) -> usize {
         let filters = filters(&selectors);
-        let request = WatchRequest { selectors, resume_token: token.to_owned(), coalesce: false };
+        let request = WatchRequest { selectors, resume_token: token.to_owned(), ..WatchRequest::default() };
         let stream = self.stream(Opening::Watch(request));
         let mut messages: Vec<_> = pieces(self.revision, &filters, &self.snapshot(&filters)).collect();
         if messages.is_empty() {
@@ -309,7 +309,7 @@ impl World {
     /// Opens a watch that continues from a token.
     pub fn resume(&mut self, selectors: Vec<Selector>, token: &str) -> usize {
         let filters = filters(&selectors);
-        let request = WatchRequest { selectors, resume_token: token.to_owned(), coalesce: false };
+        let request = WatchRequest { selectors, resume_token: token.to_owned(), ..WatchRequest::default() };
         let stream = self.stream(Opening::Watch(request));
         let from: u64 = token[1..].split_once('-').unwrap().0.parse().unwrap();
         for (revision, changes) in self.log.iter().filter(|(revision, _)| *revision > from) {

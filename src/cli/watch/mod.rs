@@ -76,7 +76,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let request = WatchRequest {
         selectors: names.into_iter().map(selector).collect(),
         resume_token: args.resume_token,
-        coalesce: false,
+        ..WatchRequest::default()
     };
     if session.print.is_curl() {
         return curl::show_stream(&session, "Watch", &request);

@@ -11,13 +11,16 @@ use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
-use tonic::{Status, transport::Endpoint};
+use tonic::Status;
 
 use super::{PATIENCE, Server, within};
-use crate::history::{Client, Fold, Recorder};
+use crate::history::{AnyWatched, Fold, Recorder, Way};
 
 /// The pause between attempts while the server ought to be there.
 const REDIAL: Duration = Duration::from_millis(20);
+
+/// How long a poll of a follower is held: less than a stream's first message may take.
+const HELD: Duration = Duration::from_secs(1);
 
 /// What a follower saw.
 #[derive(Clone, Debug)]
@@ -44,9 +47,14 @@ pub struct Follower {
 impl Follower {
     /// Follows `request` on `server` in all its lives.
     pub fn start(server: &Server, recorder: &Recorder, request: WatchRequest) -> Self {
+        Self::start_by(Way::Grpc, server, recorder, request)
+    }
+
+    /// The same, in one of the ways there are.
+    pub fn start_by(way: Way, server: &Server, recorder: &Recorder, request: WatchRequest) -> Self {
         let (to, seen) = mpsc::unbounded_channel();
         let fold = if request.resume_token.is_empty() { Fold::new() } else { Fold::default() };
-        let task = tokio::spawn(follow(server.up(), recorder.clone(), request, to));
+        let task = tokio::spawn(follow(way, server.up(), recorder.clone(), request, to));
         Self { seen, fold, gone: Vec::new(), resets: Vec::new(), rest: VecDeque::new(), task }
     }
 
@@ -55,6 +63,16 @@ impl Follower {
         let mut follower = Self::start(server, recorder, super::everything());
         follower.snapshot().await;
         follower
+    }
+
+    /// The same over HTTP: as server-sent events, and by long polls.
+    pub async fn of_everything_by_http(server: &Server, recorder: &Recorder) -> [Self; 2] {
+        let mut both =
+            [Way::Events, Way::Poll(HELD)].map(|way| Self::start_by(way, server, recorder, super::everything()));
+        for follower in &mut both {
+            follower.snapshot().await;
+        }
+        both
     }
 
     /// What it holds, of all that the test has taken.
@@ -132,6 +150,7 @@ impl Drop for Follower {
 }
 
 async fn follow(
+    way: Way,
     mut up: tokio::sync::watch::Receiver<Option<std::net::SocketAddr>>,
     recorder: Recorder,
     mut request: WatchRequest,
@@ -142,10 +161,10 @@ async fn follow(
     loop {
         redial.tick().await;
         let Ok(address) = up.wait_for(Option::is_some).await.map(|up| up.expect("waited for")) else { return };
-        let Ok(channel) = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await else { continue };
-        let mut stream = match Client::new(channel, recorder.clone()).watch(request.clone()).await {
-            Ok(stream) => stream,
-            Err(status) => {
+        let mut stream = match AnyWatched::open(way, address, &recorder, request.clone()).await {
+            None => continue,
+            Some(Ok(stream)) => stream,
+            Some(Err(status)) => {
                 let _ = to.send(Seen::Ended(Some(status)));
                 continue;
             }

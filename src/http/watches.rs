@@ -1,0 +1,82 @@
+//! Watches over HTTP: as server-sent events or as long polls, whichever the client would rather have. Both bring the
+//! messages that a watch of gRPC brings; nothing here decides what those are.
+
+mod events;
+mod poll;
+#[cfg(test)]
+mod tests;
+mod told;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use tonic::Code;
+
+use self::told::Teller;
+use super::{
+    call::{Caller, Grpc},
+    negotiate,
+    problem::{self, Refusal},
+    routes::{Route, RouteError, Table},
+};
+
+/// Tells nginx, and proxies that learnt from it, to hand on what comes when it comes.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+/// What the answers may be; the first where it is all the same to the client.
+pub const ANSWERS: [&str; 2] = [JSON, EVENTS];
+
+/// What all watches of a thread share.
+#[derive(Debug)]
+pub struct Watches {
+    teller: Arc<Teller>,
+}
+
+impl Watches {
+    /// Of the API that has these routes.
+    ///
+    /// # Errors
+    /// It has no watch.
+    pub fn new(table: &Table) -> Result<Self, RouteError> {
+        Ok(Self { teller: Arc::new(Teller::new(table.message("onair.v1.WatchResponse")?)) })
+    }
+
+    /// Answers a request that was read into a `WatchRequest`.
+    ///
+    /// # Errors
+    /// What refuses it before there is a call.
+    pub async fn answer(
+        &self,
+        grpc: &Grpc,
+        route: &Route,
+        caller: Caller,
+        headers: &HeaderMap,
+        mut message: Vec<u8>,
+    ) -> Result<Response<Body>, Refusal> {
+        let kind = negotiate::accepted(headers, &ANSWERS)?;
+        let wait = poll::wait(&message)?;
+        if kind == EVENTS {
+            events::continue_after_last_event(headers, &mut message);
+        }
+        let (opened, teller) = (grpc.stream(&route.grpc_path, caller, &message).await, Arc::clone(&self.teller));
+        Ok(match opened {
+            Ok(replies) if kind == EVENTS => events::answer(replies, teller),
+            Ok(replies) => poll::answer(replies, teller, wait),
+            Err(status) if kind == EVENTS && status.code() == Code::Unavailable => events::come_back(&status),
+            Err(status) => problem::of_call(&status),
+        })
+    }
+}
+
+/// An answer that is handed on as it comes, and not kept for anyone else.
+fn streamed(kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    response
+}
