@@ -20,6 +20,7 @@ mod openapi;
 pub mod ops;
 mod pages;
 pub mod problem;
+pub mod prometheus;
 pub mod query;
 pub mod routes;
 pub mod transcode;

@@ -13,8 +13,8 @@ use axum::{
     routing::{MethodRouter, get},
 };
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
-    header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Serialize;
 
@@ -103,16 +103,26 @@ impl Ops {
 /// The routes.
 pub fn router(ops: Ops) -> Router {
     Router::new()
-        .route("/metrics", only(get(metrics)))
-        .route("/healthz", only(get(healthz)))
-        .route("/readyz", only(get(readyz)))
+        .route("/metrics", read_only(get(metrics)))
+        .route("/healthz", read_only(get(healthz)))
+        .route("/readyz", read_only(get(readyz)))
         .with_state(ops)
 }
 
-/// Other methods are refused as everything is refused here.
-fn only(methods: MethodRouter<Ops>) -> MethodRouter<Ops> {
-    methods.fallback(|| async {
-        problem::response(&status::plain(Reason::MethodNotAllowed, "this path has the methods GET, HEAD"))
+/// A path that can only be read: other methods are refused as everywhere.
+pub(super) fn read_only<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> MethodRouter<S> {
+    const METHODS: &str = "GET, HEAD, OPTIONS";
+    methods.fallback(|method: Method| async move {
+        let mut response = if method == Method::OPTIONS {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        } else {
+            let sentence = format!("this path has the methods {METHODS}");
+            problem::response(&status::plain(Reason::MethodNotAllowed, sentence))
+        };
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(METHODS));
+        response
     })
 }
 
@@ -176,7 +186,7 @@ fn answer(status: StatusCode, kind: HeaderValue, body: String) -> Response<Body>
 
 #[cfg(test)]
 mod tests {
-    use http::{Method, Request, header::ALLOW};
+    use http::Request;
     use serde_json::{Value, json};
     use tower::ServiceExt as _;
     use uuid::Uuid;
@@ -273,9 +283,12 @@ mod tests {
         let (ops, handle, _actor) = server();
         ops.recovered(handle);
         let (status, headers, body) = ask(&ops, Method::POST, "/metrics", "*/*").await;
-        assert_eq!((status, &headers[ALLOW]), (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("GET,HEAD")));
+        let allowed = HeaderValue::from_static("GET, HEAD, OPTIONS");
+        assert_eq!((status, &headers[ALLOW]), (StatusCode::METHOD_NOT_ALLOWED, &allowed));
         assert_eq!(headers[CONTENT_TYPE], problem::TYPE);
         assert!(body.contains("Method Not Allowed"), "{body}");
+        let (status, headers, _) = ask(&ops, Method::OPTIONS, "/readyz", "*/*").await;
+        assert_eq!((status, &headers[ALLOW]), (StatusCode::NO_CONTENT, &allowed));
         let (status, headers, body) = ask(&ops, Method::HEAD, "/metrics", "*/*").await;
         assert_eq!((status, body.as_str()), (StatusCode::OK, ""));
         assert!(headers[CONTENT_TYPE].to_str().unwrap().starts_with("text/plain; version=0.0.4"));

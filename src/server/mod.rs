@@ -291,7 +291,8 @@ impl Services {
         let options = ApiOptions { max_message_bytes: settings.max_message_bytes };
         let routes = http::router(grpc.clone(), options)
             .map_err(|error| ServeError::Broken(format!("the API cannot be served by HTTP: {error}")))?;
-        let (routes, guard) = (routes.merge(self.ops.clone()), Arc::clone(&self.guard));
+        let routes = routes.merge(http::prometheus::router(grpc.clone())).merge(self.ops.clone());
+        let guard = Arc::clone(&self.guard);
         Ok(Front::new(grpc, routes, guard, options, Arc::clone(metrics)))
     }
 }

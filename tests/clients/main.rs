@@ -2,6 +2,7 @@
 //! first use, so that `cargo test` alone is enough.
 
 mod go;
+mod prometheus;
 mod python;
 mod scenario;
 mod server;
