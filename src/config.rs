@@ -148,7 +148,7 @@ settings! {
         /// Hosts, besides localhost and the addresses listened on, by which browsers and HTTP clients may call this server:
         /// names that lead to it, without ports. Default: that of `advertise`.
         http_hosts: Vec<Host> = Vec::new(), Hosts;
-        /// Origins of other servers' pages that may call this one from a browser, like https://shop.example. Default
+        /// Origins of other servers' pages that may call this one from a browser, like `https://shop.example`. Default
         /// none.
         cors_origins: Vec<WebOrigin> = Vec::new(), Origins;
         /// How long SIGTERM waits for open streams to end. Default 5s.
