@@ -72,7 +72,11 @@ fn registration(number: u64, round: u64) -> Proposal {
         ordinal: 0,
         revision: Stamp::Commit,
     };
-    Proposal { ticket: Ticket(number), changes: vec![Guarded { change: Change::Put(put), before: None }] }
+    Proposal {
+        ticket: Ticket(number),
+        changes: vec![Guarded { change: Change::Put(put), before: None }],
+        reads: Vec::new(),
+    }
 }
 
 /// Keeps `depth` proposals in flight and says how long each took.

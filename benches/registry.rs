@@ -46,7 +46,7 @@ fn decide(registry: &Registry, command: &Command) -> (Vec<Change>, Outcome) {
         Decision::Propose(changes, outcome) => {
             (changes.into_iter().map(|Guarded { change, .. }| change).collect(), outcome)
         }
-        Decision::Reply(reply) => panic!("nothing to propose: {reply:?}"),
+        decision => panic!("nothing to propose: {decision:?}"),
     }
 }
 

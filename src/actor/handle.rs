@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,12 +19,16 @@ use super::{
     Actor, LeaseClock, MARK_INTERVAL,
     latch::Latches,
     leases::Leases,
+    lookup::end_of,
     request::{Beat, BeatReply, Lane, Reply, Request},
+    waiting::{Call, WaitingRoom},
 };
 use crate::{
     engine::{Engine, Recovered},
     metrics::{BeatState, Metrics},
-    registry::{Command, Error, FilterSet, LeaseToken, Principal, Register, Registration, Secret, Target},
+    registry::{
+        Command, Error, FilterSet, IfMissing, LeaseToken, Principal, Register, Registration, Secret, Target, WaitId,
+    },
     watch::{Hub, HubOptions, WatchStream},
 };
 
@@ -64,6 +68,30 @@ pub struct RegistryHandle {
     leases: Leases,
     pub(super) lease_count: Arc<AtomicUsize>,
     pub(super) turns: Arc<super::lookup::Turns>,
+    waits: Arc<Waits>,
+}
+
+/// Names for those who wait, and the way to say that one left.
+#[derive(Debug)]
+struct Waits {
+    next: AtomicU64,
+    left: mpsc::UnboundedSender<WaitId>,
+}
+
+/// Tells the actor that the caller is gone, if it goes before its answer came.
+struct Attendance<'a> {
+    waits: &'a Waits,
+    id: WaitId,
+    answered: bool,
+}
+
+impl Drop for Attendance<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            // An actor that ended waits for nobody.
+            let _ = self.waits.left.send(self.id);
+        }
+    }
 }
 
 impl RegistryHandle {
@@ -72,6 +100,7 @@ impl RegistryHandle {
     pub fn new<E: Engine>(engine: E, recovered: Recovered, options: ActorOptions) -> (Self, Actor<E>) {
         let hub = Hub::new(recovered, options.hub);
         let (inbox_in, inbox) = mpsc::channel(options.max_inbox.max(1));
+        let (left, departures) = mpsc::unbounded_channel();
         let (lane_in, lane) = mpsc::channel(options.max_inbox.max(1) * LANE_ROOM);
         let (leases, lease_count) = (Leases::default(), Arc::<AtomicUsize>::default());
         let metrics = Arc::clone(hub.metrics());
@@ -83,6 +112,7 @@ impl RegistryHandle {
             leases: leases.clone(),
             lease_count: Arc::clone(&lease_count),
             turns,
+            waits: Arc::new(Waits { next: AtomicU64::new(0), left }),
         };
         let mut actor = Actor {
             hub,
@@ -103,6 +133,7 @@ impl RegistryHandle {
             lease_count,
             metrics,
             restart_grace: options.restart_grace.as_millis() as u32,
+            waiting: WaitingRoom::new(departures),
             stopping: None,
         };
         actor.recover_leases();
@@ -148,19 +179,32 @@ impl RegistryHandle {
         }
     }
 
-    /// Registers, or updates what `token` stands for.
+    /// Registers, or updates what `token` stands for. It may wait for what it needs; a caller that
+    /// drops this call leaves.
     ///
     /// # Errors
     /// Every refusal of a registration; see `Error`.
     pub async fn register(
         &self,
-        registration: Registration,
+        mut registration: Registration,
         token: Option<LeaseToken>,
         principal: Principal,
         deadline: Option<Instant>,
     ) -> Result<Reply, Error> {
+        registration.needs.seed = self.turns.random();
+        let waits = registration.needs.if_missing == IfMissing::Wait;
         let register = Register { registration, token, principal, secret: fresh_secret()?, at: wall_clock() };
-        self.command(Command::Register(Box::new(register)), deadline).await
+        if !waits {
+            return self.command(Command::Register(Box::new(register)), deadline).await;
+        }
+        let (answer, answered) = oneshot::channel();
+        let id = self.waits.next.fetch_add(1, Ordering::Relaxed);
+        let mut attendance = Attendance { waits: &self.waits, id, answered: false };
+        let until = end_of(register.registration.needs.wait, deadline);
+        self.send(Request::Wait(Box::new(Call { id, register: Arc::new(register), until, answer })))?;
+        let reply = answered.await;
+        attendance.answered = true;
+        reply.map_err(|_| Error::ShuttingDown)?
     }
 
     /// Takes instances away.

@@ -148,12 +148,19 @@ impl Turns {
     }
 
     /// SplitMix64 (Steele, Lea and Flood 2014).
-    fn random(&self) -> u64 {
+    pub(super) fn random(&self) -> u64 {
         let mut z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+}
+
+/// When a wait of this length ends, so that its answer arrives before the call's deadline.
+pub(super) fn end_of(wait: Duration, deadline: Option<Instant>) -> Instant {
+    let end = Instant::now() + wait;
+    let answered = |deadline: Instant| deadline.checked_sub(ANSWER_MARGIN).unwrap_or(deadline);
+    deadline.map_or(end, |deadline| end.min(answered(deadline)))
 }
 
 impl RegistryHandle {
@@ -190,9 +197,7 @@ impl RegistryHandle {
     pub async fn lookup(&self, query: LookupQuery) -> Result<Found, Error> {
         // One wait, whatever is waited for.
         let wait = if query.wait.is_zero() { REVISION_WAIT } else { query.wait };
-        let end = Instant::now() + wait;
-        let answered = |deadline: Instant| deadline.checked_sub(ANSWER_MARGIN).unwrap_or(deadline);
-        let end = query.deadline.map_or(end, |deadline| end.min(answered(deadline)));
+        let end = end_of(wait, query.deadline);
         if query.min_revision > self.hub.registry().revision() {
             self.reach(query.min_revision, end).await?;
         }
@@ -356,15 +361,15 @@ impl RegistryHandle {
 }
 
 /// A place in the log for a call that waits, given back also when the caller leaves.
-struct Sleeper<'a> {
+pub(super) struct Sleeper<'a> {
     hub: &'a Hub,
     scopes: &'a [Scope],
-    listener: Arc<Listener>,
+    pub(super) listener: Arc<Listener>,
     listening: u64,
 }
 
 impl<'a> Sleeper<'a> {
-    fn new(hub: &'a Hub, scopes: &'a [Scope]) -> Self {
+    pub(super) fn new(hub: &'a Hub, scopes: &'a [Scope]) -> Self {
         let listener = Listener::new();
         let listening = hub.log().listen(scopes, &listener, ONLY_PART);
         Self { hub, scopes, listener, listening }

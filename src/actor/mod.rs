@@ -7,11 +7,14 @@ mod handle;
 mod latch;
 mod leases;
 mod lookup;
+mod reply;
 mod request;
+mod resolve;
 #[cfg(test)]
 mod tests;
 mod verified;
 mod vitals;
+mod waiting;
 
 use std::{
     collections::HashMap,
@@ -35,19 +38,22 @@ use self::{
     latch::Latches,
     leases::{LeaseTable, Leases},
     request::{Answer, Lane, Request},
+    waiting::{Call, WaitingRoom},
 };
 pub use self::{
     clock::{LeaseClock, MARK_INTERVAL},
     handle::{ActorOptions, RegistryHandle},
     lookup::{Found, ListQuery, Listed, LookupQuery, PickKind, WhyEmpty},
     request::{Beat, BeatOutcome, BeatReply, Reply},
+    resolve::{Resolution, ResolveQuery},
     vitals::Lifeless,
+    waiting::{WAITING_MAX, WAITING_NEEDS_MAX},
 };
 use crate::{
     engine::{Engine, EngineError, Proposal, Recovered, Step, Ticket},
     metrics::{self, Metrics},
     registry::{
-        Change, Command, Decision, Error, Fingerprint, Guarded, LeaseTime, Outcome, Principal, Record, Revision,
+        Change, Command, Decision, Error, Fingerprint, Guarded, LeaseTime, Outcome, Principal, Revision, WaitId,
     },
     watch::{Hub, WatchStream},
 };
@@ -68,6 +74,8 @@ const FORGET_MAX: usize = 1_000;
 enum Recipient {
     /// A caller.
     Caller { answer: Answer<Reply>, deadline: Option<Instant> },
+    /// Callers that waited, and were admitted together.
+    Admitted(Vec<Call>),
     /// A beat that brought a status.
     Beat { batch: u64, place: usize },
     /// Nobody: the registry's own doing.
@@ -85,6 +93,10 @@ struct Waiter {
 enum Waiting {
     Command(Command, Recipient),
     Beat(WaitingBeat),
+    /// A registration that waits for what it needs, and has not been looked at yet.
+    Call(Box<Call>),
+    /// Those who could be admitted together.
+    Group(Vec<WaitId>),
 }
 
 impl From<Waiting> for Waiter {
@@ -127,6 +139,7 @@ pub struct Actor<E> {
     lease_count: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
     restart_grace: u32,
+    waiting: WaitingRoom,
     stopping: Option<oneshot::Sender<()>>,
 }
 
@@ -150,6 +163,7 @@ impl<E: Engine> Actor<E> {
                     Some(next) => self.serve_inbox(next),
                     None => break,
                 },
+                () = self.waiting.next() => self.attend(),
                 _ = forget.tick() => self.forget(),
             }
             // Whatever it was, the others have their turn: a queue of commits does not hold up beats, nor beats commands.
@@ -211,13 +225,17 @@ impl<E: Engine> Actor<E> {
                 self.came_through(since);
                 self.run_command(command, Recipient::Caller { answer, deadline });
             }
+            Request::Wait(call) => self.receive(*call),
             Request::Watch { filters, resume_token, answer, since } => {
                 self.came_through(since);
                 if !answer.is_closed() {
                     let _ = answer.send(WatchStream::start(&self.hub, filters, &resume_token));
                 }
             }
-            Request::Stop { answer } => self.stopping = Some(answer),
+            Request::Stop { answer } => {
+                self.stopping = Some(answer);
+                self.dismiss_all();
+            }
         }
     }
 
@@ -243,14 +261,15 @@ impl<E: Engine> Actor<E> {
         match decision {
             Decision::Reply(outcome) => self.reply(&command, recipient, outcome),
             Decision::Propose(changes, outcome) => self.propose(command, recipient, changes, outcome),
+            Decision::Unfit { error, .. } => self.reply(&command, recipient, Err(error)),
         }
     }
 
     fn propose(&mut self, command: Command, recipient: Recipient, changes: Vec<Guarded>, outcome: Outcome) {
-        let keys: Vec<Fingerprint> = changes.iter().filter_map(fingerprint_of).collect();
+        let keys: Vec<Fingerprint> = changes.iter().filter_map(Guarded::fingerprint).collect();
         // Only commands whose keys were not known beforehand get here with one that is held.
-        if let Some(key) = keys.iter().find(|key| self.latches.is_held(**key)) {
-            return self.latches.wait(*key, Waiting::Command(command, recipient).into());
+        if let Some(key) = self.held_key(&keys, &outcome) {
+            return self.latches.wait(key, Waiting::Command(command, recipient).into());
         }
         if let Some(reason) = self.away.clone() {
             return self.reply(&command, recipient, Err(Error::StoreUnavailable { reason, outcome_unknown: false }));
@@ -262,7 +281,8 @@ impl<E: Engine> Actor<E> {
         let new = |guarded: &&Guarded| guarded.before.is_none() && matches!(guarded.change, Change::Put(_));
         let new_instances = changes.iter().filter(new).count() as u64;
         self.new_instances += new_instances;
-        self.batch.push(Proposal { ticket, changes });
+        let reads = outcome.decided_by().cloned().collect();
+        self.batch.push(Proposal { ticket, changes, reads });
         self.in_flight.insert(ticket, InFlight { keys, command, outcome, recipient, new_instances });
         self.metrics.proposals.set(self.in_flight.len() as u64);
     }
@@ -274,8 +294,10 @@ impl<E: Engine> Actor<E> {
             Step::Refused { ticket } => {
                 if let Some(refused) = self.land(ticket) {
                     self.retry_expiry(&refused.command);
-                    if !matches!(refused.command, Command::Expire { .. }) {
-                        self.run_command(refused.command, refused.recipient);
+                    match (refused.command, refused.recipient) {
+                        (Command::Expire { .. }, _) => {}
+                        (_, Recipient::Admitted(calls)) => calls.into_iter().for_each(|call| self.enter(call)),
+                        (command, recipient) => self.run_command(command, recipient),
                     }
                     self.release(&refused.keys);
                 }
@@ -286,6 +308,7 @@ impl<E: Engine> Actor<E> {
                 tracing::info!("the store is back");
                 self.away = None;
                 self.hub.set_away(None);
+                self.admit(self.waiting.ids());
             }
         }
     }
@@ -299,6 +322,8 @@ impl<E: Engine> Actor<E> {
             events
         };
         self.count_leases();
+        let stirred = self.waiting.follow(&events);
+        self.count_waiting();
         self.hub.publish(revision, events);
         self.metrics.commits.inc();
         let landed: Vec<InFlight> = tickets.iter().filter_map(|ticket| self.land(*ticket)).collect();
@@ -306,6 +331,7 @@ impl<E: Engine> Actor<E> {
             self.reply(&command, recipient, Ok(outcome));
             self.release(&keys);
         }
+        self.admit(stirred);
         // What lapsed in earlier rounds and found no room.
         self.expire();
     }
@@ -333,6 +359,8 @@ impl<E: Engine> Actor<E> {
             match waiting {
                 Waiting::Command(command, recipient) => self.run_command(command, recipient),
                 Waiting::Beat(beat) => self.beat_again(beat),
+                Waiting::Call(call) => self.enter(*call),
+                Waiting::Group(ids) => self.admit(ids),
             }
         }
     }
@@ -407,6 +435,7 @@ impl<E: Engine> Actor<E> {
         // From here on no handler renews by what was verified before.
         *self.leases.lock() = LeaseTable::default();
         self.hub.reload(recovered);
+        self.waiting.rebuild(&self.hub.registry());
         self.recover_leases();
     }
 
@@ -418,52 +447,6 @@ impl<E: Engine> Actor<E> {
         self.leases.lock().time.recover(leases, now, self.restart_grace);
         self.count_leases();
     }
-
-    /// Hands an outcome to whom it is due.
-    fn reply(&mut self, command: &Command, recipient: Recipient, outcome: Result<Outcome, Error>) {
-        match recipient {
-            Recipient::Nobody => {
-                if let (Command::Expire { .. }, Err(_)) = (command, &outcome) {
-                    self.retry_expiry(command);
-                }
-            }
-            Recipient::Beat { batch, place } => self.beat_done(batch, place, command, outcome),
-            Recipient::Caller { answer, .. } => {
-                let reply = outcome.and_then(|outcome| self.reply_of(outcome));
-                // A caller that left has its answer in the state.
-                let _ = answer.send(reply);
-            }
-        }
-    }
-
-    fn reply_of(&mut self, outcome: Outcome) -> Result<Reply, Error> {
-        let hub = Arc::clone(&self.hub);
-        let registry = hub.registry();
-        let revision = registry.revision();
-        match outcome {
-            Outcome::Registered { key, secret } => {
-                let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));
-                // It was folded a moment ago, in this turn.
-                let Some((slot, record)) = found else { return Err(Error::Deadline) };
-                // A registration is as good as a beat.
-                let token = registry.token_of(slot, &record, secret);
-                let mut table = self.leases.lock();
-                table.time.hear(slot);
-                table.verified.remember(slot, &token);
-                drop(table);
-                Ok(Reply::Registered { record, token, revision })
-            }
-            Outcome::Removed(removed) => Ok(Reply::Removed { removed, revision }),
-            Outcome::Renewed { .. } | Outcome::NotRenewed(_) | Outcome::Done => {
-                Ok(Reply::Removed { removed: 0, revision })
-            }
-        }
-    }
-}
-
-fn fingerprint_of(guarded: &Guarded) -> Option<Fingerprint> {
-    let of_record = |record: &Arc<Record>| record.fingerprint;
-    guarded.before.as_ref().map(of_record).or_else(|| guarded.change.key().map(|key| key.fingerprint()))
 }
 
 /// The wall clock in whole seconds: for records, never for deadlines.

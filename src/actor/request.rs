@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use smol_str::SmolStr;
 use tokio::{sync::oneshot, time::Instant};
 
+use super::waiting::Call;
 use crate::{
     metrics::BeatState,
     registry::{Command, Error, FilterSet, LeaseToken, Record, Revision, Status},
@@ -27,6 +29,8 @@ pub enum Request {
         /// When it was put in.
         since: Instant,
     },
+    /// A registration that waits for what it needs.
+    Wait(Box<Call>),
     /// The start of a watch.
     Watch {
         /// Of what.
@@ -54,6 +58,8 @@ pub enum Reply {
         record: Arc<Record>,
         /// The token.
         token: LeaseToken,
+        /// What it needs, and where that is.
+        dependencies: Vec<(SmolStr, SmolStr)>,
         /// At which revision.
         revision: Revision,
     },

@@ -10,7 +10,7 @@ use tokio::{
 use super::*;
 use crate::{
     engine::hostile::{HostileEngine, HostileHandle, Manners},
-    registry::{Context, FilterSet, Instance, LeaseToken, Put, Registration, Stamp, Status, Target},
+    registry::{Context, FilterSet, Instance, LeaseToken, Put, Record, Registration, Stamp, Status, Target},
 };
 
 /// Longer than anything here takes, in paused time.

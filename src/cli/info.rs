@@ -66,6 +66,7 @@ fn rows(info: &GetServerInfoResponse) -> Vec<(String, String)> {
         ("services", human_count(counts.services)),
         ("namespaces", human_count(counts.namespaces)),
         ("watches", human_count(counts.watches)),
+        ("waiting", human_count(counts.waiting)),
     ];
     let intervals = info.intervals.unwrap_or_default();
     for (name, value) in [
@@ -81,7 +82,7 @@ fn rows(info: &GetServerInfoResponse) -> Vec<(String, String)> {
     rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn limits(limits: &Limits) -> [(&'static str, String); 17] {
+fn limits(limits: &Limits) -> [(&'static str, String); 20] {
     [
         ("max instances", human_count(limits.max_instances)),
         ("max services", human_count(limits.max_services)),
@@ -100,5 +101,8 @@ fn limits(limits: &Limits) -> [(&'static str, String); 17] {
         ("max inbox", human_count(limits.max_inbox)),
         ("max name", human_bytes(limits.max_name_bytes)),
         ("max selector", human_bytes(limits.max_selector_bytes)),
+        ("max dependencies", human_count(limits.max_dependencies)),
+        ("max waiting", human_count(limits.max_waiting)),
+        ("max waiting dependencies", human_count(limits.max_waiting_dependencies)),
     ]
 }

@@ -14,7 +14,9 @@ mod health;
 mod info;
 mod join;
 mod lookup;
+mod needs;
 mod print;
+mod resolve;
 mod serve;
 mod session;
 mod text;
@@ -51,6 +53,8 @@ enum Command {
     Leave(lookup::LeaveArgs),
     /// Find the instances of a service.
     Lookup(lookup::LookupArgs),
+    /// Find where the dependencies of a service are.
+    Resolve(resolve::Args),
     /// List the known services.
     List(lookup::ListArgs),
     /// Print who is online, then every change as it happens.
@@ -96,6 +100,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Join(args) => client(join::run(*args)),
         Command::Leave(args) => client(lookup::leave(args)),
         Command::Lookup(args) => client(lookup::lookup(args)),
+        Command::Resolve(args) => client(resolve::run(args)),
         Command::List(args) => client(lookup::list(args)),
         Command::Watch(args) => client(watch::run(args)),
         Command::Health(args) => client(health::run(args)),

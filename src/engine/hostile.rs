@@ -360,9 +360,15 @@ impl Shared {
             && let Some(proposal) = self.in_flight.pop_front()
         {
             let refused = self.refusals > 0 || self.chance.percent(self.manners.refuse);
+            let stale =
+                |read: &Arc<Record>| chosen.iter().flat_map(Proposal::changed).any(|key| key == read.fingerprint);
             if refused || !self.truth.holds(&proposal) {
                 self.refusals = self.refusals.saturating_sub(1);
                 self.steps.push_back(Step::Refused { ticket: proposal.ticket });
+            } else if proposal.reads.iter().any(stale) {
+                // Its guards are judged when those before it are committed.
+                self.in_flight.push_front(proposal);
+                break;
             } else {
                 chosen.push_back(proposal);
             }
@@ -434,7 +440,8 @@ impl Truth {
             }
             _ => change.key().and_then(|key| self.records.get(&key)) == before.as_ref(),
         };
-        proposal.changes.iter().all(holds)
+        let stands = |read: &Arc<Record>| self.records.get(&read.key()) == Some(read);
+        proposal.changes.iter().all(holds) && proposal.reads.iter().all(stands)
     }
 
     fn commit(&mut self, revision: Revision, changes: &[Change]) {

@@ -1,12 +1,16 @@
 //! Orders proposals, makes them durable and gives them their revision. Knows nothing of rules, leases or clients: it
 //! stores what it is given and hands back what was committed, whoever proposed it.
 
-use std::{collections::VecDeque, future::Future, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    future::Future,
+    sync::Arc,
+};
 
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-use crate::registry::{Change, Event, Guarded, Record, Revision};
+use crate::registry::{Change, Event, Fingerprint, Guarded, Record, Revision};
 
 pub mod hostile;
 pub mod local;
@@ -32,6 +36,17 @@ pub struct Proposal {
     pub ticket: Ticket,
     /// What to commit. No two proposals in flight touch the same key.
     pub changes: Vec<Guarded>,
+    /// Guards alone: records by which it was decided and that it leaves as they are. At the revision of the proposal they
+    /// are still so: none of their keys was in flight when it was proposed, so an engine that has one user and commits in
+    /// order has only to put no later change of them into the same revision, as `next_group` does.
+    pub reads: Vec<Arc<Record>>,
+}
+
+impl Proposal {
+    /// The instances that it changes.
+    pub fn changed(&self) -> impl Iterator<Item = Fingerprint> + '_ {
+        self.changes.iter().filter_map(Guarded::fingerprint)
+    }
 }
 
 /// Something that happened in the engine.
@@ -117,9 +132,11 @@ pub struct TailEntry {
 }
 
 /// Takes from the queue what the next revision carries: at most `REVISION_COMMANDS_MAX` commands,
-/// `REVISION_CHANGES_MAX` changes and `REVISION_BYTES_MAX` bytes, at least one command if there is one.
+/// `REVISION_CHANGES_MAX` changes and `REVISION_BYTES_MAX` bytes, at least one command if there is one; and nothing that
+/// changes what a command before it was decided by.
 pub fn next_group(queue: &mut VecDeque<Proposal>) -> Vec<Proposal> {
     let (mut group, mut changes, mut bytes) = (Vec::new(), 0, 0);
+    let mut read: HashSet<Fingerprint> = HashSet::new();
     while group.len() < REVISION_COMMANDS_MAX
         && let Some(proposal) = queue.front()
     {
@@ -128,6 +145,11 @@ pub fn next_group(queue: &mut VecDeque<Proposal>) -> Vec<Proposal> {
         if (changes > REVISION_CHANGES_MAX || bytes > REVISION_BYTES_MAX) && !group.is_empty() {
             break;
         }
+        // Most groups read nothing.
+        if !read.is_empty() && proposal.changed().any(|key| read.contains(&key)) {
+            break;
+        }
+        read.extend(proposal.reads.iter().map(|record| record.fingerprint));
         group.extend(queue.pop_front());
     }
     group
@@ -152,8 +174,10 @@ pub fn committed(revision: Revision, group: Vec<Proposal>) -> Step {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
-    use crate::registry::{Cause, Delete, Key};
+    use crate::registry::{Cause, Delete, Instance, Key, Lease, Secret};
 
     #[test]
     fn slices_of_lapses_do_not_share_a_revision() {
@@ -165,12 +189,37 @@ mod tests {
             }),
             before: None,
         };
-        let proposal = |(ticket, count)| Proposal { ticket: Ticket(ticket), changes: (0..count).map(delete).collect() };
+        let proposal = |(ticket, count)| Proposal {
+            ticket: Ticket(ticket),
+            changes: (0..count).map(delete).collect(),
+            reads: Vec::new(),
+        };
         let mut queue: VecDeque<_> = (0..).zip([1_000, 1_000, 400, 600, 1, 2_000]).map(proposal).collect();
         let mut sizes = Vec::<usize>::new();
         while !queue.is_empty() {
             sizes.push(next_group(&mut queue).iter().map(|proposal| proposal.changes.len()).sum());
         }
         assert_eq!(sizes, [1_000, 1_000, 1_000, 1, 2_000]);
+    }
+
+    #[test]
+    fn what_a_decision_was_made_by_does_not_change_in_its_revision() {
+        let delete = |id: &str| Guarded {
+            change: Change::Delete(Delete { key: Key::new("default", "web", id), cause: Cause::Expired, at: 0 }),
+            before: None,
+        };
+        let (namespace, service, id) = ("default".into(), "web".into(), "read".into());
+        let read = Instance { namespace, service, id, ..Instance::default() };
+        let lease = Lease { ttl: 1_000, secret: Secret([0; 16]).hash(), request: 0, principal: None };
+        let read = Arc::new(Record::new(&read.encode_to_vec(), lease, 1, 0, 1));
+        let proposal = |(ticket, (id, reads)): (u64, (&str, bool))| Proposal {
+            ticket: Ticket(ticket),
+            changes: vec![delete(id)],
+            reads: if reads { vec![Arc::clone(&read)] } else { Vec::new() },
+        };
+        let asked = [("a", true), ("b", true), ("c", false), ("read", false), ("d", false)];
+        let mut queue: VecDeque<_> = (0..).zip(asked).map(proposal).collect();
+        let sizes = std::iter::from_fn(|| Some(next_group(&mut queue).len()).filter(|len| *len > 0));
+        assert_eq!(sizes.collect::<Vec<_>>(), [3, 2]);
     }
 }

@@ -110,7 +110,7 @@ impl Model {
             _ => return None,
         };
         self.tickets += 1;
-        Some(Proposal { ticket: Ticket(self.tickets), changes: vec![Guarded { change, before }] })
+        Some(Proposal { ticket: Ticket(self.tickets), changes: vec![Guarded { change, before }], reads: Vec::new() })
     }
 
     /// Takes in what was committed.

@@ -1,7 +1,7 @@
 //! Between the API's messages and the registry's types: requests are read once, with all violations, and answers are
 //! written. No rule of the registry lives here.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use prost::encoding::encode_varint;
@@ -11,14 +11,17 @@ use uuid::Uuid;
 
 use super::{beats::HeartbeatRequest, raw};
 use crate::{
-    actor::{Beat, Found, ListQuery, LookupQuery, PickKind, WhyEmpty},
+    actor::{Beat, Found, ListQuery, LookupQuery, PickKind, Resolution, ResolveQuery, WhyEmpty},
     proto::{self, Emptiness},
     registry::{
-        ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, Key, LeaseToken, MAX_PICK_KEY_BYTES,
-        Record, Registration, Status, Target, Violation, check_name,
+        ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, IfMissing, Key, LeaseToken,
+        MAX_PICK_KEY_BYTES, Needs, Record, Registration, Resolved, Status, Target, Violation, check_name,
+        check_new_namespace,
     },
 };
 
+/// How long missing dependencies are waited for by who does not say.
+const DEPENDENCIES_WAIT: Duration = Duration::from_secs(30);
 /// The longest that an empty answer is held.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
@@ -58,26 +61,91 @@ pub(super) fn registration(
     request: proto::RegisterRequest,
     peer: IpAddr,
 ) -> Result<(Registration, Option<LeaseToken>), Error> {
-    unsupported_fields(&request)?;
     let mut fresh_id = || Uuid::now_v7().to_string();
     let context = Context { peer, fresh_id: &mut fresh_id, request_id: &request.request_id };
     let token = LeaseToken::decode(&request.lease_token);
     let Some(instance) = request.instance else {
         return Err(Error::invalid("instance", "is required"));
     };
-    let registration = Registration::parse(instance, request.ttl, context).map_err(Error::Invalid)?;
-    Ok((registration, token))
+    let namespace =
+        if instance.namespace.is_empty() { DEFAULT_NAMESPACE.to_owned() } else { instance.namespace.clone() };
+    let asked = Asked {
+        dependencies: &request.dependencies,
+        mocks: &request.mocks,
+        if_missing: request.if_missing,
+        wait: request.wait,
+    };
+    let mut violations = Vec::new();
+    let registration = Registration::parse(instance, request.ttl, context).map_err(|found| violations.extend(found));
+    let needs = needs(&namespace, asked, &mut violations);
+    match (registration, needs) {
+        (Ok(mut registration), Some(needs)) if violations.is_empty() => {
+            (registration.needs, registration.exclusive_url) = (needs, request.exclusive_url);
+            Ok((registration, token))
+        }
+        _ => Err(Error::Invalid(violations)),
+    }
 }
 
-fn unsupported_fields(request: &proto::RegisterRequest) -> Result<(), Error> {
-    let fields = [
-        ("dependencies", !request.dependencies.is_empty()),
-        ("mocks", !request.mocks.is_empty()),
-        ("if_missing", request.if_missing != 0),
-        ("wait", request.wait.is_some()),
-        ("exclusive_url", request.exclusive_url),
-    ];
-    not_supported(fields.into_iter().filter(|(_, used)| *used).map(|(field, _)| field.to_owned()))
+/// The fields of a request that speak of dependencies.
+struct Asked<'a> {
+    dependencies: &'a BTreeMap<String, String>,
+    mocks: &'a BTreeMap<String, String>,
+    if_missing: i32,
+    wait: Option<prost_types::Duration>,
+}
+
+fn needs(namespace: &str, asked: Asked<'_>, violations: &mut Vec<Violation>) -> Option<Needs> {
+    let if_missing = match proto::IfMissing::try_from(asked.if_missing) {
+        Ok(proto::IfMissing::Unspecified | proto::IfMissing::Fail) => IfMissing::Fail,
+        Ok(proto::IfMissing::Wait) => IfMissing::Wait,
+        Ok(proto::IfMissing::Ignore) => IfMissing::Ignore,
+        Err(_) => {
+            violations.push(violation("if_missing", format!("{} is not known", asked.if_missing)));
+            IfMissing::Fail
+        }
+    };
+    let wait = match asked.wait {
+        None => DEPENDENCIES_WAIT,
+        Some(_) => span("wait", asked.wait, violations).min(WAIT_MAX),
+    };
+    match Needs::parse(namespace, asked.dependencies, asked.mocks, if_missing) {
+        Ok(needs) => Some(Needs { wait, ..needs }),
+        Err(found) => {
+            violations.extend(found);
+            None
+        }
+    }
+}
+
+/// What to resolve.
+pub(super) fn resolve(request: proto::ResolveRequest, deadline: Option<Instant>) -> Result<ResolveQuery, Error> {
+    let mut violations = Vec::new();
+    let namespace = if request.namespace.is_empty() { DEFAULT_NAMESPACE } else { &request.namespace };
+    check_new_namespace("namespace", namespace, &mut violations);
+    let asked = Asked {
+        dependencies: &request.dependencies,
+        mocks: &request.mocks,
+        if_missing: request.if_missing,
+        wait: request.wait,
+    };
+    match needs(namespace, asked, &mut violations) {
+        Some(needs) if violations.is_empty() => Ok(ResolveQuery { needs, prefer_zone: request.prefer_zone, deadline }),
+        _ => Err(Error::Invalid(violations)),
+    }
+}
+
+/// Where it is.
+pub(super) fn resolve_response(resolution: Resolution) -> proto::ResolveResponse {
+    let answer = |found: Resolved| {
+        let instance = found.record.map(|record| record.instance());
+        (found.service.into(), proto::ResolvedDependency { url: found.url.into(), instance })
+    };
+    proto::ResolveResponse {
+        resolved: resolution.resolved.into_iter().map(answer).collect(),
+        missing: resolution.missing,
+        revision: resolution.revision,
+    }
 }
 
 /// These fields were used, and are not supported yet.

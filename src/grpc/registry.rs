@@ -19,13 +19,13 @@ use super::{
     subscribe::SubscribeReplies,
 };
 use crate::{
-    actor::{RegistryHandle, Reply, anyone},
+    actor::{RegistryHandle, Reply, WAITING_MAX, WAITING_NEEDS_MAX, anyone},
     proto::{
         Counts, DeregisterRequest, DeregisterResponse, GetInstanceRequest, GetServerInfoRequest, GetServerInfoResponse,
         Intervals, Lease, Limits, ListServicesRequest, ListServicesResponse, LookupRequest, RegisterRequest,
-        RegisterResponse, ServiceSummary, SubscribeRequest, WatchRequest,
+        RegisterResponse, ResolveRequest, ResolveResponse, ServiceSummary, SubscribeRequest, WatchRequest,
     },
-    registry::{LeaseTtl, MAX_NAME_BYTES, MAX_SELECTOR_BYTES, Record},
+    registry::{LeaseTtl, MAX_DEPENDENCIES, MAX_NAME_BYTES, MAX_SELECTOR_BYTES, Record},
     watch::{Ending, WatchItem, WatchStream},
 };
 
@@ -66,10 +66,10 @@ impl RegistryService {
 
 fn registered(reply: Reply) -> Result<RegisterResponse, Status> {
     match reply {
-        Reply::Registered { record, token, revision } => Ok(RegisterResponse {
+        Reply::Registered { record, token, dependencies, revision } => Ok(RegisterResponse {
             lease: Some(lease(&record, token.encode())),
             instance: Some(record.instance()),
-            dependencies: std::collections::BTreeMap::new(),
+            dependencies: dependencies.into_iter().map(|(name, url)| (name.into(), url.into())).collect(),
             revision,
         }),
         Reply::Removed { .. } => {
@@ -138,6 +138,12 @@ impl Registry for RegistryService {
         Ok(Response::new(convert::lookup_response(&found)))
     }
 
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let query = convert::resolve(request.into_inner(), deadline)?;
+        Ok(Response::new(convert::resolve_response(self.handle.resolve(query).await?)))
+    }
+
     async fn list_services(
         &self,
         request: Request<ListServicesRequest>,
@@ -190,6 +196,7 @@ impl Registry for RegistryService {
             services: registry.services(),
             watches: hub.watches(),
             namespaces: registry.namespaces().len() as u64,
+            waiting: self.handle.metrics().waiting.get().unsigned_abs(),
         };
         Ok(Response::new(GetServerInfoResponse {
             registry_id: hub.id().to_string(),
@@ -223,6 +230,9 @@ pub fn fixed_limits() -> Limits {
         max_page_size: 1_000,
         max_name_bytes: MAX_NAME_BYTES as u64,
         max_selector_bytes: MAX_SELECTOR_BYTES as u64,
+        max_dependencies: MAX_DEPENDENCIES as u64,
+        max_waiting: WAITING_MAX as u64,
+        max_waiting_dependencies: WAITING_NEEDS_MAX as u64,
         ..Limits::default()
     }
 }

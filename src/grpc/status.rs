@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
 pub use crate::proto::ErrorReason as Reason;
 use crate::registry::{Error, Violation};
@@ -14,6 +14,9 @@ pub const DOMAIN: &str = "onair";
 const VIOLATIONS_BYTES_MAX: usize = 3 * 1024;
 /// Most bytes of an error's sentence, which travels percent-encoded in a header.
 const SENTENCE_BYTES_MAX: usize = 512;
+/// Type and description of each dependency that is missing.
+const MISSING: &str = "MISSING_DEPENDENCY";
+const ABSENT: &str = "no routable instance";
 /// When a call that found no room makes sense again.
 const RETRY_SOON: Duration = Duration::from_millis(250);
 /// When a call to a store that is away makes sense again.
@@ -43,7 +46,7 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::TooLarge | Reason::Limit | Reason::Overloaded => Code::ResourceExhausted,
         Reason::NotFound | Reason::NoRoute => Code::NotFound,
         Reason::KeyHeld => Code::AlreadyExists,
-        Reason::Superseded => Code::Aborted,
+        Reason::Superseded | Reason::Repeated => Code::Aborted,
         Reason::LeaseDenied | Reason::Permission | Reason::HostNotAllowed | Reason::OriginNotAllowed => {
             Code::PermissionDenied
         }
@@ -197,6 +200,12 @@ impl From<Error> for Status {
                 details.set_resource_info("onair.v1.Instance", key, "", "not registered");
                 (Reason::NotFound, details)
             }
+            Error::MissingDependency(missing) => return missing_dependency(&error, missing),
+            Error::Repeated { key } => {
+                let mut details = details(Reason::Repeated, []);
+                details.set_resource_info("onair.v1.Instance", key, "", "registered by a newer call");
+                (Reason::Repeated, details)
+            }
             Error::LeaseDenied => (Reason::LeaseDenied, details(Reason::LeaseDenied, [])),
             Error::Permission { permission } => {
                 (Reason::Permission, details(Reason::Permission, [("permission", (*permission).to_owned())]))
@@ -219,6 +228,19 @@ impl From<Error> for Status {
         };
         Self::with_error_details(code_of(reason), sentence(&error), details)
     }
+}
+
+/// What is missing, as `PreconditionFailure` names it: `name@version` each, as many as fit.
+fn missing_dependency(error: &Error, missing: &[String]) -> Status {
+    let mut bytes = 0;
+    let fits = |name: &&String| {
+        bytes += name.len() + MISSING.len() + ABSENT.len() + 12;
+        bytes <= VIOLATIONS_BYTES_MAX
+    };
+    let told = missing.iter().take_while(fits).map(|name| PreconditionViolation::new(MISSING, name, ABSENT));
+    let mut details = details(Reason::MissingDependency, [("missing", missing.len().to_string())]);
+    details.set_precondition_failure(told.collect::<Vec<_>>());
+    Status::with_error_details(code_of(Reason::MissingDependency), sentence(error), details)
 }
 
 fn limited(reason: Reason, limit: &str, maximum: u64, usage: u64) -> ErrorDetails {

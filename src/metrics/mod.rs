@@ -107,6 +107,9 @@ metrics! {
     proposals: Gauge = Gauge::default(), "onair_proposals",
         "Changes that the store has and has not committed yet";
 
+    waiting: Gauge = Gauge::default(), "onair_waiting_registrations",
+        "Registrations that wait for what they need";
+
     commit: Durations = Durations::default(), "onair_commit_duration" in Seconds,
         "How long each write with its fsync took; all that gathered meanwhile shares the next";
     commit_commands: Amounts = Amounts::default(), "onair_commit_commands",

@@ -8,7 +8,7 @@ use smol_str::SmolStr;
 
 use super::{
     Cause,
-    key::{Key, Revision},
+    key::{Fingerprint, Key, Revision},
     record::{Lease, Record, names},
 };
 
@@ -126,6 +126,15 @@ pub struct Guarded {
     pub change: Change,
     /// The key's record when it was decided. It is also what a log entry holds as "before".
     pub before: Option<Arc<Record>>,
+}
+
+impl Guarded {
+    /// The instance that it changes; none for a `Forget`.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        let of_record = |record: &Arc<Record>| record.fingerprint;
+        self.before.as_ref().map(of_record).or_else(|| self.change.key().map(|key| key.fingerprint()))
+    }
 }
 
 /// What happened to one key by one committed change.

@@ -10,6 +10,7 @@ use super::{
     error::Error,
     instance::{Cause, Status},
     key::Key,
+    needs::Resolved,
     record::Record,
     registration::Registration,
     token::{LeaseToken, Secret},
@@ -37,6 +38,13 @@ impl Principal {
 pub enum Command {
     /// Register or update an instance.
     Register(Box<Register>),
+    /// Admit registrations that waited, all or none.
+    Admit {
+        /// Which; no two of one key.
+        members: Vec<Arc<Register>>,
+        /// When, in Unix seconds.
+        at: u64,
+    },
     /// A beat that brings a status.
     SetStatus {
         /// Whose.
@@ -109,6 +117,13 @@ pub enum Decision {
     Reply(Result<Outcome, Error>),
     /// To be committed if the guards still hold; the outcome is true when it is folded.
     Propose(Vec<Guarded>, Outcome),
+    /// One of those who were to be admitted together cannot be.
+    Unfit {
+        /// Its place in the command.
+        member: usize,
+        /// Why.
+        error: Error,
+    },
 }
 
 /// What a command came to.
@@ -120,7 +135,11 @@ pub enum Outcome {
         key: Key,
         /// The secret of its lease.
         secret: Secret,
+        /// What it needs, and where that is.
+        resolved: Vec<Resolved>,
     },
+    /// Each of those who were to be admitted is registered.
+    Admitted(Vec<Outcome>),
     /// The lease is good, with its status as wanted.
     Renewed {
         /// The lease's TTL in milliseconds.
@@ -149,12 +168,26 @@ pub enum Verdict {
     Live(u32),
 }
 
+impl Outcome {
+    /// The records that it was decided by, though it leaves them as they are.
+    pub fn decided_by(&self) -> Box<dyn Iterator<Item = &Arc<Record>> + '_> {
+        match self {
+            Self::Registered { resolved, .. } => Box::new(resolved.iter().filter_map(|found| found.record.as_ref())),
+            Self::Admitted(outcomes) => Box::new(outcomes.iter().flat_map(Self::decided_by)),
+            _ => Box::new(std::iter::empty()),
+        }
+    }
+}
+
 impl Command {
     /// The keys that it decides by, as far as they are known before it is decided.
     #[must_use]
     pub fn fingerprints(&self) -> Vec<super::Fingerprint> {
         match self {
             Self::Register(register) => vec![register.registration.key().fingerprint()],
+            Self::Admit { members, .. } => {
+                members.iter().map(|member| member.registration.key().fingerprint()).collect()
+            }
             Self::SetStatus { token, .. } => vec![token.key],
             Self::Deregister { target, .. } => match target {
                 Target::Lease(token) => token.iter().map(|token| token.key).collect(),

@@ -21,7 +21,8 @@ impl Registry {
     #[must_use]
     pub fn decide(&self, command: &Command, in_flight: u64) -> Decision {
         match command {
-            Command::Register(register) => self.register(register, in_flight),
+            Command::Register(register) => self.register_with_needs(register, in_flight),
+            Command::Admit { members, at } => self.admit(members, in_flight, *at),
             Command::SetStatus { token, status } => self.set_status(token, *status),
             Command::Deregister { target, principal, at } => self.deregister(target, principal, *at),
             Command::Expire { records, at } => {
@@ -72,7 +73,8 @@ impl Registry {
         self.record(slot).is_some_and(|held| Arc::ptr_eq(held, record))
     }
 
-    fn register(&self, register: &Register, in_flight: u64) -> Decision {
+    /// The registration itself, whatever it needs.
+    pub(super) fn register(&self, register: &Register, in_flight: u64) -> Decision {
         let key = register.registration.key();
         let current = self.slot_of(&key).and_then(|slot| self.record(slot));
         // A token of another key is left to its lease and counts as none here.
@@ -169,7 +171,7 @@ impl Registry {
 
 /// The whole description is replaced; what the server set, and an omitted status, stay.
 fn update(register: &Register, key: Key, secret: Secret, current: &Arc<Record>) -> Decision {
-    let outcome = Outcome::Registered { key, secret };
+    let outcome = Outcome::Registered { key, secret, resolved: Vec::new() };
     let was = current.instance();
     let mut instance = register.registration.instance.clone();
     instance.online_since = was.online_since;
@@ -208,7 +210,7 @@ fn take_over(register: &Register, key: Key, current: &Arc<Record>) -> Decision {
             ordinal: current.ordinal,
             revision: Stamp::At(current.revision),
         };
-        let outcome = Outcome::Registered { key, secret: register.secret };
+        let outcome = Outcome::Registered { key, secret: register.secret, resolved: Vec::new() };
         return Decision::Propose(vec![guarded(put, Some(current))], outcome);
     }
     insert(register, key, Some(current))
@@ -233,7 +235,8 @@ fn insert(register: &Register, key: Key, current: Option<&Arc<Record>>) -> Decis
         ordinal: 0,
         revision: Stamp::Commit,
     };
-    Decision::Propose(vec![guarded(put, current)], Outcome::Registered { key, secret: register.secret })
+    let outcome = Outcome::Registered { key, secret: register.secret, resolved: Vec::new() };
+    Decision::Propose(vec![guarded(put, current)], outcome)
 }
 
 fn describe(mut instance: Instance) -> Bytes {
@@ -257,7 +260,9 @@ fn propose_removal<'a>(records: impl IntoIterator<Item = &'a Arc<Record>>, cause
     if changes.is_empty() { Decision::Reply(Ok(outcome)) } else { Decision::Propose(changes, outcome) }
 }
 
-fn superseded(current: &Record) -> Error {
+/// A newer incarnation has the key, or the url, of whoever is told this.
+#[must_use]
+pub fn superseded(current: &Record) -> Error {
     let instance = current.instance();
     let holder = if instance.port == 0 { instance.host } else { format!("{}:{}", instance.host, instance.port) };
     Error::Superseded { key: current.key().to_string(), holder }

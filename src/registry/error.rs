@@ -39,6 +39,13 @@ pub enum Error {
     },
     /// The current incarnation, but not its secret.
     LeaseDenied,
+    /// What is needed is not there: `name@version` of each. Nothing was registered.
+    MissingDependency(Vec<String>),
+    /// The same request was sent again while this one waited; the newer call has the answer.
+    Repeated {
+        /// `namespace/service/id`.
+        key: String,
+    },
     /// The caller lacks a permission.
     Permission {
         /// The permission's name.
@@ -106,6 +113,8 @@ impl fmt::Display for Error {
                 write!(f, "{key} was registered anew and now runs at {holder}; stop, and do not register again")
             }
             Self::NotFound { key } => write!(f, "{key} is not registered"),
+            Self::MissingDependency(missing) => write!(f, "No url for: {}", missing.join(", ")),
+            Self::Repeated { key } => write!(f, "the registration of {key} was sent again and waits in a newer call"),
             Self::LeaseDenied => f.write_str("the lease token's secret is wrong"),
             Self::Permission { permission } => write!(f, "the caller lacks the permission `{permission}`"),
             Self::RevisionAhead { wanted, revision } => {

@@ -4,6 +4,7 @@
 //! of a command; `Registry::fold` takes in what was committed, whoever proposed it; `Timekeeping` stands beside them
 //! and says which leases lapsed.
 
+mod admission;
 mod change;
 mod command;
 mod decide;
@@ -13,6 +14,8 @@ mod instance;
 mod key;
 mod matcher;
 mod name;
+mod needs;
+mod outline;
 mod pick;
 mod record;
 mod registration;
@@ -23,16 +26,21 @@ mod state;
 mod syntax;
 mod timekeeping;
 mod token;
+mod urls;
 mod version;
+mod waiting;
 
 pub use change::{Change, Delete, Event, Guarded, Put, Stamp, put_cause};
 pub use command::{Command, Decision, Outcome, Principal, Register, Target, Verdict};
+pub use decide::superseded;
 pub use error::{Error, Violation};
 pub use filter::{Filter, FilterSet, Scope};
 pub use instance::{Cause, EventType, Instance, Status};
 pub use key::{Fingerprint, Key, Revision, request_fingerprint};
 pub use matcher::Matcher;
 pub use name::{ALL_NAMESPACES, DEFAULT_NAMESPACE, MAX_NAME_BYTES, check_name, check_new_namespace};
+pub use needs::{IfMissing, MAX_DEPENDENCIES, Need, Needs, Resolved};
+pub use outline::Outline;
 pub use pick::{Candidate, Choice, MAX_PICK_KEY_BYTES, pick};
 pub use record::{Lease, Record, names};
 pub use registration::{Context, LeaseTtl, Registration};
@@ -44,3 +52,4 @@ pub use syntax::SyntaxError;
 pub use timekeeping::{LeaseTime, Timekeeping};
 pub use token::{LeaseId, LeaseToken, Secret, SecretHash};
 pub use version::{MAX_VERSION_BYTES, VersionMatch};
+pub use waiting::{WaitId, Waiting};

@@ -11,6 +11,7 @@ use super::{
     error::Violation,
     key::{Key, request_fingerprint},
     name::{DEFAULT_NAMESPACE, MAX_NAME_BYTES, check_name, check_new_namespace},
+    needs::Needs,
 };
 
 mod location;
@@ -100,6 +101,10 @@ pub struct Registration {
     pub ttl: LeaseTtl,
     /// Fingerprint of the request id; none if there is none.
     pub request_id: Option<u64>,
+    /// What has to be there for it; nothing until somebody says so.
+    pub needs: Needs,
+    /// Whether nobody else in its namespace keeps its url.
+    pub exclusive_url: bool,
 }
 
 impl Registration {
@@ -133,7 +138,7 @@ impl Registration {
         }
         (instance.incarnation, instance.revision, instance.online_since) = (0, 0, None);
         let request_id = (!context.request_id.is_empty()).then(|| request_fingerprint(context.request_id));
-        Ok(Self { instance, ttl, request_id })
+        Ok(Self { instance, ttl, request_id, needs: Needs::default(), exclusive_url: false })
     }
 }
 

@@ -12,8 +12,10 @@ use super::{
     change::{Change, Delete, Event, Put},
     key::{Fingerprint, Key, Revision},
     name::DEFAULT_NAMESPACE,
+    outline::Outline,
     record::Record,
     service::ServiceSet,
+    urls::{Place, Urls},
 };
 
 /// The services of one namespace, by name. Cloning is O(1).
@@ -53,6 +55,7 @@ pub struct Registry {
     pub(super) slots: Vec<Option<Arc<Record>>>,
     free: Vec<u32>,
     index: HashTable<u32>,
+    urls: Urls,
     pub(super) services: u64,
     /// The services without an instance, in the order in which they lost the last one, to be forgotten later.
     emptied: BTreeSet<(u64, SmolStr, SmolStr)>,
@@ -72,6 +75,7 @@ impl Registry {
             slots: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
+            urls: Urls::default(),
             services: 0,
             emptied: BTreeSet::new(),
             limits,
@@ -162,6 +166,11 @@ impl Registry {
         self.index.find(fingerprint.0, holds).copied()
     }
 
+    /// The records of a namespace that have this url, with their slots.
+    pub(super) fn at_url<'a>(&'a self, namespace: &str, url: &str) -> impl Iterator<Item = &'a Arc<Record>> + use<'a> {
+        self.urls.at((namespace, url), |slot| place_of(&self.slots, slot)).filter_map(|slot| self.record(slot))
+    }
+
     /// At most `max` services to forget: those whose day has passed at `now` (Unix seconds).
     #[must_use]
     pub fn forgettable(&self, now: u64, max: usize) -> Vec<(SmolStr, SmolStr)> {
@@ -217,6 +226,7 @@ impl Registry {
         if let Ok(entry) = self.index.find_entry(before.fingerprint.0, |held| *held == slot) {
             entry.remove();
         }
+        self.urls.remove(slot, place(&before), |slot| place_of(&self.slots, slot));
         self.free.push(slot);
         let set = self.namespaces.get_mut(&delete.key.namespace)?.services.get_mut(&delete.key.service)?;
         set.remove(&delete.key.id, revision, delete.at);
@@ -237,13 +247,19 @@ impl Registry {
         }
         let fingerprint = record.fingerprint;
         if let Some(slot) = self.find(fingerprint, |held| held.names() == record.names()) {
-            return (slot, self.slots[slot as usize].replace(record));
+            let before = self.slots[slot as usize].replace(Arc::clone(&record));
+            if let Some(before) = before.as_ref().filter(|before| place(before) != place(&record)) {
+                self.urls.remove(slot, place(before), |slot| place_of(&self.slots, slot));
+                self.urls.insert(slot, place(&record), |slot| place_of(&self.slots, slot));
+            }
+            return (slot, before);
         }
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
         });
-        self.slots[slot as usize] = Some(record);
+        self.slots[slot as usize] = Some(Arc::clone(&record));
+        self.urls.insert(slot, place(&record), |slot| place_of(&self.slots, slot));
         let slots = &self.slots;
         let hash = |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |record| record.fingerprint.0);
         self.index.insert_unique(fingerprint.0, slot, hash);
@@ -263,6 +279,15 @@ impl Registry {
         }
         services.entry(SmolStr::new(service)).or_default()
     }
+}
+
+/// Where a record is reached: its namespace and url.
+fn place(record: &Record) -> Place<'_> {
+    (record.names().0, Outline::of(record.bytes()).url)
+}
+
+fn place_of(slots: &[Option<Arc<Record>>], slot: u32) -> Place<'_> {
+    slots.get(slot as usize).and_then(Option::as_ref).map_or(("", ""), |record| place(record))
 }
 
 #[cfg(test)]

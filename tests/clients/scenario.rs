@@ -53,7 +53,7 @@ const TOUR: &str = r#"
 {"step": "listed", "services": [["default", "web", 2, 2]]}
 // Every error has its details, and all violations.
 {"step": "refused", "code": "INVALID_ARGUMENT", "domain": "onair", "reason": "INVALID", "metadata": {}, "violations": ["instance.service", "instance.id", "instance.port", "instance.status", "ttl"]}
-{"step": "refused", "code": "UNIMPLEMENTED", "domain": "onair", "reason": "NOT_SUPPORTED", "metadata": {}, "violations": ["exclusive_url"]}
+{"step": "refused", "code": "FAILED_PRECONDITION", "domain": "onair", "reason": "MISSING_DEPENDENCY", "metadata": {"missing": "1"}}
 {"step": "refused", "code": "INVALID_ARGUMENT", "domain": "onair", "reason": "INVALID", "metadata": {}, "violations": ["selector"]}
 {"step": "refused", "code": "FAILED_PRECONDITION", "domain": "onair", "reason": "REVISION_AHEAD", "metadata": {"revision": "7"}}
 {"step": "refused", "code": "INVALID_ARGUMENT", "domain": "onair", "reason": "INVALID", "metadata": {}, "violations": ["beats"]}

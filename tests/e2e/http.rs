@@ -163,7 +163,11 @@ async fn a_connection_is_good_for_more_after_each_refusal() {
             ErrorReason::TooDeep,
         ),
         (put("{\"instance\": {\"port\": 80, \"port\": 80}}", "application/json"), 400, ErrorReason::Invalid),
-        (put("{\"instance\": {\"port\": 80}, \"wait\": \"1s\"}", "application/json"), 501, ErrorReason::NotSupported),
+        (
+            put("{\"instance\": {\"port\": 80}, \"dependencies\": {\"api\": \"\"}}", "application/json"),
+            400,
+            ErrorReason::MissingDependency,
+        ),
         (bare("GET", &format!("{WEB}?leaseToken=abc"), ""), 400, ErrorReason::Invalid),
         (bare("GET", &format!("{WEB}/%zz"), ""), 400, ErrorReason::Invalid),
         (bare("GET", &format!("{WEB}/nobody"), ""), 404, ErrorReason::NotFound),

@@ -160,17 +160,6 @@ async fn too_deep_is_told_apart_and_what_is_not_there_yet_is_said() {
     let (code, reason, _) = refusal(&scene.client.register(deep).await.unwrap_err());
     assert_eq!((code, reason.as_str()), (Code::InvalidArgument, "TOO_DEEP"));
 
-    let later = RegisterRequest {
-        dependencies: [("api".to_owned(), "^2".to_owned())].into(),
-        mocks: [("auth".to_owned(), "localhost".to_owned())].into(),
-        if_missing: 2,
-        wait: Some(seconds(1.0)),
-        exclusive_url: true,
-        ..register("web", "later", 1.0)
-    };
-    let (code, reason, fields) = refusal(&scene.client.register(later).await.unwrap_err());
-    assert_eq!((code, reason.as_str()), (Code::Unimplemented, "NOT_SUPPORTED"));
-    assert_eq!(fields, ["dependencies", "mocks", "if_missing", "wait", "exclusive_url"]);
     let request = LookupRequest { frontend: "shop".into(), ..LookupRequest::default() };
     let (code, reason, fields) = refusal(&scene.client.lookup(request).await.unwrap_err());
     assert_eq!((code, reason.as_str(), fields), (Code::Unimplemented, "NOT_SUPPORTED", vec!["frontend".to_owned()]));

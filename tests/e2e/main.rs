@@ -30,6 +30,7 @@ mod tools;
 mod bench;
 mod cli;
 mod curl;
+mod dependencies;
 mod disk;
 mod events;
 mod harness;

@@ -78,7 +78,7 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::TooLarge | ErrorReason::Limit | ErrorReason::Overloaded => Code::ResourceExhausted,
         ErrorReason::NotFound | ErrorReason::NoRoute => Code::NotFound,
         ErrorReason::KeyHeld => Code::AlreadyExists,
-        ErrorReason::Superseded => Code::Aborted,
+        ErrorReason::Superseded | ErrorReason::Repeated => Code::Aborted,
         ErrorReason::LeaseDenied | ErrorReason::Permission => Code::PermissionDenied,
         ErrorReason::HostNotAllowed | ErrorReason::OriginNotAllowed => Code::PermissionDenied,
         ErrorReason::RevisionAhead | ErrorReason::MissingDependency => Code::FailedPrecondition,

@@ -334,6 +334,7 @@ impl Rig {
                     self.answered(&outcome);
                 }
             }
+            Decision::Unfit { error, .. } => unreachable!("only an admission is unfit: {error}"),
             Decision::Propose(changes, outcome) => {
                 compare::answers(&Ok(outcome.clone()), &answer);
                 let keys = |keys: &mut dyn Iterator<Item = Option<Key>>| keys.collect::<BTreeSet<_>>();
@@ -425,7 +426,7 @@ impl Rig {
 
     /// A registrant has its token, and its call was as good as a beat.
     fn answered(&mut self, outcome: &Outcome) {
-        let Outcome::Registered { key, secret } = outcome else { return };
+        let Outcome::Registered { key, secret, .. } = outcome else { return };
         let slot = self.registry.slot_of(key).expect("registered");
         let record = self.registry.record(slot).expect("registered");
         let token = self.registry.token_of(slot, record, *secret);

@@ -14,13 +14,14 @@ use crate::{
     cli::{
         failure::{CallFailed, Cause, Failure},
         lookup::{bare, send_lookup},
+        needs,
         print::{note, to_json},
         session::{Backoff, Session, chance, from_wire},
         text::{host_port, human, safe},
     },
     proto::{
-        Beat, BeatResult, BeatState, DeregisterRequest, HeartbeatRequest, Instance, LookupRequest, RegisterRequest,
-        RegisterResponse, registry_client::RegistryClient,
+        Beat, BeatResult, BeatState, DeregisterRequest, HeartbeatRequest, IfMissing, Instance, LookupRequest,
+        RegisterRequest, RegisterResponse, registry_client::RegistryClient,
     },
 };
 
@@ -93,6 +94,8 @@ pub(super) struct Keeper {
     stop: Stop,
     /// What to register; holds the last token and, once known, the id.
     request: RegisterRequest,
+    /// How long a registration may take.
+    patience: Duration,
     /// Where watchers see us.
     address: String,
     interval: Duration,
@@ -115,9 +118,9 @@ enum Ended {
 }
 
 impl Keeper {
-    pub(super) fn new(session: Session, stop: Stop, request: RegisterRequest) -> Self {
+    pub(super) fn new(session: Session, stop: Stop, request: RegisterRequest, patience: Duration) -> Self {
         let (interval, backoff) = (DEFAULT_INTERVAL, Backoff::default());
-        Self { session, stop, request, address: String::new(), interval, outage: None, backoff }
+        Self { session, stop, request, patience, address: String::new(), interval, outage: None, backoff }
     }
 
     /// Registers, beats, and registers again whenever the lease is lost; until we are told to stop.
@@ -142,14 +145,14 @@ impl Keeper {
         self.request.request_id = Uuid::now_v7().to_string();
         loop {
             let what = format!("register {}", self.name());
-            let limit = self.session.line.timeout();
+            let limit = self.patience;
             let send = async |channel: Channel, request| RegistryClient::new(channel).register(request).await;
             let call = self.session.line.call(&what, limit, self.request.clone(), send);
             match self.stop.let_end(call).await {
                 None => return Ok(None),
                 Some(Ok(response)) => return Ok(Some(response)),
                 Some(Err(failed)) if is_superseded(&failed) => return Err(self.superseded().await),
-                Some(Err(failed)) if !failed.is_transient() => return Err(failed.into()),
+                Some(Err(failed)) if !failed.is_transient() => return Err(needs::failure(failed)),
                 Some(Err(failed)) => {
                     if self.pause(&failed.short(), failed.last().and_then(Cause::retry_after)).await? {
                         return Ok(None);
@@ -165,6 +168,9 @@ impl Keeper {
         };
         self.recovered();
         self.request.lease_token = std::mem::take(&mut lease.token);
+        // It runs: whatever becomes of what it needs, it is registered again when its lease is lost.
+        self.request.if_missing = IfMissing::Ignore.into();
+        self.patience = self.session.line.timeout();
         // The id that it has now, so that a registration after a change of address is still this instance.
         if let Some(ours) = &mut self.request.instance {
             ours.id.clone_from(&instance.id);
@@ -180,6 +186,8 @@ impl Keeper {
             human(ttl),
             human(self.interval)
         );
+        let needed = response.dependencies.iter().map(|(name, url)| format!("\n  {} is at {}", safe(name), safe(url)));
+        let text = text + &needed.collect::<String>();
         // Without the token, which is a secret.
         response.lease = Some(lease);
         response.instance = Some(instance);

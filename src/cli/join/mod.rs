@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use super::{
     curl,
     failure::Failure,
+    needs::{self, IfMissing},
     session::{Session, duration_argument, to_wire},
 };
 use crate::{
@@ -25,9 +26,12 @@ Examples:
   onair join web --port 8000
   onair join web --port 8000 --version 2.1.0 --zone eu --metadata '{\"tier\":\"gold\"}'
   onair join docs --service-url https://docs.example/v2 --ttl 30s
+  onair join shop --port 8100 --needs api@^2 --needs auth --mock auth=localhost:3000 --if-missing wait
 
 It beats every third of the TTL, registers again by itself when its lease was lost, and takes the \
-instance away on SIGINT and SIGTERM. Exit code 4: another process has registered the same instance.";
+instance away on SIGINT and SIGTERM. What it needs has to be there when it registers first; later it is \
+looked for again, but nothing ends for want of it. Exit code 3: something that it needs is missing; 4: another \
+process has registered the same instance.";
 
 /// Arguments of `join`.
 #[derive(Debug, clap::Args)]
@@ -72,6 +76,21 @@ pub struct Args {
     /// What it says of itself at first.
     #[arg(long, value_enum, default_value_t = Initial::Serving)]
     status: Initial,
+    /// A service that it needs, with a version or range after `@` if not any will do; may be repeated.
+    #[arg(long, value_name = "NAME[@RANGE]", value_parser = needs::need)]
+    needs: Vec<(String, String)>,
+    /// A stand-in for something that it needs; may be repeated.
+    #[arg(long, value_name = "NAME=URL", value_parser = needs::mock)]
+    mock: Vec<(String, String)>,
+    /// What to do when something that it needs is not there.
+    #[arg(long, value_enum, default_value_t = IfMissing::Fail)]
+    if_missing: IfMissing,
+    /// How long `--if-missing wait` waits.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_argument)]
+    wait: Duration,
+    /// Take its url away from any other instance of the namespace that has it.
+    #[arg(long)]
+    exclusive_url: bool,
     #[command(flatten)]
     given: Given<ClientSettings>,
 }
@@ -104,17 +123,19 @@ impl From<Initial> for Status {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let session = Session::open(&args.given)?;
     if session.print.is_curl() {
-        return curl::show_lease(&session, &request(args, &session));
+        return curl::show_lease(&session, &request(args, &session)?);
     }
     // Before the registration, so that no signal in between leaves an instance behind.
     let stop = Stop::listen()?;
-    let request = request(args, &session);
-    let mut keeper = Keeper::new(session, stop, request);
+    let waits = args.if_missing == IfMissing::Wait;
+    let patience = session.line.timeout() + if waits { args.wait } else { Duration::ZERO };
+    let request = request(args, &session)?;
+    let mut keeper = Keeper::new(session, stop, request, patience);
     keeper.keep().await?;
     keeper.leave().await
 }
 
-fn request(args: Args, session: &Session) -> RegisterRequest {
+fn request(args: Args, session: &Session) -> Result<RegisterRequest, Failure> {
     let ports: BTreeMap<_, _> = args.named_port.into_iter().collect();
     let instance = Instance {
         namespace: session.namespace.clone(),
@@ -133,7 +154,16 @@ fn request(args: Args, session: &Session) -> RegisterRequest {
         ..Instance::default()
     };
     let ttl = args.ttl.or(session.ttl).and_then(to_wire);
-    RegisterRequest { instance: Some(instance), ttl, ..RegisterRequest::default() }
+    Ok(RegisterRequest {
+        instance: Some(instance),
+        ttl,
+        dependencies: needs::once_each("--needs", args.needs)?,
+        mocks: needs::once_each("--mock", args.mock)?,
+        if_missing: crate::proto::IfMissing::from(args.if_missing).into(),
+        wait: to_wire(args.wait),
+        exclusive_url: args.exclusive_url,
+        ..RegisterRequest::default()
+    })
 }
 
 fn named_port(text: &str) -> Result<(String, u32), String> {

@@ -29,7 +29,7 @@ fn keeper(fake: &Fake, output: Output) -> (Keeper, Lines) {
     let (print, lines) = Printer::keeping(output);
     let instance = Instance { service: "web".into(), port: 80, ..Instance::default() };
     let request = RegisterRequest { instance: Some(instance), ..RegisterRequest::default() };
-    (Keeper::new(fake.session(print), Stop::listen().unwrap(), request), lines)
+    (Keeper::new(fake.session(print), Stop::listen().unwrap(), request, std::time::Duration::from_secs(5)), lines)
 }
 
 /// The registration of `web/web-1` with this token, beating fast.

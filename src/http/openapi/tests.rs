@@ -114,7 +114,7 @@ fn what_is_for_later_is_left_out() {
     assert!(of("Selector").contains_key("service") && !of("Selector").contains_key("frontend"));
     let put = &document["paths"]["/v1/namespaces/{namespace}/services/{service}/instances/{id}"]["put"];
     let body = &put["requestBody"]["content"]["application/json"]["schema"]["properties"];
-    assert!(body.get("ttl").is_some() && body.get("exclusiveUrl").is_none());
+    assert!(body.get("ttl").is_some() && body.get("exclusiveUrl").is_some());
     assert!(body["instance"]["properties"].get("service").is_none(), "it is in the path");
 }
 

@@ -20,6 +20,8 @@ label! {
         Lookup = "Lookup",
         /// `onair.v1.Registry/GetInstance`.
         GetInstance = "GetInstance",
+        /// `onair.v1.Registry/Resolve`.
+        Resolve = "Resolve",
         /// `onair.v1.Registry/ListServices`.
         ListServices = "ListServices",
         /// `onair.v1.Registry/Watch`.
@@ -50,6 +52,7 @@ impl Rpc {
             "/onair.v1.Registry/Deregister" => Self::Deregister,
             "/onair.v1.Registry/Lookup" => Self::Lookup,
             "/onair.v1.Registry/GetInstance" => Self::GetInstance,
+            "/onair.v1.Registry/Resolve" => Self::Resolve,
             "/onair.v1.Registry/ListServices" => Self::ListServices,
             "/onair.v1.Registry/Watch" => Self::Watch,
             "/onair.v1.Registry/Subscribe" => Self::Subscribe,
@@ -142,6 +145,7 @@ reasons! {
     SlowBody = "SLOW_BODY",
     HostNotAllowed = "HOST_NOT_ALLOWED",
     OriginNotAllowed = "ORIGIN_NOT_ALLOWED",
+    Repeated = "REPEATED",
 }
 
 /// Statuses of HTTP, each as its own label.
@@ -229,6 +233,12 @@ label! {
         NameBytes = "max_name_bytes",
         /// Bytes of a selector.
         SelectorBytes = "max_selector_bytes",
+        /// Dependencies in one request.
+        Dependencies = "max_dependencies",
+        /// Registrations that wait for dependencies.
+        Waiting = "max_waiting",
+        /// Dependencies that they have together.
+        WaitingDependencies = "max_waiting_dependencies",
     }
 }
 
@@ -254,6 +264,9 @@ impl Limit {
             Self::Inbox => limits.max_inbox,
             Self::NameBytes => limits.max_name_bytes,
             Self::SelectorBytes => limits.max_selector_bytes,
+            Self::Dependencies => limits.max_dependencies,
+            Self::Waiting => limits.max_waiting,
+            Self::WaitingDependencies => limits.max_waiting_dependencies,
         }
     }
 

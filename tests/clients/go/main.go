@@ -374,7 +374,7 @@ func (t *Tour) beRefused() {
 	_, err := t.stub.Register(t.ctx, &onairv1.RegisterRequest{Instance: bad, Ttl: durationpb.New(-time.Second)})
 	say("refused", failed(err))
 	good := &onairv1.Instance{Service: "web"}
-	_, err = t.stub.Register(t.ctx, &onairv1.RegisterRequest{Instance: good, ExclusiveUrl: true})
+	_, err = t.stub.Register(t.ctx, &onairv1.RegisterRequest{Instance: good, Dependencies: map[string]string{"nobody": "^9"}})
 	say("refused", failed(err))
 	_, err = t.stub.Lookup(t.ctx, &onairv1.LookupRequest{Service: "web", Selector: "zone ~ eu"})
 	say("refused", failed(err))

@@ -268,7 +268,7 @@ class Tour:
         one = r.Beat(lease_token=self.a)
         for call in (
             self.stub.Register(r.RegisterRequest(instance=bad, ttl=Duration(seconds=-1))),
-            self.stub.Register(r.RegisterRequest(instance=i.Instance(service="web"), exclusive_url=True)),
+            self.stub.Register(r.RegisterRequest(instance=i.Instance(service="web"), dependencies={"nobody": "^9"})),
             self.stub.Lookup(r.LookupRequest(service="web", selector="zone ~ eu")),
             self.stub.Lookup(r.LookupRequest(service="web", min_revision=1 << 60, wait=Duration(nanos=1_000_000))),
             self.stub.Heartbeat(r.HeartbeatRequest(beats=[one] * 10_001)),

@@ -1,0 +1,54 @@
+//! The ways back: what a command came to, told to whoever waits for it. It decides nothing.
+
+use std::sync::Arc;
+
+use super::{Actor, Recipient, Reply};
+use crate::{
+    engine::Engine,
+    registry::{Command, Error, Outcome},
+};
+
+impl<E: Engine> Actor<E> {
+    /// Hands an outcome to whom it is due.
+    pub(super) fn reply(&mut self, command: &Command, recipient: Recipient, outcome: Result<Outcome, Error>) {
+        match recipient {
+            Recipient::Nobody => {
+                if let (Command::Expire { .. }, Err(_)) = (command, &outcome) {
+                    self.retry_expiry(command);
+                }
+            }
+            Recipient::Admitted(calls) => self.reply_to_all(calls, outcome),
+            Recipient::Beat { batch, place } => self.beat_done(batch, place, command, outcome),
+            Recipient::Caller { answer, .. } => {
+                let reply = outcome.and_then(|outcome| self.reply_of(outcome));
+                // A caller that left has its answer in the state.
+                let _ = answer.send(reply);
+            }
+        }
+    }
+
+    pub(super) fn reply_of(&mut self, outcome: Outcome) -> Result<Reply, Error> {
+        let hub = Arc::clone(&self.hub);
+        let registry = hub.registry();
+        let revision = registry.revision();
+        match outcome {
+            Outcome::Registered { key, secret, resolved } => {
+                let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));
+                // It was folded a moment ago, in this turn.
+                let Some((slot, record)) = found else { return Err(Error::Deadline) };
+                // A registration is as good as a beat.
+                let token = registry.token_of(slot, &record, secret);
+                let mut table = self.leases.lock();
+                table.time.hear(slot);
+                table.verified.remember(slot, &token);
+                drop(table);
+                let dependencies = resolved.into_iter().map(|found| (found.service, found.url)).collect();
+                Ok(Reply::Registered { record, token, dependencies, revision })
+            }
+            Outcome::Removed(removed) => Ok(Reply::Removed { removed, revision }),
+            Outcome::Admitted(_) | Outcome::Renewed { .. } | Outcome::NotRenewed(_) | Outcome::Done => {
+                Ok(Reply::Removed { removed: 0, revision })
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What a service needs, as the command line says it: `api@^2.0`, mocks, what to do when something is missing. Knows
+//! neither calls nor output.
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+
+use super::failure::{CallFailed, Cause, Failure};
+use crate::proto;
+
+/// `IfMissing` as the command line has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IfMissing {
+    /// Give up.
+    Fail,
+    /// Wait for it.
+    Wait,
+    /// Go ahead without it.
+    Ignore,
+}
+
+impl From<IfMissing> for proto::IfMissing {
+    fn from(given: IfMissing) -> Self {
+        match given {
+            IfMissing::Fail => Self::Fail,
+            IfMissing::Wait => Self::Wait,
+            IfMissing::Ignore => Self::Ignore,
+        }
+    }
+}
+
+/// Reads `name` or `name@range` for clap.
+///
+/// # Errors
+/// A sentence.
+pub fn need(text: &str) -> Result<(String, String), String> {
+    let (name, range) = text.rsplit_once('@').unwrap_or((text, ""));
+    if name.is_empty() {
+        return Err("it is not NAME or NAME@RANGE".to_owned());
+    }
+    Ok((name.to_owned(), range.to_owned()))
+}
+
+/// Reads `name=url` for clap.
+///
+/// # Errors
+/// A sentence.
+pub fn mock(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, url)) if !name.is_empty() && !url.is_empty() => Ok((name.to_owned(), url.to_owned())),
+        _ => Err("it is not NAME=URL".to_owned()),
+    }
+}
+
+/// The pairs as a map.
+///
+/// # Errors
+/// A name is there twice.
+pub fn once_each(what: &str, pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut map = BTreeMap::new();
+    for (name, value) in pairs {
+        if map.insert(name.clone(), value).is_some() {
+            return Err(Failure::Usage(format!("{what} {name} is given twice")));
+        }
+    }
+    Ok(map)
+}
+
+/// That something is missing is an answer of its own kind.
+#[must_use]
+pub fn failure(failed: CallFailed) -> Failure {
+    match failed.last() {
+        Some(cause @ Cause::Status(status)) if cause.reason().as_deref() == Some("MISSING_DEPENDENCY") => {
+            Failure::Nothing(status.message().to_owned())
+        }
+        _ => failed.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_is_read() {
+        let pair = |name: &str, range: &str| Ok((name.to_owned(), range.to_owned()));
+        assert_eq!(need("api"), pair("api", ""));
+        assert_eq!(need("api@^2 <2.5"), pair("api", "^2 <2.5"));
+        assert_eq!(need("a@b@1.0"), pair("a@b", "1.0"));
+        assert!(need("@1").is_err() && need("").is_err());
+        assert_eq!(mock("auth=http://h/?a=b"), pair("auth", "http://h/?a=b"));
+        assert!(mock("auth").is_err() && mock("=x").is_err() && mock("auth=").is_err());
+        let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
+        assert!(matches!(once_each("--mock", twice), Err(Failure::Usage(_))));
+    }
+}

@@ -1,0 +1,200 @@
+//! Registrations that need others, or a url for themselves: what they need is looked for, and they are registered, in
+//! one decision. Either all of it becomes true at one revision, or nothing does. Who waits for what is another's concern.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    Cause, Registry,
+    change::{Change, Delete, Guarded},
+    command::{Decision, Outcome, Register, Verdict},
+    decide::superseded,
+    error::Error,
+    key::Fingerprint,
+    needs::{IfMissing, Need, Resolved},
+    record::Record,
+};
+
+/// Who of several offers a service: places in the command, by namespace and name.
+type Offers<'a> = HashMap<(&'a str, &'a str), Vec<usize>>;
+
+impl Registry {
+    /// A registration by itself.
+    pub(super) fn register_with_needs(&self, register: &Register, in_flight: u64) -> Decision {
+        let registration = &register.registration;
+        if registration.needs.is_empty() && !registration.exclusive_url {
+            return self.register(register, in_flight);
+        }
+        let at = u64::try_from(register.at.seconds).unwrap_or_default();
+        match self.admit_all(&[register], in_flight, at) {
+            Decision::Propose(changes, outcome) => Decision::Propose(changes, only(outcome)),
+            Decision::Reply(outcome) => Decision::Reply(outcome.map(only)),
+            Decision::Unfit { error, .. } => Decision::Reply(Err(error)),
+        }
+    }
+
+    /// Registrations that are good together or not at all: what one needs, another of them may be.
+    pub(super) fn admit(&self, members: &[Arc<Register>], in_flight: u64, at: u64) -> Decision {
+        let members: Vec<&Register> = members.iter().map(Arc::as_ref).collect();
+        self.admit_all(&members, in_flight, at)
+    }
+
+    fn admit_all(&self, members: &[&Register], in_flight: u64, at: u64) -> Decision {
+        let (mut changes, mut outcomes) = (Vec::new(), Vec::with_capacity(members.len()));
+        let mut new = in_flight;
+        for (member, register) in members.iter().enumerate() {
+            match self.register(register, new) {
+                Decision::Reply(Ok(outcome)) => outcomes.push(outcome),
+                Decision::Propose(own, outcome) => {
+                    new += own.iter().filter(|guarded| guarded.before.is_none()).count() as u64;
+                    changes.extend(own);
+                    outcomes.push(outcome);
+                }
+                Decision::Reply(Err(error)) | Decision::Unfit { error, .. } => {
+                    return Decision::Unfit { member, error };
+                }
+            }
+        }
+        let displaced = match self.displaced_by_all(members) {
+            Ok(displaced) => displaced,
+            Err((member, error)) => return Decision::Unfit { member, error },
+        };
+        let offers = offers(members);
+        for (member, outcome) in outcomes.iter_mut().enumerate() {
+            match self.resolve_for(members, member, &offers, &displaced) {
+                Ok(found) => {
+                    if let Outcome::Registered { resolved, .. } = outcome {
+                        *resolved = found;
+                    }
+                }
+                Err(error) => return Decision::Unfit { member, error },
+            }
+        }
+        // Who has to go goes first: within a revision its OFFLINE comes before the ONLINE.
+        let removal = |record: &Arc<Record>| Guarded {
+            change: Change::Delete(Delete { key: record.key(), cause: Cause::Moved, at }),
+            before: Some(Arc::clone(record)),
+        };
+        let mut all: Vec<Guarded> = displaced.values().map(|record| removal(record)).collect();
+        all.sort_by_key(|guarded| guarded.change.key());
+        all.extend(changes);
+        let outcome = Outcome::Admitted(outcomes);
+        if all.is_empty() { Decision::Reply(Ok(outcome)) } else { Decision::Propose(all, outcome) }
+    }
+
+    /// Why this registration is refused whatever it needs, if it is.
+    #[must_use]
+    pub fn refuses(&self, register: &Register, in_flight: u64) -> Option<Error> {
+        match self.register(register, in_flight) {
+            Decision::Reply(Err(error)) => Some(error),
+            _ => self.displaced_by_all(&[register]).err().map(|(_, error)| error),
+        }
+    }
+
+    /// Whether something online meets `need` for this registration: it itself and what it displaces do not count.
+    pub(super) fn is_met(&self, register: &Register, need: &Need) -> bool {
+        let needs = &register.registration.needs;
+        let Some(set) = self.service(&needs.namespace, &need.service) else { return false };
+        let own = register.registration.key().fingerprint();
+        set.iter().any(|record| record.fingerprint != own && need.accepts(record) && !takes_url_of(register, record))
+    }
+
+    /// The instances whose urls these take. One that is registered anew by the same command gives its place up by that.
+    fn displaced_by_all(&self, members: &[&Register]) -> Result<HashMap<Fingerprint, &Arc<Record>>, (usize, Error)> {
+        let mut displaced = HashMap::new();
+        let exclusive = |(_, register): &(usize, &&Register)| register.registration.exclusive_url;
+        if !members.iter().enumerate().any(|entry| exclusive(&entry)) {
+            return Ok(displaced);
+        }
+        let own: HashSet<Fingerprint> =
+            members.iter().map(|register| register.registration.key().fingerprint()).collect();
+        for (member, register) in members.iter().enumerate().filter(exclusive) {
+            let instance = &register.registration.instance;
+            let held = self.at_url(&instance.namespace, &instance.url);
+            for record in held.filter(|record| !own.contains(&record.fingerprint)) {
+                may_displace(register, record, self).map_err(|error| (member, error))?;
+                displaced.insert(record.fingerprint, record);
+            }
+        }
+        Ok(displaced)
+    }
+
+    /// Where everything is that `members[member]` needs.
+    fn resolve_for(
+        &self,
+        members: &[&Register],
+        member: usize,
+        offers: &Offers<'_>,
+        displaced: &HashMap<Fingerprint, &Arc<Record>>,
+    ) -> Result<Vec<Resolved>, Error> {
+        let registration = &members[member].registration;
+        let (needs, own) = (&registration.needs, registration.key().fingerprint());
+        let service = |place: usize| self.service(&needs.namespace, &needs.wanted.get(place)?.service);
+        let except = |record: &Record| record.fingerprint == own || displaced.contains_key(&record.fingerprint);
+        let (mut resolved, mut missing) = needs.resolve(&registration.instance.zone, service, except);
+        missing.retain(|place| {
+            let need = &needs.wanted[*place];
+            let Some(offering) = offers.get(&(&*needs.namespace, &*need.service)) else { return true };
+            // Any of them, from a random one on.
+            let start = (needs.draw(*place).next() % offering.len() as u64) as usize;
+            let (before, from) = offering.split_at(start);
+            let fits = |other: &&usize| {
+                **other != member && super::waiting::offers_to(&members[**other].registration.instance, need)
+            };
+            let Some(other) = from.iter().chain(before).find(fits) else { return true };
+            let url = members[*other].registration.instance.url.as_str().into();
+            resolved.push(Resolved { service: need.service.clone(), url, record: None });
+            false
+        });
+        if missing.is_empty() || needs.if_missing == IfMissing::Ignore {
+            return Ok(resolved);
+        }
+        Err(Error::MissingDependency(needs.names(&missing)))
+    }
+}
+
+/// Whether `register` takes the url of this record away.
+fn takes_url_of(register: &Register, record: &Record) -> bool {
+    let registration = &register.registration;
+    registration.exclusive_url
+        && record.names().0 == registration.instance.namespace
+        && super::Outline::of(record.bytes()).url == registration.instance.url
+}
+
+/// Only what could be taken over is displaced. And whoever comes back with the token of a lease that is over finds that
+/// a newer registration has its url: were it to take it back, the two would go on so for ever.
+fn may_displace(register: &Register, record: &Arc<Record>, registry: &Registry) -> Result<(), Error> {
+    let own = register.principal.name == record.lease.principal;
+    if !own && !register.principal.operator {
+        return Err(Error::KeyHeld { key: record.key().to_string() });
+    }
+    let key = register.registration.key().fingerprint();
+    let token = register.token.as_ref().filter(|token| token.key == key);
+    match registry.judge(token) {
+        Verdict::Expired if token.is_some_and(|token| token.lease.revision < record.incarnation) => {
+            Err(superseded(record))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn offers<'a>(members: &[&'a Register]) -> Offers<'a> {
+    let mut offers = Offers::new();
+    if members.len() > 1 {
+        for (member, register) in members.iter().enumerate() {
+            let instance = &register.registration.instance;
+            offers.entry((instance.namespace.as_str(), instance.service.as_str())).or_default().push(member);
+        }
+    }
+    offers
+}
+
+/// The outcome of the only one.
+fn only(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Admitted(mut outcomes) if outcomes.len() == 1 => outcomes.remove(0),
+        outcome => outcome,
+    }
+}
