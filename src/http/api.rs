@@ -93,7 +93,7 @@ impl Api {
         let message = self.message(route, &parts, body).await?;
         let caller = Caller::of(&mut parts, Front::Http);
         if route.rpc.is_server_streaming() {
-            return self.watches.answer(&self.grpc, route, caller, &parts.headers, message).await;
+            return self.watches.answer(&self.grpc, route, caller, &parts.headers, &message).await;
         }
         let reply = match self.grpc.unary(&route.grpc_path, caller, &message).await {
             Ok(reply) => reply,

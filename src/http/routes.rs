@@ -58,6 +58,10 @@ pub struct Route {
     pub required: Vec<String>,
     /// Headers that fill fields.
     pub headers: Vec<(HeaderName, Place)>,
+    /// Headers that go before whatever else gives these texts.
+    pub overrides: Vec<(HeaderName, Place)>,
+    /// What an answer is that is no stream, although the replies are one.
+    pub collected: Option<MessageDescriptor>,
     /// What it stands for.
     pub rpc: MethodDescriptor,
     /// The path of the gRPC call.
@@ -134,8 +138,13 @@ impl Table {
         let mut routes = Vec::new();
         for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let fault = |fault: String| RouteError::Route { method: rpc.full_name().to_owned(), fault };
-            for described in described(&rpc).map_err(fault)? {
-                routes.push(Route::read(&rpc, &described).map_err(fault)?);
+            let HttpRoutes { routes: described, collected } = described(&rpc).map_err(fault)?;
+            let collected = pool.get_message_by_name(&collected);
+            if !described.is_empty() && rpc.is_server_streaming() != collected.is_some() {
+                return Err(fault("what the replies of a stream are together".to_owned()));
+            }
+            for described in described {
+                routes.push(Route { collected: collected.clone(), ..Route::read(&rpc, &described).map_err(fault)? });
             }
         }
         let mut shapes: HashMap<(Method, String), String> = HashMap::new();
@@ -172,14 +181,11 @@ impl Table {
 }
 
 /// What the method's option says; empty without the option.
-fn described(rpc: &MethodDescriptor) -> Result<Vec<HttpRoute>, String> {
-    let Some(option) = rpc.parent_pool().get_extension_by_name(OPTION) else { return Ok(Vec::new()) };
+fn described(rpc: &MethodDescriptor) -> Result<HttpRoutes, String> {
+    let Some(option) = rpc.parent_pool().get_extension_by_name(OPTION) else { return Ok(HttpRoutes::default()) };
     let options = rpc.options();
     match &*options.get_extension(&option) {
-        Value::Message(message) => {
-            let routes: HttpRoutes = message.transcode_to().map_err(|error| error.to_string())?;
-            Ok(routes.routes)
-        }
+        Value::Message(message) => message.transcode_to().map_err(|error| error.to_string()),
         other => Err(format!("the option {OPTION} is {other:?}")),
     }
 }
@@ -214,6 +220,10 @@ impl Route {
             Ok::<_, String>((name, place(&header.field)?))
         };
         let headers = described.headers.iter().map(header).collect::<Result<Vec<_>, _>>()?;
+        let overrides = described.overrides.iter().map(header).collect::<Result<Vec<_>, _>>()?;
+        if let Some((name, _)) = overrides.iter().find(|(_, place)| place.field.kind() != Kind::String) {
+            return Err(format!("{name} is of a field that is no text"));
+        }
         let grpc_path = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
         let mut route = Self {
             name: described.name.clone(),
@@ -225,15 +235,27 @@ impl Route {
             query: Vec::new(),
             required: described.required.clone(),
             headers,
+            overrides,
+            collected: None,
             rpc: rpc.clone(),
             grpc_path: PathAndQuery::try_from(grpc_path).map_err(|error| error.to_string())?,
         };
-        route.query = route.query_places(inline.as_ref());
+        route.query = route.query_places(inline.as_ref(), &described.without);
+        if let Some(missing) = route.required.iter().find(|name| !route.query.iter().any(|place| place.is_named(name)))
+        {
+            return Err(format!("{missing} is no query variable"));
+        }
         Ok(route)
     }
 
+    /// The message that its answer is where that is no stream.
+    #[must_use]
+    pub fn reply(&self) -> MessageDescriptor {
+        self.collected.clone().unwrap_or_else(|| self.rpc.output())
+    }
+
     /// Every field that neither path nor body nor header can give, and a text can.
-    fn query_places(&self, inline: Option<&FieldDescriptor>) -> Vec<Place> {
+    fn query_places(&self, inline: Option<&FieldDescriptor>, without: &[String]) -> Vec<Place> {
         let of_body = match &self.body {
             Body::Whole => return Vec::new(),
             Body::None => None,
@@ -251,7 +273,8 @@ impl Route {
         for place in members.chain(own) {
             let taken = self.given().chain(&places).any(|other| other.is_named(place.field.name()));
             let in_body = of_body.as_ref() == Some(&place.field) || inline == Some(&place.field);
-            if !taken && !in_body && !is_secret(&place.field) && is_text(&place.field) {
+            let contradicts = without.iter().any(|name| place.is_named(name));
+            if !taken && !in_body && !contradicts && !is_secret(&place.field) && is_text(&place.field) {
                 places.push(place);
             }
         }
@@ -367,7 +390,9 @@ mod tests {
         let expected = ["selectors[0].frontend", "selectors[0].version", "selectors[0].selector", "resume_token"];
         assert_eq!(names(&watch.query)[..4], expected);
         let delete = route(Method::DELETE, "/v1/namespaces/{namespace}/services/{service}/instances/{id}");
-        assert_eq!(names(&delete.query), ["all"]);
+        assert!(delete.query.is_empty(), "`all` would contradict the id");
+        let all = route(Method::DELETE, "/v1/namespaces/{namespace}/services/{service}/instances");
+        assert_eq!((names(&all.query), &all.required), (vec!["all".to_owned()], &vec!["all".to_owned()]));
         assert_eq!(delete.headers.len(), 1);
         assert!(delete.names_a_secret("lease_token") && delete.names_a_secret("leaseTokens"));
         let beat = route(Method::POST, "/v1/namespaces/{namespace}/services/{service}/instances/{id}/heartbeat");
@@ -379,7 +404,7 @@ mod tests {
     fn with_option(spoil: impl FnOnce(&mut HttpRoute)) -> Result<Table, RouteError> {
         let table = Table::of_api().expect("the protos are right");
         let rpc = table.routes()[0].rpc.clone();
-        let mut described = described(&rpc).expect("readable").remove(0);
+        let mut described = described(&rpc).expect("readable").routes.remove(0);
         spoil(&mut described);
         let fault = |fault: String| RouteError::Route { method: rpc.full_name().to_owned(), fault };
         Route::read(&rpc, &described).map_err(fault)?;
@@ -389,7 +414,8 @@ mod tests {
     #[test]
     fn an_option_that_names_what_is_not_there_is_refused() {
         assert!(with_option(|_| {}).is_ok());
-        let spoils: [fn(&mut HttpRoute); 9] = [
+        let spoils: [fn(&mut HttpRoute); 11] = [
+            |route| route.overrides.push(proto::HttpHeader { name: "Ttl".into(), field: "ttl".into() }),
             |route| route.method = "GET".into(),
             |route| route.method = "P T".into(),
             |route| route.path = "v1/x".into(),
@@ -399,6 +425,7 @@ mod tests {
             |route| route.path = "/v1/{lease_token}".into(),
             |route| route.body = "nothing".into(),
             |route| route.inline = "nothing".into(),
+            |route| route.required = vec!["ttl".into()],
         ];
         for (at, spoil) in spoils.into_iter().enumerate() {
             assert!(with_option(spoil).is_err(), "{at}");

@@ -27,6 +27,7 @@ pub fn request(route: &Route, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Re
     reading.path(route, uri.path());
     reading.headers(route, headers);
     reading.query(route, uri.query().unwrap_or_default());
+    reading.overrides(route, headers);
     let Reading { message, violations } = reading;
     if violations.is_empty() { Ok(message.encode_to_vec()) } else { Err(Error::Invalid(violations).into()) }
 }
@@ -97,6 +98,19 @@ impl Reading {
         }
     }
 
+    /// What a header says instead of all else, readable or not: whether it means anything, the call finds out.
+    fn overrides(&mut self, route: &Route, headers: &HeaderMap) {
+        for (name, place) in &route.overrides {
+            let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let text = values.collect::<Vec<_>>().join(", ");
+            if !text.is_empty()
+                && let Some(message) = self.holder(place)
+            {
+                message.set_field(&place.field, Value::String(text));
+            }
+        }
+    }
+
     fn query(&mut self, route: &Route, query: &str) {
         let mut given: Vec<&Place> = Vec::new();
         for (name, value) in query::variables(query) {
@@ -122,6 +136,9 @@ impl Reading {
                 Ok(_) if again && !place.field.is_list() => self.refuse(place.name(), "is given twice"),
                 Ok(text) => self.put(place, &text),
             }
+        }
+        for name in route.required.iter().filter(|name| !given.iter().any(|place| place.is_named(name))) {
+            self.refuse(name, "is a query variable that has to be given");
         }
     }
 

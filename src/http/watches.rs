@@ -25,7 +25,8 @@ use super::{
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 const JSON: &str = "application/json";
-const EVENTS: &str = "text/event-stream";
+/// The type of streams of server-sent events.
+pub const EVENTS: &str = "text/event-stream";
 /// What the answers may be; the first where it is all the same to the client.
 pub const ANSWERS: [&str; 2] = [JSON, EVENTS];
 
@@ -54,14 +55,11 @@ impl Watches {
         route: &Route,
         caller: Caller,
         headers: &HeaderMap,
-        mut message: Vec<u8>,
+        message: &[u8],
     ) -> Result<Response<Body>, Refusal> {
         let kind = negotiate::accepted(headers, &ANSWERS)?;
-        let wait = poll::wait(&message)?;
-        if kind == EVENTS {
-            events::continue_after_last_event(headers, &mut message);
-        }
-        let (opened, teller) = (grpc.stream(&route.grpc_path, caller, &message).await, Arc::clone(&self.teller));
+        let wait = poll::wait(message)?;
+        let (opened, teller) = (grpc.stream(&route.grpc_path, caller, message).await, Arc::clone(&self.teller));
         Ok(match opened {
             Ok(replies) if kind == EVENTS => events::answer(replies, teller),
             Ok(replies) => poll::answer(replies, teller, wait),

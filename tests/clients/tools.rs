@@ -7,10 +7,21 @@ use std::{
 
 /// Where the tool is; it is fetched if it is not there yet.
 pub fn tool(name: &str) -> PathBuf {
+    fetched(name).unwrap_or_else(|said| panic!("this test runs {name}, which cannot be had here:\n{said}"))
+}
+
+/// The same for a tool that not every machine can have: without it, why not is told.
+#[allow(dead_code)] // what only browsers and the like are
+pub fn offered(name: &str) -> Option<PathBuf> {
+    fetched(name).inspect_err(|said| println!("SKIPPED: {name} cannot be had here:\n{said}")).ok()
+}
+
+fn fetched(name: &str) -> Result<PathBuf, String> {
     let install = Command::new("bash").args([".ci/install", name]).current_dir(top()).output().unwrap();
-    let said = String::from_utf8_lossy(&install.stderr);
-    assert!(install.status.success(), "this test runs {name}, which cannot be had here:\n{said}");
-    PathBuf::from(String::from_utf8(install.stdout).unwrap().trim_end())
+    match install.status.success() {
+        true => Ok(PathBuf::from(String::from_utf8(install.stdout).unwrap().trim_end())),
+        false => Err(String::from_utf8_lossy(&install.stderr).into_owned()),
+    }
 }
 
 /// Runs `command` to its end; what it said if it failed.

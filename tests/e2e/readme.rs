@@ -159,21 +159,31 @@ async fn curl_alone_is_enough() {
     let recorder = Recorder::new(Settings::default());
     let mut follower = Follower::of_everything(&server, &recorder).await;
     let dir = tempfile::tempdir().unwrap();
+    let mut second = Terminal::open(dir.path(), &[], ("UNUSED", &address));
     let mut third = Terminal::open(dir.path(), &[], ("UNUSED", &address));
 
-    third.run(tour.block(&["WEB=http"])).await;
+    third.run(tour.block(&["SERVICE=http"])).await;
+    second.begin(tour.block(&["curl -sSN"])).await;
+    second.line("\"snapshotEnd\":true").await;
+    second.line("id: ").await;
     let said = third.run(tour.block(&["PUT", "TOKEN="])).await;
     assert!(said.contains("\"heartbeatInterval\":\"10s\"") && said.contains("\"incarnation\":\"1\""), "{said}");
     let (_, online) = follower.event("ONLINE", |event| event.cause() == Cause::Registered).await;
     assert_eq!(online.instance.unwrap().id, "web-1");
+    second.line("\"cause\":\"CAUSE_REGISTERED\"").await;
     assert!(third.run(tour.block(&["heartbeat"])).await.contains("BEAT_STATE_RENEWED"));
     let said = third.run(tour.block(&["-G", "services'"])).await;
     assert_eq!(said.matches("\"url\":\"http://127.0.0.1:8000\"").count(), 2, "{said}");
     assert!(said.contains("\"service\":\"web\",\"instances\":1,\"routable\":1"), "{said}");
+    let said = third.run(tour.block(&["wait=10s"])).await;
+    let (snapshot, change) = said.split_once("\"snapshotEnd\":true").unwrap();
+    assert!(snapshot.contains("\"id\":\"web-1\"") && change.contains("\"id\":\"web-2\""), "{said}");
+    assert!(change.contains("CAUSE_REGISTERED") && !change.contains("CAUSE_SNAPSHOT"), "{said}");
     let said = third.run(tour.block(&["colour=red"])).await;
     assert!(said.contains("\"field\":\"limit\"") && said.contains("\"field\":\"colour\""), "{said}");
     let said = third.run(tour.block(&["DELETE"])).await;
     assert!(said.contains("\"removed\":\"1\"") && said.contains("\"maxWatches\":\"100000\""), "{said}");
     follower.event("OFFLINE", |event| event.cause() == Cause::Deregistered).await;
+    second.line("\"cause\":\"CAUSE_DEREGISTERED\"").await;
     recorder.assert_clean();
 }

@@ -54,9 +54,9 @@ pub fn errors(route: &Route, comment: &str) -> BTreeMap<String, Response> {
     references(named.chain(shaped))
 }
 
-/// The refusals that what needs nothing of the registry may answer.
-pub fn fixed() -> BTreeMap<String, Response> {
-    references(OF_ANY.into_iter().map(status_of))
+/// The refusals that what no proto describes may answer: those of any request, and further ones.
+pub fn fixed(further: &[StatusCode]) -> BTreeMap<String, Response> {
+    references(OF_ANY.into_iter().map(status_of).chain(further.iter().copied()))
 }
 
 fn references(statuses: impl Iterator<Item = StatusCode>) -> BTreeMap<String, Response> {

@@ -32,6 +32,7 @@ pub fn document(table: &Table) -> Document {
     let mut schemas = Schemas::default();
     // What comes back first, so that what is sent as well gets a name of its own.
     for route in table.routes() {
+        schemas.answer(&route.reply());
         schemas.answer(&route.rpc.output());
     }
     let mut paths = Ordered::<Ordered<_>>::default();
@@ -45,7 +46,7 @@ pub fn document(table: &Table) -> Document {
         }
         paths.entry(&route.path).push(route.method.as_str().to_ascii_lowercase(), operation);
     }
-    fixed::add(&mut paths, &mut tags);
+    fixed::add(&mut paths, &mut tags, &mut schemas);
     let responses = answers::components(table.pool(), &mut schemas);
     Document {
         openapi: "3.1.0",

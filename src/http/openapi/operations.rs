@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use prost_reflect::MessageDescriptor;
 use serde_json::Value as Json;
 
 use super::{
     answers::{self, JSON},
     comments::comment,
-    model::{Media, Operation, Parameter, RequestBody, Response},
+    model::{Media, Operation, Parameter, RequestBody, Response, Schema},
     rules::{example, example_of, rules},
     schema::{Schemas, Way},
 };
-use crate::http::routes::{Body, Place, Route};
+use crate::http::{
+    routes::{Body, Place, Route},
+    watches::EVENTS,
+};
 
 /// The operation that a route is.
 pub fn operation(route: &Route, schemas: &mut Schemas) -> Operation {
@@ -32,23 +36,42 @@ pub fn operation(route: &Route, schemas: &mut Schemas) -> Operation {
 
 /// What a route answers when all is well.
 fn answer(route: &Route, schemas: &mut Schemas) -> Response {
-    let output = route.rpc.output();
-    let description = comment(output.parent_file_descriptor_proto(), output.path());
-    let media = Media { schema: schemas.answer(&output), example: example(&output, Way::Out) };
-    let content = BTreeMap::from([(JSON, media)]);
+    let reply = route.reply();
+    let description = comment(reply.parent_file_descriptor_proto(), reply.path());
+    let media = Media { schema: schemas.answer(&reply), example: example(&reply, Way::Out) };
+    let mut content = BTreeMap::from([(JSON, media)]);
+    if route.rpc.is_server_streaming() {
+        content.insert(EVENTS, events(&route.rpc.output()));
+    }
     Response { description, content, ..Response::default() }
+}
+
+/// A stream of messages as server-sent events.
+fn events(message: &MessageDescriptor) -> Media {
+    let description = format!(
+        "Server-sent events. The data of each is a `{}` on one line; its id, where it has one, is where a stream that \
+         breaks goes on, if it is sent back as `Last-Event-ID`. A comment with an id is a bookmark; the last comment \
+         says why the stream ends.",
+        message.name()
+    );
+    let data = example(message, Way::Out).unwrap_or_default();
+    let id = data["resumeToken"].as_str().map_or_else(String::new, |token| format!("id: {token}\n"));
+    let example = format!("retry: 873\n\ndata: {data}\n{id}\n");
+    Media { schema: Schema::of("string").described(description), example: Some(example.into()) }
 }
 
 fn parameters(route: &Route, whole: &Json, schemas: &mut Schemas) -> Vec<Parameter> {
     let path = route.variables().map(|place| ("path", place.field.json_name(), place));
     let query = route.query.iter().map(|place| ("query", place.field.json_name(), place));
-    let headers = route.headers.iter().map(|(name, place)| ("header", name.as_str(), place));
+    let headers = route.headers.iter().chain(&route.overrides);
+    let headers = headers.map(|(name, place)| ("header", name.as_str(), place));
     let mut parameters = Vec::new();
     for (kind, name, place) in path.chain(query).chain(headers) {
         if rules(&place.field).later {
             continue;
         }
-        let mut schema = schemas.field(&place.field, Way::In);
+        let mut schema =
+            if kind == "path" { schemas.variable(&place.field) } else { schemas.field(&place.field, Way::In) };
         let description = std::mem::take(&mut schema.description);
         let required = kind == "path" || route.required.iter().any(|name| place.is_named(name));
         if required {

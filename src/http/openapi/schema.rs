@@ -11,7 +11,7 @@ use super::{
 };
 use crate::proto::FieldRules;
 
-const NAME: &str = r"^[^\s/\x00-\x1f\x7f-\x9f]([^/\x00-\x1f\x7f-\x9f]*[^\s/\x00-\x1f\x7f-\x9f])?$";
+const NAME: &str = r"[^\s/\x00-\x1f\x7f-\x9f]([^/\x00-\x1f\x7f-\x9f]*[^\s/\x00-\x1f\x7f-\x9f])?";
 const NAME_BYTES: u64 = 255;
 const DURATION: &str = r"^[0-9]{1,12}(\.[0-9]{1,9})?s$";
 const TIMESTAMP: &str = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z$";
@@ -55,6 +55,13 @@ impl Schemas {
     /// What a body may be: the message without the fields that stand elsewhere in the request, given by their paths.
     pub fn body(&mut self, message: &MessageDescriptor, elsewhere: &[&str]) -> Schema {
         if elsewhere.is_empty() { self.message(message, Way::In) } else { self.object(message, Way::In, elsewhere) }
+    }
+
+    /// What a variable of a path may be: an empty one would make it another path.
+    pub fn variable(&mut self, field: &FieldDescriptor) -> Schema {
+        let schema = self.field(field, Way::In);
+        let named = if rules(field).name { self.name(true) } else { schema.clone() };
+        Schema { description: schema.description, default: None, ..named }
     }
 
     /// What a field may be, as a member of an object that goes `way`.
@@ -116,7 +123,8 @@ impl Schemas {
                 }
                 _ => self.field(&field, way),
             };
-            if way == Way::In && rules.required {
+            // What is partly elsewhere may be there as a whole.
+            if way == Way::In && rules.required && within.is_empty() {
                 schema.required.push(field.json_name().to_owned());
             }
             schema.properties.push(field.json_name(), of_field);
@@ -127,7 +135,7 @@ impl Schemas {
     fn map(&mut self, field: &FieldDescriptor, rules: &FieldRules, way: Way) -> Schema {
         let Kind::Message(entry) = field.kind() else { return Schema::of("object") };
         let each = self.single(&entry.map_entry_value_field(), rules, way);
-        let names = rules.name.then(|| Box::new(self.name()));
+        let names = rules.name.then(|| Box::new(self.name(true)));
         Schema {
             additional_properties: Some(Additional::Each(Box::new(each))),
             property_names: names,
@@ -140,7 +148,10 @@ impl Schemas {
     fn single(&mut self, field: &FieldDescriptor, rules: &FieldRules, way: Way) -> Schema {
         match field.kind() {
             Kind::Message(message) => self.message(&message, way),
-            Kind::Enum(of) => self.enumeration(&of),
+            Kind::Enum(of) => Schema {
+                values: if way == Way::In { rules.values.clone() } else { Vec::new() },
+                ..self.enumeration(&of)
+            },
             Kind::Bool => Schema::of("boolean"),
             Kind::Double | Kind::Float => Schema { format: Some("double"), ..Schema::of("number") },
             Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Schema { format: Some("int32"), ..Schema::of("integer") },
@@ -155,7 +166,7 @@ impl Schemas {
             }
             Kind::Uint64 | Kind::Fixed64 => Schema { format: Some("uint64"), ..decimal("^[0-9]{1,20}$") },
             Kind::Bytes => Schema { format: Some("byte"), ..Schema::of("string") },
-            Kind::String if rules.name && !field.parent_message().is_map_entry() => self.name(),
+            Kind::String if rules.name && !field.parent_message().is_map_entry() => self.name(rules.required),
             Kind::String => text(rules),
         }
     }
@@ -168,11 +179,15 @@ impl Schemas {
         self.add(of.name(), Schema { values, ..Schema::of("string").described(description) })
     }
 
-    fn name(&mut self) -> Schema {
-        let description = "A name of a namespace, a service or an instance: UTF-8 of 1 to 255 bytes without control \
-                           characters, `/`, or white space at either end.";
-        let (pattern, max_length) = (Some(NAME.to_owned()), Some(NAME_BYTES));
-        self.add("Name", Schema { pattern, max_length, ..Schema::of("string").described(description) })
+    fn name(&mut self, required: bool) -> Schema {
+        let what = "A name of a namespace, a service or an instance: UTF-8 of 1 to 255 bytes without control characters, \
+                    `/`, or white space at either end";
+        let (name, pattern, description) = match required {
+            true => ("Name", format!("^{NAME}$"), format!("{what}.")),
+            false => ("OptionalName", format!("^({NAME})?$"), format!("{what}; or nothing, as if it was left out.")),
+        };
+        let (pattern, max_length) = (Some(pattern), Some(NAME_BYTES));
+        self.add(name, Schema { pattern, max_length, ..Schema::of("string").described(description) })
     }
 
     /// The types that have a form of their own in JSON.

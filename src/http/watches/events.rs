@@ -13,10 +13,9 @@ use std::{
 };
 
 use axum::body::Body;
-use bytes::{BufMut as _, Bytes};
-use http::{HeaderMap, HeaderName, Response};
+use bytes::Bytes;
+use http::Response;
 use http_body::Frame;
-use prost::encoding::{WireType, encode_key, encode_varint};
 use tokio_stream::Stream as _;
 use tonic::Status;
 use tonic_types::StatusExt as _;
@@ -30,11 +29,6 @@ use crate::{
     http::{call::Replies, problem},
 };
 
-/// What an `EventSource` that comes back says it saw last.
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Field `resume_token` of `WatchRequest`.
-const RESUME_TOKEN: u32 = 2;
-
 /// The answer to a watch that was opened.
 #[must_use]
 pub(super) fn answer(replies: Replies, teller: Arc<Teller>) -> Response<Body> {
@@ -46,19 +40,6 @@ pub(super) fn answer(replies: Replies, teller: Arc<Teller>) -> Response<Body> {
 #[must_use]
 pub(super) fn come_back(status: &Status) -> Response<Body> {
     streamed(EVENTS, Body::from([retry(status::retry_delay()), end(status)].concat()))
-}
-
-/// Lets the watch continue after the event that the request's `Last-Event-ID` names, whatever else the message says.
-/// What is no token is answered on the stream, as one from anywhere else is.
-pub(super) fn continue_after_last_event(headers: &HeaderMap, message: &mut Vec<u8>) {
-    let ids: Vec<_> = headers.get_all(LAST_EVENT_ID).iter().map(|id| String::from_utf8_lossy(id.as_bytes())).collect();
-    let id = ids.join(", ");
-    if !id.is_empty() {
-        // Of a field that is there twice the last one counts.
-        encode_key(RESUME_TOKEN, WireType::LengthDelimited, message);
-        encode_varint(id.len() as u64, message);
-        message.put_slice(id.as_bytes());
-    }
 }
 
 /// When to come back.

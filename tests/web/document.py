@@ -1,0 +1,90 @@
+"""Judges the OpenAPI document of a server: by a public validator, and by its own examples.
+
+    document.py URL
+"""
+
+import json
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+METHODS = ["put", "post", "get", "delete"]  # what is registered is found, and then taken away
+
+
+def ask(method, url, body, accept):
+    """Status, media type and body of an answer; of a stream, its first piece."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method, headers={"Accept": accept})
+    if data is not None:
+        request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            kind = answer.headers.get_content_type()
+            return answer.status, kind, answer.read1() if kind == "text/event-stream" else answer.read()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.headers.get_content_type(), refused.read()
+
+
+def judge(document, schema, value, what):
+    """Whether a value is what a schema of the document says."""
+    whole = {**schema, "components": document["components"]}
+    for error in Draft202012Validator(whole).iter_errors(value):
+        sys.exit(f"{what}: {error.json_path}: {error.message[:500]}")
+
+
+def target(path, operation):
+    """The path with the examples of what has to be given."""
+    query = {}
+    for parameter in operation.get("parameters", []):
+        if "example" in parameter:
+            if parameter["in"] == "path":
+                value = urllib.parse.quote(str(parameter["example"]), safe="")
+                path = path.replace("{%s}" % parameter["name"], value)
+            elif parameter["required"]:
+                query[parameter["name"]] = json.dumps(parameter["example"])
+    return path + ("?" + urllib.parse.urlencode(query) if query else "")
+
+
+def judge_operation(server, document, path, method, operation):
+    """Whether its examples are what they should be, and work; how many were run."""
+    name = operation["operationId"]
+    for parameter in operation.get("parameters", []):
+        if "example" in parameter:
+            judge(document, parameter["schema"], parameter["example"], f"{name}: {parameter['name']}")
+    sent = None
+    for media in operation.get("requestBody", {}).get("content", {}).values():
+        sent = media["example"]
+        judge(document, media["schema"], sent, f"{name}: the example of its body")
+    content = operation["responses"]["200"]["content"]
+    for accept, media in content.items():
+        if "example" in media:
+            judge(document, media["schema"], media["example"], f"{name}: the example of its answer")
+        status, kind, body = ask(method.upper(), server + target(path, operation), sent, accept)
+        assert (status, kind) == (200, accept), f"{name}: {status} {kind} {body[:500]}"
+        if accept == "application/json":
+            judge(document, media["schema"], json.loads(body), f"{name}: its answer")
+    return len(content)
+
+
+def main():
+    server = sys.argv[1]
+    status, kind, body = ask("GET", server + "/v1/openapi.json", None, "application/json")
+    assert (status, kind) == (200, "application/json"), (status, kind)
+    document = json.loads(body)
+    faults = list(OpenAPIV31SpecValidator(document).iter_errors())
+    assert not faults, faults
+    operations = [
+        (METHODS.index(method), path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    operations.sort(key=lambda one: one[:2])
+    ran = sum(judge_operation(server, document, *one[1:]) for one in operations)
+    print(f"{len(operations)} operations, {ran} examples ran")
+
+
+main()
