@@ -5,6 +5,7 @@
 //! and says which leases lapsed.
 
 mod admission;
+pub mod catalog;
 mod change;
 mod command;
 mod decide;

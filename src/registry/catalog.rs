@@ -1,0 +1,164 @@
+//! The catalog: kinds of programs, applications with ports that make sense, and who needs whom. The rules are here, on
+//! plain values; knows nothing of instances, nor of how it is kept.
+//!
+//! Where the rules come from: ports in blocks for families of names, well-known offsets for well-known kinds and the
+//! sentences of the violations are those that users of Flow Commerce's registry know. They are facts that those users
+//! rely on; their defects (cycles longer than two, ports given twice to callers of one instant) are not kept.
+
+mod dependency;
+mod draft;
+mod key;
+mod port;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+
+pub use self::{
+    dependency::{Cycle, Dependencies, Shape},
+    draft::{ApplicationDraft, Drafted, Refusal, ServiceTypeDraft},
+    port::{Full, Ports},
+    rules::{BlockPattern, PortRules},
+};
+
+/// A kind of program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceType {
+    /// Its name, for instance `nodejs`.
+    pub id: SmolStr,
+    /// The port that such a program listens on unless its application says otherwise.
+    pub default_port: u16,
+    /// Its place in a block of external ports; none: wherever there is room.
+    pub offset: Option<u16>,
+}
+
+/// A port of an application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The kind of program behind it.
+    pub service: SmolStr,
+    /// Where clients reach it: no two applications have the same.
+    pub external: u16,
+    /// Where the program listens, for instance inside its container.
+    pub internal: u16,
+}
+
+/// An entry of the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    /// Its name.
+    pub id: SmolStr,
+    /// Its ports, one for each kind of program that it is made of, in the order in which they were added.
+    pub ports: Box<[Port]>,
+    /// The applications that it needs, each once, in the order in which they were added.
+    pub dependencies: Arc<[SmolStr]>,
+}
+
+impl Application {
+    /// Its port of this kind.
+    #[must_use]
+    pub fn port(&self, service: &str) -> Option<&Port> {
+        self.ports.iter().find(|port| port.service == service)
+    }
+}
+
+/// The kinds of programs that a new catalog knows.
+#[must_use]
+pub fn seeds() -> [ServiceType; 3] {
+    let seed =
+        |id, default_port, offset| ServiceType { id: SmolStr::new_static(id), default_port, offset: Some(offset) };
+    [seed("nodejs", 7050, 0), seed("play", 9000, 1), seed("postgresql", 5432, 9)]
+}
+
+/// Service types and applications, and what follows from them. Cloning is cheap and shares what is equal.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    types: OrdMap<SmolStr, Arc<ServiceType>>,
+    applications: OrdMap<SmolStr, Arc<Application>>,
+    ports: Ports,
+    dependencies: Dependencies,
+    /// How many ports are of a type.
+    users: OrdMap<SmolStr, u64>,
+}
+
+impl Catalog {
+    /// A catalog as it is before anybody changed it.
+    #[must_use]
+    pub fn seeded() -> Self {
+        let mut catalog = Self::default();
+        seeds().into_iter().for_each(|seed| catalog.put_type(seed.into()));
+        catalog
+    }
+
+    /// The service types, by id.
+    #[must_use]
+    pub fn types(&self) -> &OrdMap<SmolStr, Arc<ServiceType>> {
+        &self.types
+    }
+
+    /// The applications, by id.
+    #[must_use]
+    pub fn applications(&self) -> &OrdMap<SmolStr, Arc<Application>> {
+        &self.applications
+    }
+
+    /// The external ports in use.
+    #[must_use]
+    pub fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// Who needs whom.
+    #[must_use]
+    pub fn dependencies(&self) -> &Dependencies {
+        &self.dependencies
+    }
+
+    /// How many ports are of this type.
+    #[must_use]
+    pub fn users(&self, service: &str) -> u64 {
+        self.users.get(service).copied().unwrap_or(0)
+    }
+
+    /// Holds a service type, in place of the one with its id.
+    pub fn put_type(&mut self, service_type: Arc<ServiceType>) {
+        self.types.insert(service_type.id.clone(), service_type);
+    }
+
+    /// Holds a service type no longer.
+    pub fn remove_type(&mut self, id: &str) {
+        self.types.remove(id);
+    }
+
+    /// Holds an application, in place of the one with its id, and gives that one.
+    pub fn put_application(&mut self, application: Arc<Application>) -> Option<Arc<Application>> {
+        let before = self.remove_application(&application.id);
+        for port in &application.ports {
+            self.ports.take(&application.id, port.external);
+            *self.users.entry(port.service.clone()).or_insert(0) += 1;
+        }
+        self.dependencies.set(&application.id, Arc::clone(&application.dependencies));
+        self.applications.insert(application.id.clone(), application);
+        before
+    }
+
+    /// Holds an application no longer: its ports and its id are free.
+    pub fn remove_application(&mut self, id: &str) -> Option<Arc<Application>> {
+        let before = self.applications.remove(id)?;
+        for port in &before.ports {
+            self.ports.free(id, port.external);
+            if let Some(users) = self.users.get_mut(&port.service) {
+                *users -= 1;
+            }
+            if self.users(&port.service) == 0 {
+                self.users.remove(&port.service);
+            }
+        }
+        self.dependencies.remove(id);
+        Some(before)
+    }
+}

@@ -1,0 +1,125 @@
+//! The external ports in use, by port and by family, and which one is next. Knows no applications but by name.
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+
+use super::PortRules;
+
+/// No block is left above the highest port in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// The highest port in use, anybody's.
+    pub highest: Option<u16>,
+    /// The last that may be given out.
+    pub ceiling: u16,
+}
+
+/// The external ports in use. A look for the next one costs what the family has and no more, however many others there
+/// are. Cloning is O(1).
+#[derive(Clone, Debug, Default)]
+pub struct Ports {
+    owners: OrdMap<u16, SmolStr>,
+    /// The ports of everyone in a family, by the family's name. An application is in many: `a-b-c` is one of `a`'s, of
+    /// `a-b`'s and of its own.
+    families: OrdMap<SmolStr, OrdMap<u16, ()>>,
+}
+
+/// The family whose blocks an application is given ports of: its name up to the last `-`, or all of it.
+#[must_use]
+pub fn family(application: &str) -> &str {
+    application.rsplit_once('-').map_or(application, |(family, _)| family)
+}
+
+/// Every family that counts the application as a member: its own name, and what is before any `-`.
+fn families(application: &str) -> impl Iterator<Item = &str> {
+    let cuts = application.match_indices('-').map(|(at, _)| &application[..at]);
+    cuts.chain(std::iter::once(application))
+}
+
+impl Ports {
+    /// Whose port it is.
+    #[must_use]
+    pub fn owner(&self, port: u16) -> Option<&SmolStr> {
+        self.owners.get(&port)
+    }
+
+    /// Every port in use with its owner, in order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (u16, &SmolStr)> {
+        self.owners.iter().map(|(port, owner)| (*port, owner))
+    }
+
+    /// How many are in use.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Whether none is in use.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+
+    /// The highest port in use.
+    #[must_use]
+    pub fn highest(&self) -> Option<u16> {
+        self.owners.get_max().map(|(port, _)| *port)
+    }
+
+    /// The port is the application's.
+    pub fn take(&mut self, application: &SmolStr, port: u16) {
+        self.owners.insert(port, application.clone());
+        for family in families(application) {
+            self.families.entry(family.into()).or_default().insert(port, ());
+        }
+    }
+
+    /// The port is the application's no longer.
+    pub fn free(&mut self, application: &str, port: u16) {
+        self.owners.remove(&port);
+        for family in families(application) {
+            let Some(ports) = self.families.get_mut(family) else { continue };
+            ports.remove(&port);
+            if ports.is_empty() {
+                self.families.remove(family);
+            }
+        }
+    }
+
+    /// The blocks that have a port of the application's family, in order.
+    fn blocks<'a>(&'a self, rules: &'a PortRules, application: &str) -> impl Iterator<Item = u16> + 'a {
+        let mut ports = self.families.get(family(application));
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            // From one block to the next, past the ports between.
+            let (port, ()) = ports?.range(from..).next()?;
+            let block = rules.block_of(*port);
+            match block.checked_add(rules.block_size) {
+                Some(next) => from = next,
+                None => ports = None,
+            }
+            Some(block)
+        })
+    }
+
+    /// The next port for a program of the application with this offset: the first free one in the blocks of its family,
+    /// else in the first allowed block above everything in use.
+    ///
+    /// # Errors
+    /// There is no such block.
+    pub fn next(&self, rules: &PortRules, application: &str, offset: Option<u16>) -> Result<u16, Full> {
+        let place = |block: u16| rules.places(block, offset).find(|port| self.owner(*port).is_none());
+        let mut own = self.blocks(rules, application).filter(|block| rules.allows_block(*block));
+        if let Some(port) = own.find_map(place) {
+            return Ok(port);
+        }
+        let highest = self.highest();
+        let full = Full { highest, ceiling: rules.ceiling };
+        let above = match highest.filter(|highest| *highest >= rules.floor) {
+            Some(highest) => rules.block_of(highest).checked_add(rules.block_size).ok_or(full)?,
+            None => rules.floor,
+        };
+        let blocks = (above..=rules.ceiling).step_by(usize::from(rules.block_size));
+        blocks.filter(|block| rules.allows_block(*block)).find_map(place).ok_or(full)
+    }
+}
