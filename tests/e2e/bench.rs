@@ -32,9 +32,11 @@ async fn bench_jobs_find_no_fault_and_leave_nothing() {
         ("heartbeat --leases 50 --rate 200", 1, false),
         ("stream --leases 500", 2, true),
         ("lookup --services 20", 1, true),
+        ("lookup --services 20 --http", 1, true),
         ("register --count 500", 2, false),
         ("fanout --watchers 60 --connections 3", 1, false),
         ("fanout --watchers 60 --connections 3 --multiplexed --rate 50", 1, false),
+        ("fanout --watchers 60 --http", 1, false),
         ("expire --leases 300 --kept 30 --rate 200 --ttl 2", 1, false),
     ] {
         let found = bench(&server, job).await;
@@ -42,7 +44,7 @@ async fn bench_jobs_find_no_fault_and_leave_nothing() {
         for figures in found {
             assert!(figures["count"].as_u64().unwrap() > 0 && figures.get("faults").is_none(), "{job}: {figures}");
             assert!(figures["latency_us"]["p50"].as_f64().unwrap() > 0.0, "{job}: {figures}");
-            assert_eq!(figures.get("floor").is_some(), compared, "{job}: {figures}");
+            assert_eq!(figures.get("against").is_some(), compared, "{job}: {figures}");
         }
         let left = server.info().await.counts.unwrap().instances;
         assert_eq!(left, 0, "{job} left instances behind");
@@ -55,11 +57,26 @@ async fn bench_tells_what_instances_and_watches_take() {
     let [figures] = &bench(&server, "fill --count 2000").await[..] else { panic!() };
     assert!(extra(figures, "memory of an instance") > 0.0, "{figures}");
     assert_eq!(server.info().await.counts.unwrap().instances, 2_000);
-    for kind in ["", "--multiplexed"] {
-        let job = format!("idle-watches --watchers 500 --connections 5 --hold 0 {kind}");
+    for kind in ["--connections 5", "--connections 5 --multiplexed", "--http"] {
+        let job = format!("idle-watches --watchers 500 --hold 0 {kind}");
         let [figures] = &bench(&server, &job).await[..] else { panic!() };
         assert_eq!((figures["count"].as_u64(), figures.get("faults")), (Some(500), None), "{figures}");
     }
+}
+
+/// `ONAIR_IDLE_STREAMS` says how many, default 1,000.
+#[tokio::test]
+async fn idle_event_streams_take_little_and_do_nothing() {
+    let _turn = alone().await;
+    let count = std::env::var("ONAIR_IDLE_STREAMS").map_or(1_000, |text| text.parse().expect("a number"));
+    let server = Server::ephemeral(&[]).await;
+    let hold = if count > 1_000 { 60 } else { 3 };
+    let job = format!("idle-watches --watchers {count} --http --hold {hold}");
+    let [figures] = &bench(&server, &job).await[..] else { panic!() };
+    assert_eq!((figures["count"].as_u64(), figures.get("faults")), (Some(count), None), "{figures}");
+    let (each, busy) = (extra(figures, "memory of a watch"), figures["server_share"].as_f64().unwrap());
+    println!("{count} idle streams: {each:.0} B each, {:.2} % of a core for {hold} s", busy * 100.0);
+    assert!(each < 64.0 * 1024.0, "{figures}");
 }
 
 #[tokio::test]

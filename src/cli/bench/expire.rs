@@ -14,9 +14,9 @@ use super::{
     Error,
     heartbeat::{Beating, Beats},
     leases::{self, Fleet, HEARTBEAT},
-    measure::{Crew, Figures, Gate, Latency, Side, Slice, Tally, figures, measured, until},
+    measure::{Crew, Figures, Gate, Latency, Side, Slice, Tally, Work, figures, measured, until},
     session::{Session, Target},
-    watching::{Goal, Layout, Reader, Watching},
+    watching::{Goal, Layout, Reader, Watching, Way},
     wire::{Field, Fields, Pace, Pump, drive, event_records},
 };
 
@@ -155,7 +155,7 @@ fn paced(rate: u32, beats: Arc<Beats>) -> Side {
     let load = move |_, slice, tally| -> Box<dyn super::measure::Metered> {
         Box::new(pump(rate, beats.clone(), slice, tally))
     };
-    Side { name: "beats of the kept", path: HEARTBEAT, connections: 1, load: Arc::new(load) }
+    Side { name: "beats of the kept", path: HEARTBEAT, connections: 1, load: Work::Grpc(Arc::new(load)) }
 }
 
 fn pump(rate: u32, beats: Arc<Beats>, slice: Slice, tally: Tally) -> Pump<Beating> {
@@ -209,7 +209,7 @@ async fn lapse(
         untold: 0,
         seen: seen.clone(),
     };
-    let layout = Layout::spread(session, 1, 1, false, Vec::new()).remove(0);
+    let layout = Layout::spread(session, 1, 1, Way::default(), Vec::new()).remove(0);
     let path = layout.path;
     let watcher = Watching::new(layout, reader);
     let inputs = vec![(session.target.clone(), path, watcher)];

@@ -8,15 +8,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use tonic::transport::Channel;
 
 use super::{
-    Error,
+    Error, http,
     leases::{self, Fleet},
     measure::{Crew, Figures, Gate, Histogram, Latency, Slice, busiest},
     session::{Session, Target},
-    watching::{Goal, Layout, Reader, Watching},
+    watching::{Goal, Layout, Reader, Watching, Way},
     wire::{Field, Fields, drive, event_records},
 };
 use crate::proto::{RegisterRequest, registry_client::RegistryClient};
@@ -37,14 +40,13 @@ pub(super) struct Args {
     /// Changes a second; without it, each change waits until all watchers got the one before.
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
-    /// One Subscribe stream a connection that carries all its watchers, rather than a Watch stream for each.
-    #[arg(long)]
-    multiplexed: bool,
+    #[command(flatten)]
+    way: Way,
 }
 
 impl Default for Args {
     fn default() -> Self {
-        Self { watchers: 1_000, rate: None, multiplexed: false }
+        Self { watchers: 1_000, rate: None, way: Way::default() }
     }
 }
 
@@ -111,7 +113,11 @@ fn change(instance: &[u8]) -> Option<u64> {
 impl Reader for Hearing {
     fn event(&mut self, watcher: usize, event: &[u8], now: Instant) {
         let (_, _, instance) = event_records(event);
-        let (Some(last), Some(change)) = (self.last.get_mut(watcher), change(instance)) else {
+        self.change(watcher, change(instance), now);
+    }
+
+    fn change(&mut self, watcher: usize, change: Option<u64>, now: Instant) {
+        let (Some(last), Some(change)) = (self.last.get_mut(watcher), change) else {
             return self.fault(watcher, "got an event that nothing caused");
         };
         match *last {
@@ -157,6 +163,15 @@ struct Shared {
     opened: Arc<Goal>,
     delivered: Arc<Goal>,
     sent: Arc<Sent>,
+    /// For those that open a connection of their own.
+    doors: Arc<Semaphore>,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let (opened, delivered) = (Arc::default(), Arc::default());
+        Self { opened, delivered, sent: Arc::new(Sent::new()), doors: http::doors() }
+    }
 }
 
 /// Measures the fan-out.
@@ -164,9 +179,9 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
     let fleet = Fleet { ttl_seconds: 3_600, ..Fleet::new(session, "fanout") };
     let mut changer = Changer::register(session, &fleet).await?;
     let watchers = args.watchers as usize;
-    let connections = session.options.connections.unwrap_or(watchers.div_ceil(100)).min(watchers);
-    let layouts = Layout::spread(session, watchers, connections, args.multiplexed, vec![fleet.service(0)]);
-    let shared = Shared { opened: Arc::default(), delivered: Arc::default(), sent: Arc::new(Sent::new()) };
+    let connections = args.way.connections(session, watchers, watchers.div_ceil(100));
+    let layouts = Layout::spread(session, watchers, connections, args.way, vec![fleet.service(0)]);
+    let shared = Shared::new();
     let (target, there) = (session.target.clone(), shared.clone());
     let part = move |layout: Layout, gate: Gate| watch(target.clone(), layout, there.clone(), gate);
     let counter = session.progress.counter.clone();
@@ -186,7 +201,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
 /// A watch that ended says more when it is opened alone.
 async fn why(session: &Session, layouts: &[Layout], error: Error) -> Error {
     match (error, layouts.first()) {
-        (Error::Protocol(what), Some(layout)) => {
+        (Error::Protocol(what), Some(layout)) if !layout.http => {
             let reason = session.explain(layout.path, &layout.message(0)).await;
             Error::Protocol(format!("{what}: {reason}"))
         }
@@ -196,8 +211,12 @@ async fn why(session: &Session, layouts: &[Layout], error: Error) -> Error {
 
 /// One connection's watchers, until the crew is told to stop.
 async fn watch(target: Arc<Target>, layout: Layout, shared: Shared, mut gate: Gate) -> Result<Hearing, Error> {
+    let mut hearing = Hearing::new(layout.watchers(), &shared, gate.counter.clone());
+    if layout.http {
+        http::watch(&target, &layout, &shared.doors, &mut gate, &mut hearing).await?;
+        return Ok(hearing);
+    }
     let (socket, mut wire) = target.connect(layout.path).await?;
-    let hearing = Hearing::new(layout.watchers(), &shared, gate.counter.clone());
     let mut watching = Watching::new(layout, hearing);
     gate.wait().await?;
     tokio::select! {
@@ -286,7 +305,7 @@ fn summary(args: &Args, connections: usize, made: Made, heard: Vec<Hearing>) -> 
     }
     let count = delays.count();
     let mut figures = Figures {
-        job: if args.multiplexed { "fanout, multiplexed".to_owned() } else { "fanout".to_owned() },
+        job: args.way.name("fanout"),
         unit: "deliveries",
         count,
         seconds: made.seconds,
@@ -341,7 +360,7 @@ mod tests {
 
     /// What watchers make of a snapshot at change 3 and of `changes` after it: deliveries, and faults.
     fn heard(changes: &[u64]) -> (u64, u64) {
-        let shared = Shared { opened: Arc::default(), delivered: Arc::default(), sent: Arc::new(Sent::new()) };
+        let shared = Shared::new();
         let mut hearing = Hearing::new(1, &shared, Arc::default());
         let mut hear = |change: u64| {
             let instance = Some(Instance { version: change.to_string(), ..Instance::default() });
@@ -371,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_watcher_without_the_instance_is_a_fault() {
-        let shared = Shared { opened: Arc::default(), delivered: Arc::default(), sent: Arc::new(Sent::new()) };
+        let shared = Shared::new();
         let mut hearing = Hearing::new(1, &shared, Arc::default());
         hearing.opened(0);
         hearing.event(0, b"", Instant::now());

@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::{
     Error,
-    measure::{Figures, Side, compare},
+    measure::{Figures, Side, Work, compare},
     session::Session,
     wire::{Pump, Requests, Streamed, framed},
 };
@@ -75,9 +75,9 @@ impl Shape {
             name: "floor",
             path: ECHO,
             connections: self.connections,
-            load: Arc::new(move |_, slice, tally| {
+            load: Work::Grpc(Arc::new(move |_, slice, tally| {
                 Box::new(Pump::new(EchoAgain(echo.clone()), self.in_flight, None, slice, tally))
-            }),
+            })),
         }
     }
 
@@ -88,9 +88,9 @@ impl Shape {
             name: "floor, streamed",
             path: ECHO_STREAM,
             connections: self.connections,
-            load: Arc::new(move |_, slice, tally| {
+            load: Work::Grpc(Arc::new(move |_, slice, tally| {
                 Box::new(Streamed::new(EchoAgain(echo.clone()), self.in_flight, slice, tally))
-            }),
+            })),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     Error,
     floor::Shape,
     leases::{self, Fleet, HEARTBEAT},
-    measure::{Figures, Side, compare},
+    measure::{Figures, Side, Work, compare},
     session::Session,
     wire::{Pace, Pump, Requests},
 };
@@ -46,12 +46,12 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
         name: "heartbeat",
         path: HEARTBEAT,
         connections,
-        load: Arc::new(move |index, slice, tally| {
+        load: Work::Grpc(Arc::new(move |index, slice, tally| {
             // Connections take turns, so that paced beats do not come in bursts.
             let pace =
                 every.map(|every| Pace { every, due: Instant::now() + every * index as u32 / connections as u32 });
             Box::new(Pump::new(Beating::new(beating.clone(), index, connections), in_flight, pace, slice, tally))
-        }),
+        })),
     };
     let floor = (session.has_floor && args.rate.is_none()).then(|| shape.unary());
     let mut figures = compare(session, job, floor, "beats").await?;

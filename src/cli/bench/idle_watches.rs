@@ -9,14 +9,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use super::{
     Error,
     fill::{memory, settled},
+    http,
     measure::{Crew, Figures, Gate, Slice},
     session::{Session, Target},
-    watching::{Goal, Layout, Reader, Watching},
+    watching::{Goal, Layout, Reader, Watching, Way},
     wire::drive,
 };
 
@@ -32,9 +36,8 @@ pub(super) struct Args {
     /// Services that they follow, in turn; none of them has an instance.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     services: u32,
-    /// One Subscribe stream a connection that carries all its watches, rather than a Watch stream for each.
-    #[arg(long)]
-    multiplexed: bool,
+    #[command(flatten)]
+    way: Way,
     /// Seconds to hold them, 0 for not at all; without it until Ctrl-C.
     #[arg(long, value_name = "SECONDS")]
     hold: Option<u32>,
@@ -65,13 +68,13 @@ impl Reader for Idle {
 /// Opens them, tells what memory they take, and holds them.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, Error> {
     let watchers = args.watchers as usize;
-    let connections = session.options.connections.unwrap_or(100).min(watchers);
+    let connections = args.way.connections(session, watchers, 100);
     let service = |index: u32| format!("idle-{}-{index}", session.run);
     let services = (0..args.services).map(service).collect();
-    let layouts = Layout::spread(session, watchers, connections, args.multiplexed, services);
+    let layouts = Layout::spread(session, watchers, connections, args.way, services);
     let opened = Arc::new(Goal::default());
-    let (target, goal) = (session.target.clone(), opened.clone());
-    let part = move |layout, gate| hold(target.clone(), layout, goal.clone(), gate);
+    let (target, goal, doors) = (session.target.clone(), opened.clone(), http::doors());
+    let part = move |layout, gate| hold(target.clone(), layout, goal.clone(), doors.clone(), gate);
     let before = settled(session).await;
     let counter = session.progress.counter.clone();
     let crew = Crew::start(session.options.threads, layouts, counter, part).await?.ready().await?;
@@ -86,10 +89,9 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
     };
     let all = session.progress.during("opening", Some(watchers as u64), opening).await;
     let seconds = begin.elapsed().as_secs_f64();
-    let name = if args.multiplexed { "idle-watches, multiplexed" } else { "idle-watches" };
     let count = opened.count();
     let mut figures = Figures {
-        job: name.to_owned(),
+        job: args.way.name("idle-watches"),
         unit: "opened",
         count,
         seconds,
@@ -98,11 +100,12 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
     };
     if all {
         memory(&mut figures, connected, settled(session).await, watchers as f64, "memory of a watch");
-        if let Some((before, connected)) = before.zip(connected) {
+        // By HTTP there is no connection before its watch.
+        if let Some((before, connected)) = before.zip(connected).filter(|_| !args.way.http) {
             let each = connected.saturating_sub(before) as f64 / connections as f64;
             figures.extra("memory of a connection", each.round(), "bytes");
         }
-        linger(session, args, &figures).await;
+        linger(session, args, &mut figures).await;
     }
     figures.extra("connections", connections as f64, "");
     crew.stop();
@@ -117,7 +120,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
 }
 
 /// Holds the watches, and tells what is known while it does.
-async fn linger(session: &Session, args: &Args, figures: &Figures) {
+async fn linger(session: &Session, args: &Args, figures: &mut Figures) {
     let (interrupt, hold) = (tokio::signal::ctrl_c(), args.hold.map(|hold| Duration::from_secs(u64::from(hold))));
     if hold != Some(Duration::ZERO) {
         for extra in &figures.extra {
@@ -132,13 +135,28 @@ async fn linger(session: &Session, args: &Args, figures: &Figures) {
             () = tokio::time::sleep(hold.unwrap_or(Duration::MAX)) => {}
         }
     };
+    let (cpu, begin) = (session.server_cpu(), Instant::now());
     session.progress.during("holding", None, holding).await;
+    let used = cpu.zip(session.server_cpu()).map(|(before, after)| (after - before).as_secs_f64());
+    figures.server_share =
+        used.map(|used| used / begin.elapsed().as_secs_f64()).filter(|_| hold != Some(Duration::ZERO));
 }
 
 /// One connection's watches, until the crew is told to stop.
-async fn hold(target: Arc<Target>, layout: Layout, opened: Arc<Goal>, mut gate: Gate) -> Result<u64, Error> {
+async fn hold(
+    target: Arc<Target>,
+    layout: Layout,
+    opened: Arc<Goal>,
+    doors: Arc<Semaphore>,
+    mut gate: Gate,
+) -> Result<u64, Error> {
+    let mut idle = Idle { opened, counter: gate.counter.clone(), faults: 0 };
+    if layout.http {
+        http::watch(&target, &layout, &doors, &mut gate, &mut idle).await?;
+        return Ok(idle.faults);
+    }
     let (socket, mut wire) = target.connect(layout.path).await?;
-    let mut watching = Watching::new(layout, Idle { opened, counter: gate.counter.clone(), faults: 0 });
+    let mut watching = Watching::new(layout, idle);
     gate.wait().await?;
     tokio::select! {
         biased;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{
     Error,
     floor::Shape,
+    http,
     leases::{self, Fleet},
-    measure::{Figures, Side, compare},
+    measure::{Figures, Side, Work, compare},
     session::Session,
     wire::{Pump, Requests, framed, records},
 };
@@ -26,15 +27,18 @@ pub(super) struct Args {
     /// Bytes of metadata of each instance.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16_000))]
     metadata_bytes: u32,
+    /// By HTTP/1.1 and JSON, in turn with the same by gRPC.
+    #[arg(long)]
+    http: bool,
 }
 
 impl Default for Args {
     fn default() -> Self {
-        Self { services: 1_000, instances: 10, metadata_bytes: 0 }
+        Self { services: 1_000, instances: 10, metadata_bytes: 0, http: false }
     }
 }
 
-/// Measures lookups, against the floor with replies as long.
+/// Measures lookups: by gRPC against the floor with replies as long, or by HTTP against those by gRPC.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, Error> {
     let fleet = Fleet {
         per_service: args.instances as usize,
@@ -53,21 +57,26 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
     let messages: Arc<Vec<_>> = Arc::new((0..args.services as usize).map(message).collect());
     let last = messages.last().map(Vec::as_slice).unwrap_or_default();
     let reply = session.call(LOOKUP, last).await.map_err(|status| Error::Call("look up", Box::new(status)))?;
-    let shape = Shape::of(session, last.len() - 5, reply.len(), 4, 16);
+    let floor = Shape::of(session, last.len() - 5, reply.len(), 4, 16).unary();
+    let by_http = http::Lookups::new(&fleet, args.services as usize)?;
     let connections = session.options.connections.unwrap_or(4).min(messages.len());
     let in_flight = session.options.in_flight.unwrap_or(16);
     let instances = args.instances as usize;
-    let job = Side {
+    let by_grpc = Side {
         name: "lookup",
         path: LOOKUP,
         connections,
-        load: Arc::new(move |index, slice, tally| {
+        load: Work::Grpc(Arc::new(move |index, slice, tally| {
             let requests =
                 Lookups { messages: messages.clone(), first: index, next: index, step: connections, instances };
             Box::new(Pump::new(requests, in_flight, None, slice, tally))
-        }),
+        })),
     };
-    let mut figures = compare(session, job, session.has_floor.then(|| shape.unary()), "lookups").await?;
+    let (job, base) = match args.http {
+        false => (by_grpc, session.has_floor.then_some(floor)),
+        true => (by_http.side(connections * in_flight), Some(by_grpc)),
+    };
+    let mut figures = compare(session, job, base, "lookups").await?;
     figures.extra("instances in a reply", f64::from(args.instances), "");
     figures.extra("bytes of a reply", reply.len() as f64, "");
     leases::deregister(session, &tokens).await?;

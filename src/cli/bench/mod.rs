@@ -8,6 +8,7 @@ mod fanout;
 mod fill;
 mod floor;
 mod heartbeat;
+mod http;
 mod idle_watches;
 mod leases;
 mod lookup;
@@ -63,7 +64,8 @@ struct Options {
     /// Seconds to measure each job for, in all.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     seconds: f64,
-    /// Slices to measure in; each is preceded by one of the floor if the server has it (`serve --bench-floor`).
+    /// Slices to measure in; each is preceded by one of what it is compared with: the floor if the server has it
+    /// (`serve --bench-floor`), and for HTTP the same by gRPC.
     #[arg(long, default_value_t = 5, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000))]
     pairs: usize,
     /// Threads that make the load.
@@ -72,7 +74,7 @@ struct Options {
     /// Connections; each job has its own default.
     #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=15_000))]
     connections: Option<usize>,
-    /// Calls in flight on each connection; each job has its own default.
+    /// Calls in flight on each connection; each job has its own default. By HTTP there are as many connections instead.
     #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     in_flight: Option<usize>,
     /// Process id of the server, if it runs on this machine: its CPU time and memory are measured too.

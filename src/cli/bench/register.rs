@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::{
     Error,
     leases::{self, DEREGISTER, Fleet, REGISTER, Registrations},
-    measure::{Figures, Side, figures, run_out},
+    measure::{Figures, Side, Work, figures, run_out},
     session::Session,
     wire::{Pump, Requests, framed},
 };
@@ -44,10 +44,10 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
         name: "register",
         path: REGISTER,
         connections,
-        load: Arc::new(move |index, slice, tally| {
+        load: Work::Grpc(Arc::new(move |index, slice, tally| {
             let inner = Registrations::new(fleet.clone(), index * share..(index + 1) * share);
             Box::new(Pump::new(Registering { inner, kept: sink.clone() }, in_flight, None, slice, tally))
-        }),
+        })),
     };
     let registered = run_out(session, &registering, session.options.seconds).await?;
     let mut registered = figures(session, &registering, registered, "registers").await;
@@ -60,11 +60,11 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
         name: "deregister",
         path: DEREGISTER,
         connections,
-        load: Arc::new(move |index, slice, tally| {
+        load: Work::Grpc(Arc::new(move |index, slice, tally| {
             let requests =
                 Deregistering { tokens: held.clone(), next: index, step: connections, done: counted.clone() };
             Box::new(Pump::new(requests, in_flight, None, slice, tally))
-        }),
+        })),
     };
     let deregistered = run_out(session, &deregistering, session.options.seconds).await?;
     let deregistered = figures(session, &deregistering, deregistered, "deregisters").await;

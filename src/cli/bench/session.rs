@@ -27,16 +27,22 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the load goes.
 pub(super) struct Target {
     address: SocketAddr,
-    authority: String,
+    /// Whom requests are for.
+    pub(super) authority: String,
 }
 
 impl Target {
     /// A connection for calls of one method.
     pub(super) async fn connect(&self, path: &str) -> Result<(TcpStream, Wire), Error> {
+        Ok((self.socket().await?, Wire::new(&self.authority, path)))
+    }
+
+    /// A connection on which nothing is said yet.
+    pub(super) async fn socket(&self) -> Result<TcpStream, Error> {
         let failed = |error| Error::Connect(self.authority.clone(), error);
         let socket = TcpStream::connect(self.address).await.map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
-        Ok((socket, Wire::new(&self.authority, path)))
+        Ok(socket)
     }
 }
 

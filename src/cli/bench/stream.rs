@@ -7,7 +7,7 @@ use super::{
     floor::Shape,
     heartbeat::{Beating, Beats},
     leases::{self, Fleet},
-    measure::{Figures, Side, compare},
+    measure::{Figures, Side, Work, compare},
     session::Session,
     wire::Streamed,
 };
@@ -68,9 +68,9 @@ async fn one(session: &Session, tokens: &[String], per_message: usize) -> Result
         name: "stream",
         path: HEARTBEAT_STREAM,
         connections,
-        load: Arc::new(move |index, slice, tally| {
+        load: Work::Grpc(Arc::new(move |index, slice, tally| {
             Box::new(Streamed::new(Beating::new(beating.clone(), index, connections), in_flight, slice, tally))
-        }),
+        })),
     };
     compare(session, job, session.has_floor.then(|| shape.streamed()), "renewals").await
 }

@@ -48,7 +48,7 @@ async fn calls_of_any_size_are_answered() {
         for side in [shape(3).unary(), shape(30).streamed()] {
             let figures = compare(&session, side, Some(shape(1).unary()), "calls").await.unwrap();
             assert!(figures.count > 0 && figures.faults.is_empty(), "{request} for {reply}: {figures:?}");
-            assert!(figures.floor.unwrap().ratio > 0.0);
+            assert!(figures.against.unwrap().ratio > 0.0);
         }
     }
 }

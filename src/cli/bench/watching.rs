@@ -1,4 +1,4 @@
-//! Many watch streams on one connection: opens them, hands on what they bring, counts nothing itself.
+//! Many watchers, and the watch streams of one connection: opens them, hands on what they bring, counts nothing itself.
 
 use std::sync::{
     Arc,
@@ -55,11 +55,40 @@ impl Goal {
     }
 }
 
+/// In which way watchers watch.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(super) struct Way {
+    /// One Subscribe stream a connection that carries all its watchers, rather than a Watch stream for each.
+    #[arg(long)]
+    multiplexed: bool,
+    /// Server-sent events by HTTP/1.1, each watcher on a connection of its own.
+    #[arg(long, conflicts_with_all = ["multiplexed", "connections"])]
+    pub(super) http: bool,
+}
+
+impl Way {
+    /// What a job is called that goes this way.
+    pub(super) fn name(self, job: &str) -> String {
+        match self {
+            Self { multiplexed: true, .. } => format!("{job}, multiplexed"),
+            Self { http: true, .. } => format!("{job}, http"),
+            _ => job.to_owned(),
+        }
+    }
+
+    /// On how many connections so many watchers are, if not as many as the options say then as `default` says.
+    pub(super) fn connections(self, session: &Session, watchers: usize, default: usize) -> usize {
+        if self.http { watchers } else { session.options.connections.unwrap_or(default).min(watchers) }
+    }
+}
+
 /// How the watchers of a connection are laid out.
 #[derive(Clone)]
 pub(super) struct Layout {
     /// The method to call.
     pub(super) path: &'static str,
+    /// Whether its one watcher reads server-sent events instead.
+    pub(super) http: bool,
     /// Streams on the connection.
     streams: usize,
     /// Watchers on each stream.
@@ -77,15 +106,16 @@ impl Layout {
         session: &Session,
         watchers: usize,
         connections: usize,
-        multiplexed: bool,
+        way: Way,
         services: Vec<String>,
     ) -> Vec<Self> {
         let services = Arc::new(services);
         let share = |index: usize| (index + 1) * watchers / connections - index * watchers / connections;
         let layout = |index| Self {
-            path: if multiplexed { SUBSCRIBE } else { WATCH },
-            streams: if multiplexed { 1 } else { share(index) },
-            per_stream: if multiplexed { share(index) } else { 1 },
+            path: if way.multiplexed { SUBSCRIBE } else { WATCH },
+            http: way.http,
+            streams: if way.multiplexed { 1 } else { share(index) },
+            per_stream: if way.multiplexed { share(index) } else { 1 },
             before: index * watchers / connections,
             namespace: session.namespace.clone(),
             services: services.clone(),
@@ -102,11 +132,19 @@ impl Layout {
         self.path == SUBSCRIBE
     }
 
+    fn service(&self, watcher: usize) -> &str {
+        self.services.get((self.before + watcher) % self.services.len().max(1)).map_or("", String::as_str)
+    }
+
+    /// The path that opens the watcher of a connection by HTTP.
+    pub(super) fn http_path(&self) -> String {
+        format!("/v1/namespaces/{}/services/{}/watch", self.namespace, self.service(0))
+    }
+
     /// The message that opens a watcher.
     pub(super) fn message(&self, watcher: usize) -> Vec<u8> {
-        let service = self.services.get((self.before + watcher) % self.services.len().max(1)).cloned();
-        let namespace = self.namespace.clone();
-        let selectors = vec![Selector { namespace, service: service.unwrap_or_default(), ..Selector::default() }];
+        let (namespace, service) = (self.namespace.clone(), self.service(watcher).to_owned());
+        let selectors = vec![Selector { namespace, service, ..Selector::default() }];
         if !self.is_multiplexed() {
             return framed(&WatchRequest { selectors, ..WatchRequest::default() });
         }
@@ -119,6 +157,10 @@ impl Layout {
 pub(super) trait Reader: Send {
     /// An event for a watcher, as it is encoded.
     fn event(&mut self, watcher: usize, event: &[u8], now: Instant);
+    /// An event of JSON, of which only the version of its instance is read: as the number of a change.
+    fn change(&mut self, watcher: usize, _change: Option<u64>, _now: Instant) {
+        self.fault(watcher, "got an event");
+    }
     /// A watcher's snapshot is complete.
     fn opened(&mut self, watcher: usize);
     /// A watcher was told to begin anew, or was refused.

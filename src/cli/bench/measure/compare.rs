@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Crew, Figures, Gate, Latency, Slice, Tally, busiest, report::AgainstFloor, until};
+use super::{Crew, Figures, Gate, Latency, Slice, Tally, busiest, report::Against, until};
 use crate::cli::bench::{
-    Error,
+    Error, http,
     session::{Session, Target},
     wire::{Load, drive},
 };
@@ -23,6 +23,15 @@ pub(in crate::cli::bench) trait Metered: Load {
 /// Makes the load of a connection.
 type Make = Arc<dyn Fn(usize, Slice, Tally) -> Box<dyn Metered> + Send + Sync>;
 
+/// What the connections of a side do.
+#[derive(Clone)]
+pub(in crate::cli::bench) enum Work {
+    /// Calls of gRPC.
+    Grpc(Make),
+    /// Requests by HTTP.
+    Http(Arc<http::Lookups>),
+}
+
 /// One side of a comparison.
 #[derive(Clone)]
 pub(in crate::cli::bench) struct Side {
@@ -32,8 +41,8 @@ pub(in crate::cli::bench) struct Side {
     pub(in crate::cli::bench) path: &'static str,
     /// On how many connections.
     pub(in crate::cli::bench) connections: usize,
-    /// The load of each.
-    pub(in crate::cli::bench) load: Make,
+    /// What each of them does.
+    pub(in crate::cli::bench) load: Work,
 }
 
 /// What one slice found.
@@ -107,45 +116,61 @@ pub(in crate::cli::bench) async fn run_out(session: &Session, side: &Side, secon
 
 /// One connection of a side.
 async fn connection(target: Arc<Target>, side: Side, index: usize, mut gate: Gate) -> Result<Tally, Error> {
-    let (socket, mut wire) = target.connect(side.path).await?;
-    let tally = Tally::new(gate.counter.clone());
-    let slice = gate.wait().await?;
-    let mut load = (side.load)(index, slice, tally);
-    let late = tokio::time::timeout_at(slice.end + DRAIN, drive(&socket, &mut wire, &mut *load)).await;
-    late.map_err(|_| Error::Protocol(format!("replies were still missing {} s after the end", DRAIN.as_secs())))??;
-    Ok(load.into_tally())
+    let mut tally = Tally::new(gate.counter.clone());
+    match side.load {
+        Work::Grpc(make) => {
+            let (socket, mut wire) = target.connect(side.path).await?;
+            let slice = gate.wait().await?;
+            let mut load = make(index, slice, tally);
+            in_time(slice, drive(&socket, &mut wire, &mut *load)).await?;
+            Ok(load.into_tally())
+        }
+        Work::Http(lookups) => {
+            let mut http = http::Connection::open(&target).await?;
+            let slice = gate.wait().await?;
+            in_time(slice, lookups.run(&mut http, index, side.connections, slice, &mut tally)).await?;
+            Ok(tally)
+        }
+    }
 }
 
-/// Measures a job for `--seconds` in all, in turn with the floor if there is one.
+/// Waits for the last replies, but not for ever.
+async fn in_time(slice: Slice, work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let late = tokio::time::timeout_at(slice.end + DRAIN, work).await;
+    late.map_err(|_| Error::Protocol(format!("replies were still missing {} s after the end", DRAIN.as_secs())))?
+}
+
+/// Measures a job for `--seconds` in all, in turn with another to compare it with (the floor, mostly) if there is one.
 pub(in crate::cli::bench) async fn compare(
     session: &Session,
     job: Side,
-    floor: Option<Side>,
+    base: Option<Side>,
     unit: &'static str,
 ) -> Result<Figures, Error> {
     let pairs = session.options.pairs;
     let seconds = session.options.seconds / pairs as f64;
-    let (mut job_all, mut floor_all) = (None, None);
+    let (mut job_all, mut base_all) = (None, None);
     let (mut ratios, mut cpu_ratios) = (Vec::new(), Vec::new());
     for _ in 0..pairs {
-        let below = match &floor {
-            Some(floor) => Some(measured(session, floor, seconds).await?),
+        let below = match &base {
+            Some(base) => Some(measured(session, base, seconds).await?),
             None => None,
         };
         let above = measured(session, &job, seconds).await?;
         if let Some(below) = below {
             ratios.push(above.per_second() / below.per_second().max(1e-9));
-            cpu_ratios.extend(below.server_us().zip(above.server_us()).map(|(floor, job)| floor / job));
-            add(&mut floor_all, below);
+            cpu_ratios.extend(below.server_us().zip(above.server_us()).map(|(base, job)| base / job));
+            add(&mut base_all, below);
         }
         add(&mut job_all, above);
     }
     let Some(all) = job_all else { return Err(Error::Usage("--pairs: 0".to_owned())) };
     let mut figures = figures(session, &job, all, unit).await;
-    if let Some(all) = floor_all {
+    if let Some((base, all)) = base.zip(base_all) {
         ratios.sort_by(f64::total_cmp);
         cpu_ratios.sort_by(f64::total_cmp);
-        figures.floor = Some(AgainstFloor {
+        figures.against = Some(Against {
+            base: base.name,
             per_second: all.per_second(),
             ratio: median(&ratios).unwrap_or(0.0),
             ratio_min: ratios.first().copied().unwrap_or(0.0),
@@ -154,9 +179,7 @@ pub(in crate::cli::bench) async fn compare(
             server_us: all.server_us(),
             cpu_ratio: median(&cpu_ratios),
         });
-        if let Some(floor) = &floor {
-            faults(session, floor, &all.tally, &mut figures.faults).await;
-        }
+        faults(session, &base, &all.tally, &mut figures.faults).await;
     }
     Ok(figures)
 }

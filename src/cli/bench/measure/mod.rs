@@ -17,7 +17,7 @@ use std::{
 
 use tokio::time::Instant;
 
-pub(super) use compare::{Metered, Side, compare, figures, measured, run_out};
+pub(super) use compare::{Metered, Side, Work, compare, figures, measured, run_out};
 pub(super) use crew::{Crew, Gate, busiest, until};
 pub(super) use histogram::Histogram;
 pub(super) use probe::{Process, Thread};

@@ -51,9 +51,9 @@ pub struct Figures {
     /// How busy the busiest thread of this program was, as a share of one core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generator_share: Option<f64>,
-    /// The comparison with the floor.
+    /// The comparison with the floor, or with another job.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub floor: Option<AgainstFloor>,
+    pub against: Option<Against>,
     /// What else was found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub extra: Vec<Extra>,
@@ -87,12 +87,14 @@ impl Latency {
     }
 }
 
-/// A job against the floor, measured in turn.
+/// A job against what was measured in turn with it.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct AgainstFloor {
-    /// The floor's calls a second, over all its slices.
+pub struct Against {
+    /// What that is.
+    pub base: &'static str,
+    /// Its calls a second, over all its slices.
     pub per_second: f64,
-    /// The job's throughput as a share of the floor's: median of the pairs.
+    /// The job's throughput as a share of that: median of the pairs.
     pub ratio: f64,
     /// The lowest of the pairs.
     pub ratio_min: f64,
@@ -100,10 +102,10 @@ pub struct AgainstFloor {
     pub ratio_max: f64,
     /// How many pairs.
     pub pairs: usize,
-    /// CPU time of the server for a floor call, in microseconds.
+    /// CPU time of the server for each of its calls, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_us: Option<f64>,
-    /// The floor's CPU time as a share of the job's: median of the pairs.
+    /// That CPU time as a share of the job's: median of the pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_ratio: Option<f64>,
 }
@@ -183,18 +185,19 @@ impl fmt::Display for Report {
 
 /// The lines below a job's row.
 fn details(f: &mut fmt::Formatter<'_>, job: &Figures) -> fmt::Result {
-    if let Some(floor) = &job.floor {
+    if let Some(base) = &job.against {
         write!(
             f,
-            "    {:.2} of the floor's {}/s (median of {} pairs, {:.2} to {:.2})",
-            floor.ratio,
-            rate(floor.per_second),
-            floor.pairs,
-            floor.ratio_min,
-            floor.ratio_max
+            "    {:.2} of the {}'s {}/s (median of {} pairs, {:.2} to {:.2})",
+            base.ratio,
+            base.base,
+            rate(base.per_second),
+            base.pairs,
+            base.ratio_min,
+            base.ratio_max
         )?;
-        if let (Some(micros), Some(ratio)) = (floor.server_us, floor.cpu_ratio) {
-            write!(f, "; by server CPU {ratio:.2} (floor {} µs)", short(micros))?;
+        if let (Some(micros), Some(ratio)) = (base.server_us, base.cpu_ratio) {
+            write!(f, "; by server CPU {ratio:.2} ({} {} µs)", base.base, short(micros))?;
         }
         writeln!(f)?;
     }
