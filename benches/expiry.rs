@@ -1,5 +1,6 @@
-//! What a renewal and a tick cost with many leases: the lazy wheel against the structures that it was chosen over.
-//! `cargo bench --bench expiry`; figures and the decision are in docs/decisions/0003-lease-clock-and-wheel.md.
+//! What a renewal and a tick cost with many leases: the lazy wheel against the structures that it was chosen over; and
+//! what very many lapses cost at once, held back or not. `cargo bench --bench expiry`; figures and the decisions are in
+//! docs/decisions/0003-lease-clock-and-wheel.md and 0007-breaker.md.
 
 use std::{
     cmp::Reverse,
@@ -7,7 +8,11 @@ use std::{
 };
 
 use divan::{Bencher, counter::ItemsCount};
-use onair::registry::{LeaseTime, Timekeeping};
+use onair::registry::{
+    Change, Command, Decision, Instance, Lapse, Lease, LeaseTime, Put, Registry, SecretHash, Stamp, StateLimits,
+    Status, Timekeeping,
+};
+use prost::Message as _;
 
 fn main() {
     divan::main();
@@ -105,5 +110,65 @@ fn ordered_set_round(bencher: Bencher<'_, '_>, leases: u32) {
             deadlines[slot as usize] = now + TTL;
             set.insert((now + TTL, slot));
         }
+    });
+}
+
+/// Lapses at once, and how many of them share a revision.
+const LAPSES: usize = 100_000;
+const SLICE: usize = 1_000;
+
+/// A state whose leases all lapsed, in so many services of one zone each.
+fn lapsed(services: usize) -> (Registry, Timekeeping) {
+    let (mut registry, mut time) = (Registry::new(1, StateLimits::default()), Timekeeping::default());
+    for number in 0..LAPSES {
+        let instance = Instance {
+            namespace: "default".into(),
+            service: format!("service-{}", number % services),
+            id: format!("10.0.0.1:{number}"),
+            host: "10.0.0.1".into(),
+            port: 8_000,
+            version: "1.2.3".into(),
+            zone: "eu-west-1a".into(),
+            weight: Some(1),
+            status: Status::Serving.into(),
+            url: format!("http://10.0.0.1:{number}/some/where"),
+            ..Instance::default()
+        };
+        let lease = Lease { ttl: TTL as u32, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let description = instance.encode_to_vec().into();
+        let (incarnation, revision) = (Stamp::Commit, Stamp::Commit);
+        let put = Put { description, lease, incarnation, ordinal: 0, revision };
+        let events = registry.fold(registry.revision() + 1, &[Change::Put(put)]);
+        events.iter().for_each(|event| time.follow(event));
+    }
+    time.end_round(LeaseTime(0));
+    time.advance(LeaseTime(TTL + 8));
+    (registry, time)
+}
+
+/// Everything but the disk and the watchers: found, judged, decided, folded and followed, slice by slice.
+#[divan::bench(args = [(1, true), (10_000, true), (1, false), (10_000, false)], sample_count = 5, sample_size = 1)]
+fn lapses(bencher: Bencher<'_, '_>, (services, breaker): (usize, bool)) {
+    let bencher = bencher.counter(ItemsCount::new(LAPSES)).with_inputs(|| lapsed(services));
+    bencher.bench_local_values(|(mut registry, mut time)| {
+        loop {
+            let due = time.take_due(SLICE);
+            let lapse = |(slot, _): (u32, LeaseTime)| {
+                let record = registry.record(slot)?.clone();
+                Some(Lapse { slot, record, hold: breaker && time.is_one_of_too_many(slot) })
+            };
+            let lapses: Vec<Lapse> = due.into_iter().filter_map(lapse).collect();
+            if lapses.is_empty() {
+                break;
+            }
+            let Decision::Propose(changes, _) = registry.decide(&Command::Expire { lapses, at: 0 }, 0) else {
+                panic!("nobody renewed them")
+            };
+            let changes: Vec<Change> = changes.into_iter().map(|guarded| guarded.change).collect();
+            let events = registry.fold(registry.revision() + 1, &changes);
+            events.iter().for_each(|event| time.follow(event));
+        }
+        assert_eq!(registry.instances(), if breaker { LAPSES as u64 } else { 0 });
+        (registry, time)
     });
 }

@@ -136,8 +136,8 @@ settings! {
         restart_grace: Duration = Duration::from_secs(30), Span<0, HOUR>;
         /// Bytes of events kept in memory, so that watches can continue after a pause. Default 64MiB.
         max_log_bytes: u64 = 64 * MIB, Size<{ 64 << 10 }, { 1 << 40 }>;
-        /// Hold back lapses when most of a service's instances in a zone fall silent at once: on or off. Not built yet:
-        /// nothing is held back either way. Default on.
+        /// Hold lapses back for another TTL when most of a service's instances in a zone, and at least five, fall silent at
+        /// once: on or off. Default on.
         breaker: bool = true, OnOff;
         /// What to log, as tracing's filter: a level, or `target=level` joined by commas. Default info.
         log: String = "info".to_owned(), Filter;

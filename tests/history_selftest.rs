@@ -1,5 +1,7 @@
 //! The checkers of `history`: a good history is clean, and each checker sees the fault that is planted for it.
 
+#[path = "history_selftest/held_back.rs"]
+mod held_back;
 #[path = "history/mod.rs"]
 mod history;
 #[path = "history_selftest/plants.rs"]
@@ -85,16 +87,40 @@ pub fn story() -> History {
     history
 }
 
+/// A history in which most of a service's instances fall silent at once, and some are heard of again.
+pub fn crowd() -> History {
+    let mut world = World::default();
+    world.watch(everything(), "", None);
+    world.watch(of("crowd"), "", None);
+    let ids = ["1", "2", "3", "4", "5", "6"];
+    let six = world.register("crowd", &ids, 2);
+    world.register("few", &["1", "2", "3", "4"], 2);
+    world.pass(Duration::from_millis(2_020));
+    world.hold_back("crowd", &ids);
+    ["1", "2", "3", "4"].iter().for_each(|id| world.expire("few", id));
+    world.lookup(&of("crowd")[0]);
+    world.pass(Duration::from_millis(500));
+    world.beat(&[(&six[0], SAME), (&six[1], Status::Draining), (&six[0], SAME)]);
+    world.lookup(&of("crowd")[0]);
+    world.pass(Duration::from_millis(1_470));
+    ids[2..].iter().for_each(|id| world.expire("crowd", id));
+    world.lookup(&of("crowd")[0]);
+    let mut history = world.shut_down();
+    history.settings = Settings { late: Some(Duration::from_millis(100)), ..Settings::default() };
+    history
+}
+
 #[test]
 fn a_good_history_is_clean() {
     assert_clean(&story());
+    assert_clean(&crowd());
 }
 
 #[test]
 fn every_plant_is_found_by_its_checker() {
     let (mut covered, mut missed) = (std::collections::BTreeSet::new(), Vec::new());
-    for (promise, name, words, plant) in plants::ALL {
-        let mut history = story();
+    let all = plants::ALL.iter().map(|plant| (plant, story()));
+    for ((promise, name, words, plant), mut history) in all.chain(held_back::ALL.iter().map(|plant| (plant, crowd()))) {
         plant(&mut history);
         let faults = check_all(&history);
         if !faults.iter().any(|fault| fault.promise == *promise && fault.what.contains(words)) {
@@ -110,8 +136,8 @@ fn every_plant_is_found_by_its_checker() {
 
 #[test]
 fn what_is_not_known_is_excused() {
-    for (name, plant) in plants::HARMLESS {
-        let mut history = story();
+    let all = plants::HARMLESS.iter().map(|plant| (plant, story()));
+    for ((name, plant), mut history) in all.chain(held_back::HARMLESS.iter().map(|plant| (plant, crowd()))) {
         plant(&mut history);
         let faults = check_all(&history);
         assert!(faults.is_empty(), "{name}: {}", report(&history, &faults));

@@ -20,10 +20,12 @@ mod watching;
 
 use proptest::{collection::vec, prelude::*};
 
+use onair::registry::Status;
+
 use self::{
     compare::{dump, from_dump},
     filters::union,
-    ops::{history, setting},
+    ops::{Op, Pick, Tamper, history, setting},
     rig::Rig,
     watching::Truth,
 };
@@ -65,6 +67,41 @@ proptest! {
             }
             prop_assert_eq!(&dump(&state), &last.dump);
         }
+    }
+}
+
+/// Promise 6, as one history: who falls silent together is held back for another TTL. One is heard of again, one says
+/// DRAINING and goes in its time, and the others go.
+#[test]
+fn a_crowd_that_falls_silent_is_held_back_once() {
+    let count = ops::IDS.len();
+    let limits = (100, 100, 100);
+    let held = |ops: &[Op], breaker| {
+        let rig = Rig::run_all(ops::Setting { group: 1, limits, breaker }, ops, &[]);
+        let of = |status| rig.model.live.values().filter(|held| held.instance.status() == status).count();
+        [Status::Serving, Status::Suspect, Status::Draining].map(of)
+    };
+    let pick = |issued| Pick { issued, tamper: Tamper::No };
+    let mut ops = vec![Op::Crowd { zone: 1 }, Op::Round(20), Op::Round(1_100)];
+    assert_eq!(held(&ops, true), [count, 0, 0]);
+    ops.push(Op::Lapse { max: count, refused: false });
+    assert_eq!(held(&ops, true), [0, count, 0]);
+    assert_eq!(held(&ops, false), [0, 0, 0]);
+    ops.extend([Op::Beat(pick(0)), Op::Status(pick(1), 3), Op::Round(500)]);
+    assert_eq!(held(&ops, true), [1, count - 2, 1]);
+    // A restart forgets who has been silent for how long, and not who was held back.
+    for restart in [false, true] {
+        let mut ops = ops.clone();
+        let mut rounds = vec![Op::Round(600)];
+        if restart {
+            rounds = vec![Op::Restart];
+            rounds.extend(vec![Op::Round(1_000); 31]);
+        }
+        ops.extend(rounds);
+        ops.push(Op::Lapse { max: count, refused: false });
+        // The one that was heard of is now one of eight that are silent.
+        let left = if restart { [0, 1, 0] } else { [1, 0, 1] };
+        assert_eq!(held(&ops, true), left, "restart: {restart}");
     }
 }
 

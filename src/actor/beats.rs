@@ -1,5 +1,5 @@
-//! The beats' own lane: renewals are judged and heard at once; only a beat that brings a status, or whose lease's expiry
-//! is in flight, waits for a commit.
+//! The beats' own lane: renewals are judged and heard at once; only a beat that brings a status or ends SUSPECT, or whose
+//! lease's expiry is in flight, waits for a commit.
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -35,7 +35,7 @@ enum Judged {
     Done(BeatOutcome),
     /// Its expiry is in flight.
     Expiring(LeaseToken),
-    /// It wants another status.
+    /// It wants another status, or ends SUSPECT.
     Status(LeaseToken),
 }
 
@@ -102,10 +102,10 @@ impl<E: Engine> Actor<E> {
             return Judged::Expiring(token);
         }
         table.time.hear(slot);
-        let unchanged = beat.status == Status::Unspecified
-            || registry
-                .record(slot)
-                .is_some_and(|record| record.status == beat.status && !self.latches.is_held(record.fingerprint));
+        let unchanged = registry.record(slot).is_some_and(|record| match beat.status {
+            Status::Unspecified => record.status != Status::Suspect,
+            status => record.status == status && !self.latches.is_held(record.fingerprint),
+        });
         if unchanged { Judged::Done(BeatOutcome::Renewed(table.time.ttl(slot))) } else { Judged::Status(token) }
     }
 

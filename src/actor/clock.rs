@@ -57,10 +57,19 @@ impl LeaseClock {
         }
     }
 
-    /// The reading.
+    /// The reading at the end of the last round.
     #[must_use]
     pub fn now(&self) -> LeaseTime {
         LeaseTime(self.reading.as_millis() as u64)
+    }
+
+    /// What the clock may read when the next round has come, of which `now` is a part: what begins now ends a TTL after
+    /// this, and never before.
+    #[must_use]
+    pub fn reading_at(&self, now: Instant) -> LeaseTime {
+        let passed = self.last_round.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        let reading = self.reading + passed.min(ROUND_MAX);
+        LeaseTime(reading.as_micros().div_ceil(1_000) as u64)
     }
 
     /// How much real time did not count while there were leases.

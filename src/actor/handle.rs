@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     Actor, LeaseClock, MARK_INTERVAL,
+    expiry::Breaker,
     latch::Latches,
     leases::Leases,
     lookup::end_of,
@@ -48,6 +49,8 @@ pub struct ActorOptions {
     pub restart_grace: Duration,
     /// Commands that may wait; the beats' lane has four times as many places. Default 8,192.
     pub max_inbox: usize,
+    /// Whether lapses are held back when most of a service's instances in a zone fall silent at once. Default true.
+    pub breaker: bool,
     /// What readers are promised.
     pub hub: HubOptions,
 }
@@ -55,7 +58,7 @@ pub struct ActorOptions {
 impl Default for ActorOptions {
     fn default() -> Self {
         let hub = HubOptions::default();
-        Self { runtimes: 1, restart_grace: Duration::from_secs(30), max_inbox: 8_192, hub }
+        Self { runtimes: 1, restart_grace: Duration::from_secs(30), max_inbox: 8_192, breaker: true, hub }
     }
 }
 
@@ -124,6 +127,7 @@ impl RegistryHandle {
             in_flight: std::collections::HashMap::new(),
             new_instances: 0,
             expiries: 0,
+            breaker: Breaker::new(options.breaker, Arc::clone(&metrics)),
             next_ticket: 0,
             batch: Vec::new(),
             open_beats: std::collections::HashMap::new(),

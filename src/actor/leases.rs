@@ -21,17 +21,11 @@ pub(super) struct LeaseTable {
 }
 
 impl LeaseTable {
-    /// Keeps time for what was folded: a first TTL starts here, with the answer.
+    /// Takes in what was folded.
     pub(super) fn follow(&mut self, events: &[Event]) {
         for event in events {
             self.verified.forget(event.slot);
-            match (&event.before, &event.after) {
-                (Some(before), Some(after)) if before.incarnation == after.incarnation => {
-                    self.time.set_ttl(event.slot, after.lease.ttl);
-                }
-                (_, Some(after)) => self.time.arm(event.slot, after.lease.ttl),
-                (_, None) => self.time.disarm(event.slot),
-            }
+            self.time.follow(event);
         }
     }
 }
@@ -57,7 +51,7 @@ impl Leases {
         let renew = |beat: &Beat| {
             let token =
                 beat.token.as_ref().filter(|token| beat.status == Status::Unspecified && verified.knows(token))?;
-            if time.is_expiring(token.hint) {
+            if time.is_awaited(token.hint) {
                 return None;
             }
             time.hear(token.hint);

@@ -3,6 +3,7 @@
 
 mod beats;
 mod clock;
+mod expiry;
 mod handle;
 mod latch;
 mod leases;
@@ -35,6 +36,7 @@ use tokio::{
 pub(crate) use self::handle::TURNS_TO_LANE;
 use self::{
     beats::{OpenBeats, WaitingBeat},
+    expiry::Breaker,
     latch::Latches,
     leases::{LeaseTable, Leases},
     request::{Answer, Lane, Request},
@@ -52,22 +54,14 @@ pub use self::{
 use crate::{
     engine::{Engine, EngineError, Proposal, Recovered, Step, Ticket},
     metrics::{self, Metrics},
-    registry::{
-        Change, Command, Decision, Error, Fingerprint, Guarded, LeaseTime, Outcome, Principal, Revision, WaitId,
-    },
+    registry::{Change, Command, Decision, Error, Fingerprint, Guarded, Outcome, Principal, Revision, WaitId},
     watch::{Hub, WatchStream},
 };
 
 /// Most requests taken from a lane before the engine and the other lane have their turn.
 const LANE_TURN: usize = 512;
-/// Most leases that one proposal expires.
-const EXPIRE_MAX: usize = 1_000;
-/// Most such proposals in flight: one at the store while the next is made, so that a burst of lapses never fills a turn.
-const EXPIRIES_MAX: usize = 2;
 /// How often services whose day has passed are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(5);
-/// Most services forgotten at a time.
-const FORGET_MAX: usize = 1_000;
 
 /// To whom a command's outcome goes.
 #[derive(Debug)]
@@ -129,6 +123,7 @@ pub struct Actor<E> {
     new_instances: u64,
     /// Expiries in flight.
     expiries: usize,
+    breaker: Breaker,
     next_ticket: u64,
     batch: Vec<Proposal>,
     open_beats: HashMap<u64, OpenBeats>,
@@ -319,6 +314,7 @@ impl<E: Engine> Actor<E> {
             let mut table = self.leases.lock();
             let events = self.hub.registry_mut().fold(revision, changes);
             table.follow(&events);
+            self.breaker.follow(&events, &table.time);
             events
         };
         self.count_leases();
@@ -365,55 +361,6 @@ impl<E: Engine> Actor<E> {
         }
     }
 
-    /// Proposes the removal of what lapsed, after all beats that were waiting have been heard.
-    fn expire(&mut self) {
-        while self.away.is_none() && self.expiries < EXPIRIES_MAX {
-            let due = self.leases.lock().time.take_due(EXPIRE_MAX);
-            if due.is_empty() {
-                return;
-            }
-            let (mut records, mut held) = (Vec::with_capacity(due.len()), Vec::new());
-            let now = self.clock.now().0;
-            for (slot, LeaseTime(deadline)) in due {
-                let record = self.hub.registry().record(slot).cloned();
-                match record {
-                    Some(record) if self.latches.is_held(record.fingerprint) => held.push(slot),
-                    Some(record) => {
-                        self.metrics.lapse_delay.observe(Duration::from_millis(now.saturating_sub(deadline)));
-                        records.push((slot, record));
-                    }
-                    None => self.leases.lock().time.disarm(slot),
-                }
-            }
-            self.metrics.lapses.add(records.len() as u64);
-            let any = !records.is_empty();
-            if any {
-                self.run_command(Command::Expire { records, at: unix_seconds() }, Recipient::Nobody);
-            }
-            // Another change of theirs is in flight; they are looked at again in the next round.
-            held.into_iter().for_each(|slot| self.leases.lock().time.retry(slot));
-            if !any {
-                return;
-            }
-        }
-    }
-
-    /// An expiry came to nothing: what still stands is due again, whatever became of its record meanwhile.
-    fn retry_expiry(&mut self, command: &Command) {
-        if let Command::Expire { records, .. } = command {
-            let mut table = self.leases.lock();
-            records.iter().for_each(|(slot, _)| table.time.retry(*slot));
-        }
-    }
-
-    fn forget(&mut self) {
-        // What is not committed this time is tried again the next.
-        let due = self.hub.registry().forgettable(unix_seconds(), FORGET_MAX);
-        for (namespace, service) in due {
-            self.run_command(Command::Forget { namespace, service }, Recipient::Nobody);
-        }
-    }
-
     fn engine_away(&mut self, reason: &SmolStr) {
         tracing::error!(%reason, "the store is away; changes are refused until it is back");
         self.away = Some(reason.clone());
@@ -440,11 +387,11 @@ impl<E: Engine> Actor<E> {
     }
 
     fn recover_leases(&mut self) {
-        let now = self.clock.now();
+        let now = self.clock.reading_at(Instant::now());
         let hub = Arc::clone(&self.hub);
         let registry = hub.registry();
-        let leases = registry.records().map(|(slot, record)| (slot, record.lease.ttl));
-        self.leases.lock().time.recover(leases, now, self.restart_grace);
+        self.leases.lock().time.recover(registry.records(), now, self.restart_grace);
+        self.breaker.recover(registry.records().map(|(_, record)| record));
         self.count_leases();
     }
 }

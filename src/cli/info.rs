@@ -6,11 +6,11 @@ use super::{
     curl,
     failure::{CallFailed, Failure},
     session::{Line, Session, from_wire},
-    text::{Table, human, human_bytes, human_count},
+    text::{Table, human, human_bytes, human_count, plural},
 };
 use crate::{
     config::{ClientSettings, Given},
-    proto::{GetServerInfoRequest, GetServerInfoResponse, Limits, registry_client::RegistryClient},
+    proto::{Breaker, GetServerInfoRequest, GetServerInfoResponse, Limits, registry_client::RegistryClient},
 };
 
 /// Arguments of `info`.
@@ -68,6 +68,7 @@ fn rows(info: &GetServerInfoResponse) -> Vec<(String, String)> {
         ("watches", human_count(counts.watches)),
         ("waiting", human_count(counts.waiting)),
     ];
+    rows.push(("breaker", breaker(&info.breaker.unwrap_or_default())));
     let intervals = info.intervals.unwrap_or_default();
     for (name, value) in [
         ("default ttl", intervals.default_ttl),
@@ -80,6 +81,20 @@ fn rows(info: &GetServerInfoResponse) -> Vec<(String, String)> {
     }
     rows.extend(limits(&info.limits.unwrap_or_default()));
     rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What the server says of lapses that it holds back, in a line.
+fn breaker(breaker: &Breaker) -> String {
+    let Breaker { enabled, held, zones, trips, released, gone } = *breaker;
+    let state = match (enabled, held) {
+        (_, 1..) => format!("holds back {} in {}", plural(held, "instance"), plural(zones, "zone")),
+        (true, 0) => "on, holds nothing back".to_owned(),
+        (false, 0) => "off".to_owned(),
+    };
+    match trips {
+        0 => state,
+        _ => format!("{state}; so far {}, {released} heard of again, {gone} gone", plural(trips, "trip")),
+    }
 }
 
 fn limits(limits: &Limits) -> [(&'static str, String); 20] {
@@ -105,4 +120,28 @@ fn limits(limits: &Limits) -> [(&'static str, String); 20] {
         ("max waiting", human_count(limits.max_waiting)),
         ("max waiting dependencies", human_count(limits.max_waiting_dependencies)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_back_has_words() {
+        let off = Breaker::default();
+        let on = Breaker { enabled: true, ..off };
+        let holds = Breaker { held: 1, zones: 1, trips: 1, ..on };
+        // Held back before it was turned off, or by another server.
+        let left = Breaker { held: 6, zones: 2, ..off };
+        let over = Breaker { trips: 3, released: 10, gone: 2, ..on };
+        for (given, words) in [
+            (off, "off"),
+            (on, "on, holds nothing back"),
+            (holds, "holds back 1 instance in 1 zone; so far 1 trip, 0 heard of again, 0 gone"),
+            (left, "holds back 6 instances in 2 zones"),
+            (over, "on, holds nothing back; so far 3 trips, 10 heard of again, 2 gone"),
+        ] {
+            assert_eq!(breaker(&given), words);
+        }
+    }
 }

@@ -20,10 +20,12 @@ use super::{
 };
 use crate::{
     actor::{RegistryHandle, Reply, WAITING_MAX, WAITING_NEEDS_MAX, anyone},
+    metrics::Metrics,
     proto::{
-        Counts, DeregisterRequest, DeregisterResponse, GetInstanceRequest, GetServerInfoRequest, GetServerInfoResponse,
-        Intervals, Lease, Limits, ListServicesRequest, ListServicesResponse, LookupRequest, RegisterRequest,
-        RegisterResponse, ResolveRequest, ResolveResponse, ServiceSummary, SubscribeRequest, WatchRequest,
+        Breaker, Counts, DeregisterRequest, DeregisterResponse, GetInstanceRequest, GetServerInfoRequest,
+        GetServerInfoResponse, Intervals, Lease, Limits, ListServicesRequest, ListServicesResponse, LookupRequest,
+        RegisterRequest, RegisterResponse, ResolveRequest, ResolveResponse, ServiceSummary, SubscribeRequest,
+        WatchRequest,
     },
     registry::{LeaseTtl, MAX_DEPENDENCIES, MAX_NAME_BYTES, MAX_SELECTOR_BYTES, Record},
     watch::{Ending, WatchItem, WatchStream},
@@ -216,8 +218,20 @@ impl Registry for RegistryService {
             members: self.options.members.clone(),
             durable: self.options.durable,
             counts: Some(counts),
+            breaker: Some(breaker(self.handle.metrics())),
             store_unavailable: hub.away().map(Into::into).unwrap_or_default(),
         }))
+    }
+}
+
+fn breaker(metrics: &Metrics) -> Breaker {
+    Breaker {
+        enabled: metrics.breaker.get() > 0,
+        held: metrics.breaker_held.get().unsigned_abs(),
+        zones: metrics.breaker_zones.get().unsigned_abs(),
+        trips: metrics.breaker_trips.get(),
+        released: metrics.breaker_released.get(),
+        gone: metrics.breaker_gone.get(),
     }
 }
 

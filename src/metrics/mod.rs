@@ -129,6 +129,18 @@ metrics! {
         "Leases past their deadline that were proposed for removal; what became of it is among the events";
     lapse_delay: Durations = Durations::default(), "onair_lapse_delay" in Seconds,
         "How long after its deadline, on the lease clock, a lapse was found";
+    breaker: Gauge = Gauge::default(), "onair_breaker",
+        "1 if lapses are held back when most of a service's instances in a zone fall silent at once";
+    breaker_held: Gauge = Gauge::default(), "onair_breaker_held",
+        "Instances held back now: SUSPECT";
+    breaker_zones: Gauge = Gauge::default(), "onair_breaker_zones",
+        "How many services' zones they are of";
+    breaker_trips: Counter = Counter::default(), "onair_breaker_trips",
+        "How often a service's zone began to be held back";
+    breaker_released: Counter = Counter::default(), "onair_breaker_released",
+        "Instances that were held back and heard of again";
+    breaker_gone: Counter = Counter::default(), "onair_breaker_gone",
+        "Instances that were held back and went, unheard of";
     clock_lag: Seconds = Seconds::default(), "onair_lease_clock_lag" in Seconds,
         "Time that the lease clock did not count while there were leases";
     clock_rounds: Durations = Durations::default(), "onair_lease_clock_round" in Seconds,

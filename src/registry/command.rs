@@ -45,11 +45,11 @@ pub enum Command {
         /// When, in Unix seconds.
         at: u64,
     },
-    /// A beat that brings a status.
+    /// A beat that brings a status, or that ends SUSPECT.
     SetStatus {
         /// Whose.
         token: LeaseToken,
-        /// Which.
+        /// Which; unspecified is unchanged.
         status: Status,
     },
     /// Take instances away.
@@ -61,10 +61,10 @@ pub enum Command {
         /// When, in Unix seconds.
         at: u64,
     },
-    /// Take away what lapsed: slots, with the keys they held.
+    /// Take away what lapsed, or hold it back.
     Expire {
-        /// The lapsed records.
-        records: Vec<(u32, Arc<Record>)>,
+        /// What lapsed, each once.
+        lapses: Vec<Lapse>,
         /// When, in Unix seconds.
         at: u64,
     },
@@ -75,6 +75,17 @@ pub enum Command {
         /// Its name.
         service: SmolStr,
     },
+}
+
+/// A lease that nobody renewed.
+#[derive(Clone, Debug)]
+pub struct Lapse {
+    /// Where its record was.
+    pub slot: u32,
+    /// The record: the lapse is of this one alone.
+    pub record: Arc<Record>,
+    /// Whether most of its neighbours are silent too, so that it is held back if it takes traffic.
+    pub hold: bool,
 }
 
 /// A registration as wanted.
@@ -147,7 +158,7 @@ pub enum Outcome {
     },
     /// The token is good for nothing, and why.
     NotRenewed(Verdict),
-    /// So many instances went.
+    /// So many instances went; of lapses, those that were not held back.
     Removed(u64),
     /// Done.
     Done,
@@ -195,7 +206,7 @@ impl Command {
                 Target::Key(key) => vec![key.fingerprint()],
                 Target::Service { .. } => Vec::new(),
             },
-            Self::Expire { records, .. } => records.iter().map(|(_, record)| record.fingerprint).collect(),
+            Self::Expire { lapses, .. } => lapses.iter().map(|lapse| lapse.record.fingerprint).collect(),
             Self::Forget { .. } => Vec::new(),
         }
     }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    Instance, Registry, Status,
+    Cause, Instance, Registry, Status,
     change::{Change, Delete, Guarded, Put, Stamp},
-    command::{Command, Decision, Outcome, Principal, Register, Target, Verdict, cause_of},
+    command::{Command, Decision, Lapse, Outcome, Principal, Register, Target, Verdict, cause_of},
     error::Error,
     key::Key,
     record::{Lease, Record},
@@ -25,10 +25,7 @@ impl Registry {
             Command::Admit { members, at } => self.admit(members, in_flight, *at),
             Command::SetStatus { token, status } => self.set_status(token, *status),
             Command::Deregister { target, principal, at } => self.deregister(target, principal, *at),
-            Command::Expire { records, at } => {
-                let lapsed = records.iter().filter(|(slot, record)| self.holds(*slot, record));
-                propose_removal(lapsed.map(|(_, record)| record), super::Cause::Expired, *at)
-            }
+            Command::Expire { lapses, at } => self.expire(lapses, *at),
             Command::Forget { namespace, service } => {
                 let change = Change::Forget { namespace: namespace.clone(), service: service.clone() };
                 Decision::Propose(vec![Guarded { change, before: None }], Outcome::Done)
@@ -119,19 +116,29 @@ impl Registry {
             return Decision::Reply(Ok(Outcome::NotRenewed(Verdict::Expired)));
         };
         let outcome = Outcome::Renewed { ttl: current.lease.ttl };
-        if status == Status::Unspecified || current.status == status {
+        let status = if status == Status::Unspecified { heard_of(current.status) } else { status };
+        if current.status == status {
             return Decision::Reply(Ok(outcome));
         }
-        let mut instance = current.instance();
-        instance.set_status(status);
-        let put = Put {
-            description: describe(instance),
-            lease: current.lease.clone(),
-            incarnation: Stamp::At(current.incarnation),
-            ordinal: current.ordinal,
-            revision: Stamp::Commit,
+        Decision::Propose(vec![with_status(current, status)], outcome)
+    }
+
+    /// What lapsed goes, or is held back for another TTL: then the record says so, and a beat ends it. Nobody sends
+    /// traffic to what is not SERVING, so nobody is helped by holding that; and whoever is SUSPECT was SERVING before.
+    fn expire(&self, lapses: &[Lapse], at: u64) -> Decision {
+        let mut gone = 0;
+        let change = |lapse: &Lapse| {
+            let Lapse { record, hold, .. } = lapse;
+            if *hold && record.status == Status::Serving {
+                return with_status(record, Status::Suspect);
+            }
+            gone += 1;
+            removal(record, Cause::Expired, at)
         };
-        Decision::Propose(vec![guarded(put, Some(current))], outcome)
+        let standing = lapses.iter().filter(|lapse| self.holds(lapse.slot, &lapse.record));
+        let changes: Vec<Guarded> = standing.map(change).collect();
+        let outcome = Outcome::Removed(gone);
+        if changes.is_empty() { Decision::Reply(Ok(outcome)) } else { Decision::Propose(changes, outcome) }
     }
 
     fn deregister(&self, target: &Target, principal: &Principal, at: u64) -> Decision {
@@ -176,7 +183,7 @@ fn update(register: &Register, key: Key, secret: Secret, current: &Arc<Record>) 
     let mut instance = register.registration.instance.clone();
     instance.online_since = was.online_since;
     if instance.status() == Status::Unspecified {
-        instance.status = was.status;
+        instance.set_status(heard_of(was.status()));
     }
     let description = describe(instance);
     let same = description == current.description();
@@ -202,13 +209,15 @@ fn take_over(register: &Register, key: Key, current: &Arc<Record>) -> Decision {
         return Decision::Reply(Err(Error::KeyHeld { key: key.to_string() }));
     }
     if repeats(register, current) {
-        // The same incarnation, a new token, nothing to tell.
+        // The same incarnation, a new token; nothing to tell, unless it was given up for lost.
+        let status = heard_of(current.status);
+        let revision = if status == current.status { Stamp::At(current.revision) } else { Stamp::Commit };
         let put = Put {
-            description: Bytes::copy_from_slice(current.description()),
+            description: described_with(current, status),
             lease: Lease { secret: register.secret.hash(), ..current.lease.clone() },
             incarnation: Stamp::At(current.incarnation),
             ordinal: current.ordinal,
-            revision: Stamp::At(current.revision),
+            revision,
         };
         let outcome = Outcome::Registered { key, secret: register.secret, resolved: Vec::new() };
         return Decision::Propose(vec![guarded(put, Some(current))], outcome);
@@ -248,14 +257,40 @@ fn guarded(put: Put, before: Option<&Arc<Record>>) -> Guarded {
     Guarded { change: Change::Put(put), before: before.cloned() }
 }
 
-fn propose_removal<'a>(records: impl IntoIterator<Item = &'a Arc<Record>>, cause: super::Cause, at: u64) -> Decision {
-    let changes: Vec<Guarded> = records
-        .into_iter()
-        .map(|record| Guarded {
-            change: Change::Delete(Delete { key: record.key(), cause, at }),
-            before: Some(Arc::clone(record)),
-        })
-        .collect();
+/// The status of an instance of which something was heard: it was SERVING before it was SUSPECT.
+fn heard_of(status: Status) -> Status {
+    if status == Status::Suspect { Status::Serving } else { status }
+}
+
+/// What `record` describes, with another status.
+fn described_with(record: &Record, status: Status) -> Bytes {
+    if status == record.status {
+        return Bytes::copy_from_slice(record.description());
+    }
+    let mut instance = record.instance();
+    instance.set_status(status);
+    describe(instance)
+}
+
+/// The same registration with another status, which watchers see.
+fn with_status(current: &Arc<Record>, status: Status) -> Guarded {
+    let put = Put {
+        description: described_with(current, status),
+        lease: current.lease.clone(),
+        incarnation: Stamp::At(current.incarnation),
+        ordinal: current.ordinal,
+        revision: Stamp::Commit,
+    };
+    guarded(put, Some(current))
+}
+
+fn removal(record: &Arc<Record>, cause: Cause, at: u64) -> Guarded {
+    let change = Change::Delete(Delete { key: record.key(), cause, at });
+    Guarded { change, before: Some(Arc::clone(record)) }
+}
+
+fn propose_removal<'a>(records: impl IntoIterator<Item = &'a Arc<Record>>, cause: Cause, at: u64) -> Decision {
+    let changes: Vec<Guarded> = records.into_iter().map(|record| removal(record, cause, at)).collect();
     let outcome = Outcome::Removed(changes.len() as u64);
     if changes.is_empty() { Decision::Reply(Ok(outcome)) } else { Decision::Propose(changes, outcome) }
 }

@@ -5,6 +5,7 @@
 //! and says which leases lapsed.
 
 mod admission;
+mod breaker;
 pub mod catalog;
 mod change;
 mod command;
@@ -31,8 +32,9 @@ mod urls;
 mod version;
 mod waiting;
 
+pub use breaker::Tally;
 pub use change::{Change, Delete, Event, Guarded, Put, Stamp, put_cause};
-pub use command::{Command, Decision, Outcome, Principal, Register, Target, Verdict};
+pub use command::{Command, Decision, Lapse, Outcome, Principal, Register, Target, Verdict};
 pub use decide::superseded;
 pub use error::{Error, Violation};
 pub use filter::{Filter, FilterSet, Scope};

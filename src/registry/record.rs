@@ -17,7 +17,8 @@ use super::{
 const INCARNATION_TAG: u8 = 10 << 3;
 const REVISION_TAG: u8 = 11 << 3;
 
-/// Field number of `Instance.status`.
+/// Field numbers of `Instance.zone` and `Instance.status`.
+const ZONE_TAG: u32 = 7;
 const STATUS_TAG: u32 = 9;
 
 /// Who may keep an instance, and for how long.
@@ -103,6 +104,12 @@ impl Record {
         string_field(rest).0
     }
 
+    /// Where it runs.
+    #[must_use]
+    pub fn zone(&self) -> &str {
+        std::str::from_utf8(zone(&self.bytes)).unwrap_or_default()
+    }
+
     /// The key.
     #[must_use]
     pub fn key(&self) -> Key {
@@ -141,6 +148,21 @@ fn status(mut encoded: &[u8]) -> Status {
         }
     }
     status
+}
+
+/// The zone of an encoded instance.
+fn zone(mut encoded: &[u8]) -> &[u8] {
+    while let Ok((tag, wire_type)) = decode_key(&mut encoded) {
+        if tag == ZONE_TAG && wire_type == WireType::LengthDelimited {
+            let len = decode_varint(&mut encoded).unwrap_or_default() as usize;
+            return encoded.get(..len).unwrap_or_default();
+        }
+        // Fields are written in the order of their numbers.
+        if tag > ZONE_TAG || skip_field(wire_type, tag, &mut encoded, DecodeContext::default()).is_err() {
+            break;
+        }
+    }
+    &[]
 }
 
 /// Namespace, service and id at the head of an encoded instance.
@@ -186,5 +208,24 @@ mod tests {
             assert_eq!(super::status(&encoded[..encoded.len() - 1]), status, "what cannot be read counts for nothing");
         }
         assert_eq!(super::status(b"\xff\xff"), Status::Unspecified);
+    }
+
+    #[test]
+    fn the_zone_is_found_without_decoding() {
+        for zone in ["", "eu", "eu-west-1a"] {
+            let instance = Instance {
+                id: "web-1".into(),
+                port: 7,
+                version: "7".into(),
+                zone: zone.into(),
+                weight: Some(7),
+                url: "elsewhere".into(),
+                ..Instance::default()
+            };
+            let encoded = instance.encode_to_vec();
+            assert_eq!(super::zone(&encoded), zone.as_bytes());
+            assert_eq!(super::zone(&encoded[..encoded.len() - 1]), zone.as_bytes());
+        }
+        assert_eq!(super::zone(b"\x3a\x07eu"), b"", "what is cut off counts for nothing");
     }
 }

@@ -3,8 +3,18 @@
 //! A lazy timing wheel (Varghese and Lauck 1987, scheme 6) threaded through a table of slots: a renewal is a store into
 //! the slot; a slot is filed anew when its bucket comes up and its deadline has moved, or when its deadline comes
 //! nearer. It reads no clock: the reading is an argument, and rounds of marks (see `actor::clock`) make it advance.
+//!
+//! A lease comes up twice: when it falls silent, which its zone counts (see `breaker`), and at its deadline. One that is
+//! beaten for as it should be comes up at two thirds of its TTL, and is only filed anew.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+
+use super::{
+    Status,
+    breaker::{Tally, ZoneNumber, Zones, silent_from},
+    change::Event,
+    record::Record,
+};
 
 /// A reading of the lease clock in milliseconds since this process began to keep time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,12 +45,35 @@ struct Slot {
     bucket: u32,
     previous: u32,
     next: u32,
+    zone: ZoneNumber,
     phase: Phase,
+    /// In the open round.
     heard: bool,
+    /// Counted as such by its zone.
+    silent: bool,
+    /// Held back once already, as committed: it goes at its deadline.
+    suspect: bool,
 }
 
-const FREE: Slot =
-    Slot { deadline: 0, ttl: 0, bucket: NONE, previous: NONE, next: NONE, phase: Phase::Free, heard: false };
+const FREE: Slot = Slot {
+    deadline: 0,
+    ttl: 0,
+    bucket: NONE,
+    previous: NONE,
+    next: NONE,
+    zone: NONE,
+    phase: Phase::Free,
+    heard: false,
+    silent: false,
+    suspect: false,
+};
+
+impl Slot {
+    /// When it comes up next.
+    fn comes_up(&self) -> u64 {
+        if self.silent { self.deadline } else { silent_from(self.deadline, self.ttl) }
+    }
+}
 
 /// Deadlines of all leases, by the slot that the state gave their records.
 #[derive(Debug)]
@@ -53,6 +86,7 @@ pub struct Timekeeping {
     round: Vec<u32>,
     due: BinaryHeap<Reverse<(u64, u32)>>,
     armed: usize,
+    zones: Zones,
 }
 
 impl Default for Timekeeping {
@@ -64,6 +98,7 @@ impl Default for Timekeeping {
             round: Vec::new(),
             due: BinaryHeap::new(),
             armed: 0,
+            zones: Zones::default(),
         }
     }
 }
@@ -102,11 +137,88 @@ impl Timekeeping {
         self.file(slot);
     }
 
-    /// Leases found at recovery, all good until `deadline` or their own TTL from now if that is longer.
-    pub fn recover(&mut self, leases: impl Iterator<Item = (u32, u32)>, now: LeaseTime, grace: u32) {
-        for (slot, ttl) in leases {
+    /// Leases found at recovery, all good for `grace` milliseconds from now, or for their own TTL if that is longer. Who
+    /// was SUSPECT has been held back once: the grace is as long as that would have been, and then it goes.
+    pub fn recover<'a>(&mut self, leases: impl Iterator<Item = (u32, &'a Arc<Record>)>, now: LeaseTime, grace: u32) {
+        for (slot, record) in leases {
+            let ttl = record.lease.ttl;
             self.arm_until(slot, ttl, LeaseTime(now.0 + u64::from(ttl.max(grace))));
+            self.place(slot, record);
+            self.slots[slot as usize].suspect = record.status == Status::Suspect;
         }
+    }
+
+    /// Keeps time for what was folded: a first TTL starts here, with the answer.
+    pub fn follow(&mut self, event: &Event) {
+        let slot = event.slot;
+        match (&event.before, &event.after) {
+            (Some(before), Some(after)) if before.incarnation == after.incarnation => {
+                self.set_ttl(slot, after.lease.ttl);
+                if before.zone() != after.zone() {
+                    self.place(slot, after);
+                }
+                match (self.is_suspect(slot), after.status == Status::Suspect) {
+                    (false, true) => self.hold(slot),
+                    (true, false) => self.slots[slot as usize].suspect = false,
+                    _ => {}
+                }
+            }
+            (_, Some(after)) => {
+                self.arm(slot, after.lease.ttl);
+                self.place(slot, after);
+            }
+            (_, None) => self.disarm(slot),
+        }
+    }
+
+    /// The lease is of an instance that runs there.
+    fn place(&mut self, slot: u32, record: &Record) {
+        let (namespace, service, _) = record.names();
+        self.move_to(slot, namespace, service, record.zone());
+    }
+
+    fn move_to(&mut self, slot: u32, namespace: &str, service: &str, zone: &str) {
+        let zone = self.zones.enter(namespace, service, zone);
+        let lease = &mut self.slots[slot as usize];
+        let left = std::mem::replace(&mut lease.zone, zone);
+        if lease.silent {
+            self.zones.fell_silent(zone);
+            self.zones.spoke(left);
+        }
+        self.zones.leave(left);
+    }
+
+    /// The lease is held back: it has another TTL from its deadline on, and not a second time.
+    fn hold(&mut self, slot: u32) {
+        let Some(lease) = self.slots.get_mut(slot as usize).filter(|lease| lease.phase != Phase::Free) else { return };
+        lease.deadline += u64::from(lease.ttl);
+        lease.phase = Phase::Armed;
+        lease.suspect = true;
+        // Another node may count a little faster.
+        if !lease.silent && !lease.heard {
+            lease.silent = true;
+            self.zones.fell_silent(lease.zone);
+        }
+        self.unfile(slot);
+        self.file(slot);
+    }
+
+    /// Whether the lease is held back.
+    #[must_use]
+    pub fn is_suspect(&self, slot: u32) -> bool {
+        self.slots.get(slot as usize).is_some_and(|lease| lease.suspect)
+    }
+
+    /// Whether the lapse of this lease is to be held back: it was not yet, and most of its neighbours are silent too.
+    #[must_use]
+    pub fn is_one_of_too_many(&self, slot: u32) -> bool {
+        self.slots.get(slot as usize).is_some_and(|lease| !lease.suspect && self.zones.tally(lease.zone).trips())
+    }
+
+    /// How many instances there are where that of this lease runs, and how many of them are silent.
+    #[must_use]
+    pub fn tally(&self, slot: u32) -> Tally {
+        self.slots.get(slot as usize).map_or_else(Tally::default, |lease| self.zones.tally(lease.zone))
     }
 
     /// The lease in `slot` was heard of: it is good for its TTL from the end of this round. Not if it is expiring.
@@ -117,6 +229,9 @@ impl Timekeeping {
         {
             lease.heard = true;
             self.round.push(slot);
+            if std::mem::take(&mut lease.silent) {
+                self.zones.spoke(lease.zone);
+            }
         }
     }
 
@@ -136,9 +251,14 @@ impl Timekeeping {
     /// The lease in `slot` is over.
     pub fn disarm(&mut self, slot: u32) {
         let Some(lease) = self.slots.get(slot as usize) else { return };
-        if lease.phase == Phase::Free {
+        let Slot { phase, zone, silent, .. } = *lease;
+        if phase == Phase::Free {
             return;
         }
+        if silent {
+            self.zones.spoke(zone);
+        }
+        self.zones.leave(zone);
         self.unfile(slot);
         self.slots[slot as usize] = FREE;
         self.armed -= 1;
@@ -148,6 +268,12 @@ impl Timekeeping {
     #[must_use]
     pub fn is_expiring(&self, slot: u32) -> bool {
         self.slots.get(slot as usize).is_some_and(|lease| lease.phase == Phase::Expiring)
+    }
+
+    /// Whether a beat is more than a renewal: it waits for the outcome of an expiry, or ends SUSPECT.
+    #[must_use]
+    pub fn is_awaited(&self, slot: u32) -> bool {
+        self.slots.get(slot as usize).is_some_and(|lease| lease.phase == Phase::Expiring || lease.suspect)
     }
 
     /// The round ends: what was heard in it, up to `heard`, is good for its TTL from there.
@@ -161,8 +287,8 @@ impl Timekeeping {
             }
             lease.deadline = heard.0 + u64::from(lease.ttl);
             lease.phase = Phase::Armed;
-            let (bucket, deadline) = (lease.bucket, lease.deadline);
-            if bucket == NONE || self.tick_of(bucket) > deadline.div_ceil(TICK) {
+            let (bucket, next) = (lease.bucket, lease.comes_up());
+            if bucket == NONE || self.tick_of(bucket) > next.div_ceil(TICK) {
                 self.unfile(slot);
                 self.file(slot);
             }
@@ -170,7 +296,7 @@ impl Timekeeping {
         self.round = round;
     }
 
-    /// Moves what is past its deadline at `now` to the due ones.
+    /// Counts who is silent at `now`, and moves what is past its deadline to the due ones.
     pub fn advance(&mut self, now: LeaseTime) {
         let through = now.0 / TICK;
         while self.tick < through {
@@ -181,6 +307,10 @@ impl Timekeeping {
                 let lease = &mut self.slots[slot as usize];
                 let next = lease.next;
                 (lease.bucket, lease.previous, lease.next) = (NONE, NONE, NONE);
+                if !lease.silent && !lease.heard && lease.comes_up() <= now.0 {
+                    lease.silent = true;
+                    self.zones.fell_silent(lease.zone);
+                }
                 if lease.deadline <= now.0 && !lease.heard {
                     lease.phase = Phase::Due;
                     self.due.push(Reverse((lease.deadline, slot)));
@@ -226,7 +356,7 @@ impl Timekeeping {
 
     fn file(&mut self, slot: u32) {
         let lease = &self.slots[slot as usize];
-        let tick = lease.deadline.div_ceil(TICK).clamp(self.tick + 1, self.tick + BUCKETS as u64 - 1);
+        let tick = lease.comes_up().div_ceil(TICK).clamp(self.tick + 1, self.tick + BUCKETS as u64 - 1);
         let bucket = (tick as usize) % BUCKETS;
         let head = std::mem::replace(&mut self.heads[bucket], slot);
         let lease = &mut self.slots[slot as usize];
@@ -254,98 +384,4 @@ impl Timekeeping {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn due(time: &mut Timekeeping, now: u64) -> Vec<u32> {
-        time.advance(LeaseTime(now));
-        time.take_due(usize::MAX).into_iter().map(|(slot, _)| slot).collect()
-    }
-
-    #[test]
-    fn a_lease_lapses_at_its_ttl_after_the_round_and_within_a_tick() {
-        let mut time = Timekeeping::default();
-        time.arm(3, 1_000);
-        time.end_round(LeaseTime(20));
-        assert_eq!(due(&mut time, 1_019), Vec::<u32>::new());
-        assert_eq!(due(&mut time, 1_020 + TICK), vec![3]);
-        assert!(time.is_expiring(3));
-    }
-
-    #[test]
-    fn a_beat_moves_the_deadline_and_a_shorter_ttl_brings_it_nearer() {
-        let mut time = Timekeeping::default();
-        time.arm_until(0, 1_000, LeaseTime(30_000));
-        time.hear(0);
-        time.end_round(LeaseTime(100));
-        assert_eq!(due(&mut time, 1_090), Vec::<u32>::new());
-        time.hear(0);
-        time.end_round(LeaseTime(1_095));
-        assert_eq!(due(&mut time, 2_090), Vec::<u32>::new());
-        assert_eq!(due(&mut time, 2_095 + TICK), vec![0]);
-    }
-
-    #[test]
-    fn a_beat_between_due_and_taken_saves_the_lease() {
-        let mut time = Timekeeping::default();
-        time.arm(0, 1_000);
-        time.end_round(LeaseTime(0));
-        time.advance(LeaseTime(1_100));
-        time.hear(0);
-        assert!(time.take_due(10).is_empty());
-        time.end_round(LeaseTime(1_120));
-        assert_eq!(due(&mut time, 2_100), Vec::<u32>::new());
-        assert_eq!(due(&mut time, 2_120 + TICK), vec![0]);
-    }
-
-    #[test]
-    fn far_deadlines_are_filed_anew_until_they_are_near() {
-        let mut time = Timekeeping::default();
-        time.arm(0, 3_600_000);
-        time.end_round(LeaseTime(0));
-        for now in (0..3_600_000).step_by(100) {
-            assert_eq!(due(&mut time, now), Vec::<u32>::new(), "{now}");
-        }
-        assert_eq!(due(&mut time, 3_600_000 + TICK), vec![0]);
-    }
-
-    proptest::proptest! {
-        /// Whatever is armed, heard, freed and re-armed lapses exactly when a plain table says.
-        #[test]
-        fn agrees_with_a_table(ops in proptest::collection::vec((0u8..4, 0u32..8, 1_000u32..200_000), 1..200)) {
-            let mut time = Timekeeping::default();
-            let mut table = std::collections::BTreeMap::<u32, (u64, u64)>::new();
-            let mut now = 0;
-            for (op, slot, ttl) in ops {
-                match op {
-                    0 => {
-                        time.arm(slot, ttl);
-                        table.insert(slot, (u64::from(ttl), now + u64::from(ttl)));
-                    }
-                    1 => {
-                        time.hear(slot);
-                        if let Some(lease) = table.get_mut(&slot) {
-                            lease.1 = now + lease.0;
-                        }
-                    }
-                    2 => {
-                        time.disarm(slot);
-                        table.remove(&slot);
-                    }
-                    _ => now += u64::from(ttl) / 4,
-                }
-                time.end_round(LeaseTime(now));
-                let lapsed = due(&mut time, now);
-                for slot in &lapsed {
-                    let (_, deadline) = table.remove(slot).expect("only leases lapse");
-                    proptest::prop_assert!(deadline <= now);
-                    time.disarm(*slot);
-                }
-                for (deadline, slot) in table.iter().map(|(slot, (_, deadline))| (deadline, slot)) {
-                    proptest::prop_assert!(*deadline + TICK > now, "slot {slot} is late");
-                }
-                proptest::prop_assert_eq!(time.len(), table.len());
-            }
-        }
-    }
-}
+mod tests;

@@ -196,6 +196,7 @@ fn actor_options(settings: &ServeSettings, metrics: Arc<Metrics>) -> ActorOption
         runtimes: settings.io_threads,
         restart_grace: settings.restart_grace,
         max_inbox: settings.max_inbox,
+        breaker: settings.breaker,
         hub: HubOptions {
             max_log_bytes: settings.max_log_bytes as usize,
             max_watches: settings.max_watches as u64,

@@ -8,12 +8,12 @@ use onair::{
 };
 use tokio::time::{Instant, advance};
 
-use super::rig::{Rig, Watching, ms, pass, settle, within};
+use super::rig::{Rig, Watching, ms, pass, settle, within, without_breaker};
 
 const TTL: Duration = Duration::from_secs(1);
 
 fn runtimes(runtimes: usize) -> ActorOptions {
-    ActorOptions { runtimes, ..ActorOptions::default() }
+    ActorOptions { runtimes, ..without_breaker() }
 }
 
 /// When `id` goes, having lapsed.

@@ -9,7 +9,7 @@ use onair::{
 };
 use tokio::time::Instant;
 
-use super::rig::{AGES, Rig, Stall, all, ms, pass};
+use super::rig::{AGES, Rig, Stall, all, ms, pass, without_breaker};
 
 /// What promise 2 allows, and what the paused time's 20 ms between marks add to the wait for the first.
 const LATE: Duration = Duration::from_millis(120);
@@ -19,7 +19,7 @@ const SLICE: usize = 1_000;
 /// 10,000 leases, nobody beats, nobody calls: each goes within 100 ms of its deadline.
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_lapses_are_seen_in_time() {
-    let rig = Rig::new();
+    let rig = Rig::with(without_breaker());
     let mut watching = rig.watch_all().await;
     let start = Instant::now();
     for number in 0..10_000 {
@@ -47,7 +47,7 @@ async fn ten_thousand_lapses_are_seen_in_time() {
 /// What could not go in time goes in the order of deadlines, at most 1,000 in a revision.
 #[tokio::test(start_paused = true)]
 async fn a_burst_goes_in_order_and_in_slices() {
-    let (rig, hostile) = Rig::hostile(Manners { group: 100, ..Manners::default() });
+    let (rig, hostile) = Rig::hostile_with(Manners { group: 100, ..Manners::default() }, without_breaker());
     let mut watching = rig.watch_all().await;
     for number in 0..10_000_u64 {
         // In no order, and with a tick between one and the next.

@@ -1,6 +1,7 @@
 //! The task that owns the state, in paused time and without processes: one test for each promise that can be judged
 //! here, then everything at once under a seed. Knows no front but for the last.
 
+mod breaker;
 mod clock;
 mod expiry;
 mod fencing;

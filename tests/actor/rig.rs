@@ -35,6 +35,11 @@ use uuid::Uuid;
 /// Longer than anything here takes, in paused time.
 pub const AGES: Duration = Duration::from_secs(3_600);
 
+/// Every lapse is what it is by itself: what promise 2 says of one holds for many.
+pub fn without_breaker() -> ActorOptions {
+    ActorOptions { breaker: false, ..ActorOptions::default() }
+}
+
 pub fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
@@ -131,8 +136,12 @@ impl Rig {
 
     /// On a hostile one.
     pub fn hostile(manners: Manners) -> (Self, HostileHandle) {
+        Self::hostile_with(manners, ActorOptions::default())
+    }
+
+    pub fn hostile_with(manners: Manners, options: ActorOptions) -> (Self, HostileHandle) {
         let (engine, hostile, recovered) = HostileEngine::new(1, manners);
-        (Self::start(engine, recovered, ActorOptions::default()), hostile)
+        (Self::start(engine, recovered, options), hostile)
     }
 
     /// Registers `default/SERVICE/ID`.
@@ -182,6 +191,19 @@ impl Rig {
         let mut watching = self.watch(all(), "").await;
         assert!(watching.next().await.snapshot_end);
         watching
+    }
+
+    /// The same, when so many are there.
+    pub async fn watch_all_from(&self, instances: usize) -> Watching {
+        let (mut watching, mut seen) = (self.watch(all(), "").await, 0);
+        loop {
+            let message = watching.next().await;
+            seen += message.events.len();
+            if message.snapshot_end {
+                assert_eq!(seen, instances);
+                return watching;
+            }
+        }
     }
 
     pub fn instances(&self) -> u64 {

@@ -53,8 +53,8 @@ async fn never_late_a_killed_join_is_offline_when_its_ttl_has_passed() {
 
 #[tokio::test]
 async fn never_late_and_never_early_whenever_a_client_falls_silent() {
-    let server = Server::start(&[]).await;
-    let recorder = Recorder::new(Settings { late: Some(NOISE), ..Settings::default() });
+    let server = Server::start(&["--breaker", "off"]).await;
+    let recorder = Recorder::new(Settings { late: Some(NOISE), breaker: false, ..Settings::default() });
     let mut follower = Follower::of_everything(&server, &recorder).await;
     let client = server.client(&recorder).await;
     let mut dice = Dice::new(1);
@@ -119,8 +119,8 @@ async fn never_early_a_frozen_server_expires_none_of_1000_who_keep_beating() {
     const CLIENTS: usize = 1_000;
     const TTL: Duration = Duration::from_secs(3);
     let _alone = alone().await;
-    let server = Server::start(&[]).await;
-    let recorder = Recorder::new(Settings::default());
+    let server = Server::start(&["--breaker", "off"]).await;
+    let recorder = Recorder::new(Settings { breaker: false, ..Settings::default() });
     let mut follower = Follower::of_everything(&server, &recorder).await;
     let client = server.client(&recorder).await;
     let tokens = register_many(&client, CLIENTS, TTL.as_secs_f64()).await;

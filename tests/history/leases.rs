@@ -7,7 +7,7 @@ use std::{
 
 use onair::{
     proto::{BeatResult, BeatState, HeartbeatRequest, HeartbeatResponse, RegisterRequest},
-    registry::{Cause, EventType, Key, LeaseToken},
+    registry::{Cause, EventType, Instance, Key, LeaseToken, Status},
 };
 
 use super::{Fault, History, Operation, Place, Reply, Request, View, fault, feed::Feed, key_of, legal::is_end};
@@ -36,6 +36,26 @@ impl Life<'_> {
     /// The shortest TTL that it may have had.
     pub fn ttl_min(&self) -> Duration {
         self.ttls.first().copied().unwrap_or(TTL_MIN)
+    }
+
+    /// The longest that it may have had.
+    pub fn ttl_max(&self) -> Duration {
+        self.ttls.last().copied().unwrap_or(TTL_MAX)
+    }
+
+    /// Whether it may have been renewed by a call without answer.
+    pub fn is_unsure(&self) -> bool {
+        self.unsure
+    }
+
+    /// When the last call that renewed it was sent, of those sent by `at`.
+    pub fn last_sent(&self, at: Duration) -> Option<Duration> {
+        self.renewed.iter().map(|(start, _)| *start).filter(|start| *start <= at).max()
+    }
+
+    /// When the last call that renewed it was answered, of those sent by `at`.
+    pub fn last_heard(&self, at: Duration) -> Option<Duration> {
+        self.renewed.iter().filter(|(start, _)| *start <= at).map(|(_, end)| *end).max()
     }
 
     fn over_at(&mut self, at: Duration, place: Place) {
@@ -183,8 +203,9 @@ pub fn never_early(view: &View<'_>) -> Vec<Fault> {
                 let Some(instance) = &event.instance else { continue };
                 let key = key_of(instance);
                 let Some(life) = view.leases.lives.get(&(key.clone(), instance.incarnation)) else { continue };
-                let sent = life.renewed.iter().map(|(start, _)| *start).filter(|start| *start <= part.at).max();
-                let Some(early) = sent.filter(|sent| part.at < *sent + life.ttl_min()) else { continue };
+                let Some(early) = life.last_sent(part.at).filter(|sent| part.at < *sent + life.ttl_min()) else {
+                    continue;
+                };
                 let what = format!(
                     "{key} expired {:?} after it was renewed, its TTL is {:?}",
                     part.at - early,
@@ -197,28 +218,31 @@ pub fn never_early(view: &View<'_>) -> Vec<Fault> {
     faults
 }
 
-/// Promise 2: who is no longer renewed is seen offline within the run's bound after his TTL.
+/// Promise 2: who is no longer renewed is seen offline within the run's bound after his TTL; who is SUSPECT by then, a TTL
+/// later.
 pub fn never_late(view: &View<'_>) -> Vec<Fault> {
     let Some(bound) = view.history.settings.late else { return Vec::new() };
-    let mut due: Vec<(Duration, &(Key, u64))> = Vec::new();
+    // With whether it is the deadline of one that is held back.
+    let mut due: Vec<(Duration, &(Key, u64), bool)> = Vec::new();
     for (name, life) in view.leases.lives.iter().filter(|(_, life)| !life.unsure) {
-        let last = life.renewed.iter().map(|(_, end)| *end).max();
-        let ttl = life.ttls.last().copied().unwrap_or(TTL_MAX);
-        due.extend(last.map(|last| (last + ttl + bound, name)));
+        let (last, ttl) = (life.last_heard(Duration::MAX), life.ttl_max());
+        due.extend(last.map(|last| (last + ttl + bound, name, false)));
+        due.extend(last.map(|last| (last + 2 * ttl + bound, name, true)));
     }
     due.sort();
     let mut faults = Vec::new();
     for feed in view.feeds.iter().filter(|feed| feed.clear) {
         let until = feed.closed.unwrap_or(view.history.end);
-        let mut held: HashMap<Key, u64> = HashMap::new();
+        let mut held: HashMap<Key, (u64, bool)> = HashMap::new();
         let mut turns = feed.turns().into_iter().peekable();
         let mut last = None;
-        for (limit, name) in due.iter().take_while(|(limit, _)| *limit < until) {
+        for (limit, name, extended) in due.iter().take_while(|(limit, ..)| *limit < until) {
             while let Some(turn) = turns.next_if(|turn| turn.at <= *limit) {
                 last = Some(turn.message);
                 follow(&mut held, &turn.what);
             }
-            if held.get(&name.0) == Some(&name.1) {
+            let late = held.get(&name.0).is_some_and(|(one, suspect)| *one == name.1 && *suspect == *extended);
+            if late {
                 let place = last.map_or(Place::Stream(feed.stream), |message| feed.place(message));
                 faults.push(fault(2, place, format!("{} should have been seen offline by {limit:?}", name.0)));
             }
@@ -227,16 +251,18 @@ pub fn never_late(view: &View<'_>) -> Vec<Fault> {
     faults
 }
 
-fn follow(held: &mut HashMap<Key, u64>, what: &super::feed::What<'_>) {
+/// Incarnations, and whether they are SUSPECT.
+fn follow(held: &mut HashMap<Key, (u64, bool)>, what: &super::feed::What<'_>) {
     use super::feed::What;
+    let shown = |one: &Instance| (one.incarnation, one.status() == Status::Suspect);
     match what {
-        What::Snapshot(all, _) => *held = all.iter().map(|(key, one)| (key.clone(), one.incarnation)).collect(),
+        What::Snapshot(all, _) => *held = all.iter().map(|(key, one)| (key.clone(), shown(one))).collect(),
         What::Events(events) => {
             for event in events {
                 let Some(instance) = &event.instance else { continue };
                 match event.r#type() {
                     EventType::Offline => held.remove(&key_of(instance)),
-                    _ => held.insert(key_of(instance), instance.incarnation),
+                    _ => held.insert(key_of(instance), shown(instance)),
                 };
             }
         }

@@ -16,6 +16,7 @@ use onair::{
 };
 use tonic::Status;
 
+mod breaker;
 mod client;
 mod crossing;
 mod errors;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub silence: Duration,
     /// An expiry is seen within this after its TTL. None: not judged, as where the server was stopped or restarted.
     pub late: Option<Duration>,
+    /// Whether lapses are held back when too many come at once.
+    pub breaker: bool,
     /// Whether a resumed stream may begin anew.
     pub resets: bool,
     /// Whether the server was killed or a connection cut: then a stream may end without a status of the server's.
@@ -60,7 +63,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let (first_message, silence) = (Duration::from_secs(2), Duration::from_secs(20));
-        Self { first_message, silence, late: None, resets: true, cuts: false }
+        Self { first_message, silence, late: None, breaker: true, resets: true, cuts: false }
     }
 }
 
@@ -247,11 +250,12 @@ impl<'h> View<'h> {
 pub type Check = fn(&View<'_>) -> Vec<Fault>;
 
 /// Every checker, by the promise it is for.
-pub const CHECKERS: [(u8, &str, Check); 14] = [
+pub const CHECKERS: [(u8, &str, Check); 15] = [
     (1, "never early", leases::never_early),
     (2, "never late", leases::never_late),
     (4, "fencing", leases::fencing),
     (5, "healing", leases::healing),
+    (6, "breaker", breaker::held_back),
     (7, "snapshot joins live", crossing::snapshot_joins_live),
     (8, "ordered, atomic", order::ordered_atomic),
     (9, "exact resume", crossing::exact_resume),

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Breaks a promise.
-type Plant = fn(&mut History);
+pub type Plant = fn(&mut History);
 
 /// The promise, how it is broken, words of the fault that is seen, and the doing.
 pub const ALL: &[(u8, &str, &str, Plant)] = &[
@@ -328,7 +328,7 @@ fn has(message: &Message, cause: Cause) -> bool {
 }
 
 /// Events of all streams, with the time of their message.
-fn events(history: &mut History, which: fn(&Event) -> bool) -> impl Iterator<Item = (&mut Duration, &mut Event)> {
+pub fn events(history: &mut History, which: fn(&Event) -> bool) -> impl Iterator<Item = (&mut Duration, &mut Event)> {
     history.streams.iter_mut().flat_map(|stream| &mut stream.messages).filter_map(move |(at, message)| {
         let mut events: Box<dyn Iterator<Item = &mut Event>> = match message {
             Message::Watch(message) => Box::new(message.events.iter_mut()),
@@ -362,7 +362,7 @@ fn subscribed(history: &mut History, which: fn(&SubscribeResponse) -> bool) -> &
         .unwrap()
 }
 
-fn replies(history: &mut History) -> impl Iterator<Item = &mut Reply> {
+pub fn replies(history: &mut History) -> impl Iterator<Item = &mut Reply> {
     history.operations.iter_mut().filter_map(|operation| operation.outcome.as_mut()?.1.as_mut().ok())
 }
 

@@ -201,8 +201,11 @@ impl World {
                 Some(None) => (BeatState::Expired, None),
                 Some(Some((_, entry))) if entry.token != *token => (BeatState::Superseded, None),
                 Some(Some((key, entry))) => {
+                    let suspect = entry.instance.status() == InstanceStatus::Suspect;
                     if *status != InstanceStatus::Unspecified && *status != entry.instance.status() {
-                        self.set_status(&key, *status);
+                        self.set_status(&[key], *status);
+                    } else if suspect {
+                        self.set_status(&[key], InstanceStatus::Serving);
                     }
                     (BeatState::Renewed, entry.ttl.try_into().ok())
                 }
@@ -213,19 +216,30 @@ impl World {
         self.answer(call, Ok(HeartbeatResponse { results, revision }));
     }
 
-    fn set_status(&mut self, key: &Key, status: InstanceStatus) {
+    fn set_status(&mut self, keys: &[Key], status: InstanceStatus) {
         self.revision += 2;
-        let entry = self.entries.get_mut(key).unwrap();
-        let before = entry.instance.clone();
-        entry.instance.status = status.into();
-        entry.instance.revision = self.revision;
-        let after = entry.instance.clone();
-        self.commit(vec![(Some(before), Some(after), Cause::Unspecified)]);
+        let mut changes = Vec::new();
+        for key in keys {
+            let entry = self.entries.get_mut(key).unwrap();
+            let before = entry.instance.clone();
+            entry.instance.status = status.into();
+            entry.instance.revision = self.revision;
+            let after = entry.instance.clone();
+            changes.push((Some(before), Some(after), Cause::Unspecified));
+        }
+        self.commit(changes);
     }
 
     /// A lease lapses.
     pub fn expire(&mut self, service: &str, id: &str) {
         self.remove(&Key::new("default", service, id), Cause::Expired);
+        self.now += STEP;
+    }
+
+    /// Leases lapse, too many at once.
+    pub fn hold_back(&mut self, service: &str, ids: &[&str]) {
+        let keys: Vec<_> = ids.iter().map(|id| Key::new("default", service, *id)).collect();
+        self.set_status(&keys, InstanceStatus::Suspect);
         self.now += STEP;
     }
 

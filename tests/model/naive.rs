@@ -70,8 +70,8 @@ pub enum Ask {
     ByTokens(Vec<Sent>, u64),
     ByKey(Key, Who, u64),
     ByService(String, String, Who, u64),
-    /// Keys with the edition that lapsed.
-    Expire(Vec<(Key, u64)>, u64),
+    /// Keys with the edition that lapsed, and whether too many did.
+    Expire(Vec<(Key, u64, bool)>, u64),
     Forget(String, String),
 }
 
@@ -135,6 +135,13 @@ pub fn key_of(instance: &Instance) -> Key {
     Key::new(&*instance.namespace, &*instance.service, &*instance.id)
 }
 
+/// Whoever is heard of is not SUSPECT any more, but what he was before.
+fn heard_of(held: &mut Held) {
+    if held.instance.status() == Status::Suspect {
+        held.instance.set_status(Status::Serving);
+    }
+}
+
 impl Model {
     pub fn new(limits: (u64, u64, u64)) -> Self {
         Self { limits, ..Self::default() }
@@ -179,12 +186,15 @@ impl Model {
             Ask::SetStatus { token, status } => match (self.worth(Some(token)), self.live.get(&token.key)) {
                 (Worth::Live, Some(held)) => {
                     let answer = Answer::Renewed(held.ttl);
-                    if *status == Status::Unspecified || *status == held.instance.status() {
+                    let mut now = held.clone();
+                    heard_of(&mut now);
+                    if *status != Status::Unspecified {
+                        now.instance.set_status(*status);
+                    }
+                    if now == *held {
                         return (answer, vec![]);
                     }
-                    let mut held = held.clone();
-                    held.instance.set_status(*status);
-                    (answer, vec![self.put(held, false, true)])
+                    (answer, vec![self.put(now, false, true)])
                 }
                 (worth, _) => (Answer::NotRenewed(worth), vec![]),
             },
@@ -204,13 +214,27 @@ impl Model {
                 let all = self.live.keys().filter(|key| key.namespace == *namespace && key.service == *service);
                 self.remove(all.cloned().collect(), Cause::Operator, *at)
             }
-            Ask::Expire(lapsed, at) => {
-                let same =
-                    |(key, edition): &&(Key, u64)| self.live.get(key).is_some_and(|held| held.edition == *edition);
-                self.remove(lapsed.iter().filter(same).map(|(key, _)| key.clone()).collect(), Cause::Expired, *at)
-            }
+            Ask::Expire(lapsed, at) => self.expire(lapsed, *at),
             Ask::Forget(namespace, service) => (Answer::Done, vec![Step::Forget(namespace.clone(), service.clone())]),
         }
+    }
+
+    /// What takes no traffic goes, and so does who was held back before.
+    fn expire(&mut self, lapsed: &[(Key, u64, bool)], at: u64) -> (Answer, Vec<Step>) {
+        let (mut gone, mut steps) = (Vec::new(), Vec::new());
+        for (key, edition, hold) in lapsed {
+            let Some(held) = self.live.get(key).filter(|held| held.edition == *edition) else { continue };
+            if *hold && held.instance.status() == Status::Serving {
+                let mut held = held.clone();
+                held.instance.set_status(Status::Suspect);
+                steps.push(self.put(held, false, true));
+            } else {
+                gone.push(key.clone());
+            }
+        }
+        let (answer, removals) = self.remove(gone, Cause::Expired, at);
+        steps.extend(removals);
+        (answer, steps)
     }
 
     fn register(&mut self, ask: &Ask, on_their_way: u64) -> (Answer, Vec<Step>) {
@@ -240,6 +264,7 @@ impl Model {
             wanted.instance.online_since = held.instance.online_since;
             if wanted.instance.status() == Status::Unspecified {
                 wanted.instance.status = held.instance.status;
+                heard_of(&mut wanted);
             }
             let visible = wanted.instance != held.instance;
             let changed = visible || wanted.ttl != held.ttl;
@@ -249,8 +274,11 @@ impl Model {
         }
         let own = held.principal == who.name;
         if own && request.is_some() && *request == held.request {
-            // The same call again: the same incarnation, a new token, no event.
-            return (answer, vec![self.put(Held { secret: *secret, ..held }, false, false)]);
+            // The same call again: the same incarnation, a new token, no event, unless it ends SUSPECT.
+            let mut now = Held { secret: *secret, ..held.clone() };
+            heard_of(&mut now);
+            let visible = now.instance != held.instance;
+            return (answer, vec![self.put(now, false, visible)]);
         }
         match worth {
             Worth::Superseded => (Answer::Superseded, vec![]),

@@ -8,7 +8,7 @@ use super::naive::Who;
 /// The names differ where their order is easily got wrong.
 pub const NAMESPACES: [&str; 3] = ["default", "a", "a b"];
 pub const SERVICES: [&str; 4] = ["web", "we", "web-2", "é"];
-pub const IDS: [&str; 5] = ["1", "10", "2", "a:80", "ü"];
+pub const IDS: [&str; 8] = ["1", "10", "2", "a:80", "ü", "3", "4", "5"];
 pub const VERSIONS: [&str; 6] = ["", "1.0.0", "1.2.3", "2.0.0-rc.1", "2.0.0", "blue"];
 pub const ZONES: [&str; 3] = ["", "eu", "us"];
 pub const TTLS: [u32; 4] = [1_000, 1_500, 10_000, 60_000];
@@ -98,13 +98,17 @@ pub enum Op {
     Leave(Leave),
     /// A round of marks that advances the lease clock by so much.
     Round(u64),
+    /// All ids of a service in one zone, with a short TTL.
+    Crowd {
+        zone: u8,
+    },
     /// At most so many lapsed leases are proposed, or their proposal comes to nothing.
     Lapse {
         max: usize,
         refused: bool,
     },
-    /// An expiry that was decided some records ago.
-    LateExpiry(u16),
+    /// An expiry that was decided some records ago, perhaps to hold back.
+    LateExpiry(u16, bool),
     /// So many hours pass on the wall clock.
     Hours(u64),
     /// What is in flight is committed; so many revisions are skipped.
@@ -166,8 +170,9 @@ fn op() -> impl Strategy<Value = Op> {
         5 => pick().prop_map(Op::Beat),
         4 => leave().prop_map(Op::Leave),
         5 => prop_oneof![20..100_u64, 400..1_100_u64].prop_map(Op::Round),
-        4 => (1..4_usize, prop::bool::weighted(0.2)).prop_map(|(max, refused)| Op::Lapse { max, refused }),
-        1 => any::<u16>().prop_map(Op::LateExpiry),
+        5 => (1..9_usize, prop::bool::weighted(0.2)).prop_map(|(max, refused)| Op::Lapse { max, refused }),
+        1 => (0..3_u8).prop_map(|zone| Op::Crowd { zone }),
+        1 => (any::<u16>(), any::<bool>()).prop_map(|(record, hold)| Op::LateExpiry(record, hold)),
         1 => prop_oneof![Just(1_u64), 12..30_u64].prop_map(Op::Hours),
         3 => (0..3_u64).prop_map(Op::Commit),
         1 => Just(Op::Restart),
@@ -181,11 +186,15 @@ pub struct Setting {
     pub group: usize,
     /// Of instances, services, namespaces.
     pub limits: (u64, u64, u64),
+    /// Whether lapses are held back.
+    pub breaker: bool,
 }
 
 pub fn setting() -> impl Strategy<Value = Setting> {
     let limits = prop_oneof![3 => Just((1_000, 1_000, 1_000)), 1 => (3..10_u64, 1..5_u64, 1..3_u64)];
-    (prop_oneof![Just(1_usize), 2..6_usize], limits).prop_map(|(group, limits)| Setting { group, limits })
+    let breaker = prop::bool::weighted(0.8);
+    let group = prop_oneof![Just(1_usize), 2..6_usize];
+    (group, limits, breaker).prop_map(|(group, limits, breaker)| Setting { group, limits, breaker })
 }
 
 pub fn history(most: usize) -> impl Strategy<Value = Vec<Op>> {

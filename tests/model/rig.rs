@@ -9,11 +9,15 @@ use std::{
 
 use onair::registry::{
     Change, Command, Context, Decision, Event, Fingerprint, Guarded, Key, LeaseTime, LeaseToken, Matcher, Outcome,
-    Principal, Record, Register, Registration, Registry, ReplyBudget, Secret, Snapshot, StateLimits, Target,
+    Principal, Record, Register, Registration, Registry, ReplyBudget, Secret, Snapshot, StateLimits, Status, Target,
     Timekeeping, Verdict,
 };
 use prost_types::{Duration, Timestamp};
 
+#[path = "lapses.rs"]
+mod lapses;
+
+use self::lapses::Life;
 use super::{
     compare::{self, Dump},
     filters::Union,
@@ -32,17 +36,6 @@ struct Pending {
     changes: Vec<Guarded>,
     outcome: Outcome,
     steps: Vec<Step>,
-}
-
-/// A lease as the design keeps it.
-#[derive(Clone, Debug, Default)]
-struct Life {
-    ttl: u32,
-    /// None until the round of its first beat is over.
-    deadline: Option<u64>,
-    /// In the open round.
-    heard: bool,
-    expiring: bool,
 }
 
 /// One revision of the history.
@@ -125,12 +118,21 @@ impl Rig {
                 }
             }
             Op::Beat(pick) => {
-                self.beat(*pick);
+                if self.beat(*pick) {
+                    let (token, sent) = self.token(*pick);
+                    let suspect = self.model.live[&sent.key].instance.status() == Status::Suspect;
+                    assert_eq!(self.leases[&sent.key].held_back, suspect);
+                    if suspect {
+                        let status = Status::Unspecified;
+                        self.command(Command::SetStatus { token, status }, Ask::SetStatus { token: sent, status });
+                    }
+                }
             }
             Op::Leave(leave) => self.leave(leave),
             Op::Round(millis) => self.round(*millis),
+            Op::Crowd { zone } => self.crowd(*zone),
             Op::Lapse { max, refused } => self.lapse(*max, *refused),
-            Op::LateExpiry(which) => self.late_expiry(usize::from(*which)),
+            Op::LateExpiry(which, hold) => self.late_expiry(usize::from(*which), *hold),
             Op::Hours(hours) => self.hours(*hours),
             Op::Commit(skip) => self.commit(*skip),
             Op::Restart => self.restart(),
@@ -197,6 +199,22 @@ impl Rig {
         self.command(Command::Register(Box::new(register)), ask);
     }
 
+    /// An operator registers all ids of one service.
+    fn crowd(&mut self, zone: u8) {
+        for id in 0..IDS.len() as u8 {
+            self.register(&Wanted {
+                name: (0, 0, id),
+                token: None,
+                honest: false,
+                request: None,
+                who: 0,
+                ttl: 0,
+                form: (1, zone, 0),
+                status: 0,
+            });
+        }
+    }
+
     fn leave(&mut self, leave: &Leave) {
         let at = self.wall;
         let text = |names: &[&str], place: u8| names[usize::from(place)].to_owned();
@@ -248,58 +266,6 @@ impl Rig {
         if let Some(life) = self.leases.get_mut(key).filter(|life| !life.expiring) {
             life.heard = true;
         }
-    }
-
-    /// The round ends: what was heard in it is good for its TTL from here.
-    fn round(&mut self, millis: u64) {
-        self.clock += millis;
-        self.time.end_round(LeaseTime(self.clock));
-        self.time.advance(LeaseTime(self.clock));
-        for life in self.leases.values_mut().filter(|life| life.heard) {
-            (life.heard, life.deadline) = (false, Some(self.clock + u64::from(life.ttl)));
-        }
-    }
-
-    fn lapse(&mut self, max: usize, refused: bool) {
-        let taken = self.time.take_due(max);
-        let over = |life: &Life, by: u64| {
-            !life.heard && !life.expiring && life.deadline.is_some_and(|deadline| deadline + by <= self.clock)
-        };
-        let mut lapsed = BTreeMap::new();
-        for (slot, deadline) in &taken {
-            let key = self.registry.record(*slot).expect("only what is held lapses").key();
-            assert!(over(&self.leases[&key], 0), "{key} is early: {:?} at {}", self.leases[&key], self.clock);
-            assert_eq!(self.leases[&key].deadline, Some(deadline.0));
-            lapsed.insert(key, *slot);
-        }
-        assert!(taken.is_sorted_by_key(|(_, deadline)| *deadline), "not in order of deadline: {taken:?}");
-        let last = taken.last().filter(|_| taken.len() == max).map_or(u64::MAX, |(_, deadline)| deadline.0);
-        for (key, life) in self.leases.iter().filter(|(key, life)| !lapsed.contains_key(key) && over(life, TICK)) {
-            assert!(life.deadline >= Some(last), "{key} is late: {life:?} at {}", self.clock);
-        }
-        let (mut records, mut keys) = (Vec::new(), Vec::new());
-        for (key, slot) in lapsed {
-            if refused || self.held.contains(&key.fingerprint()) {
-                self.time.retry(slot);
-                continue;
-            }
-            self.leases.entry(key.clone()).or_default().expiring = true;
-            records.extend(self.registry.record(slot).map(|record| (slot, Arc::clone(record))));
-            let edition = self.model.live[&key].edition;
-            keys.push((key, edition));
-        }
-        if !keys.is_empty() {
-            self.command(Command::Expire { records, at: self.wall }, Ask::Expire(keys, self.wall));
-        }
-    }
-
-    /// Whatever became of the record since, it is the guard.
-    fn late_expiry(&mut self, which: usize) {
-        let Some((slot, record, key, edition)) = self.records.get(which % self.records.len().max(1)).cloned() else {
-            return;
-        };
-        let command = Command::Expire { records: vec![(slot, record)], at: self.wall };
-        self.command(command, Ask::Expire(vec![(key, edition)], self.wall));
     }
 
     fn hours(&mut self, hours: u64) {
@@ -396,17 +362,8 @@ impl Rig {
         self.history.push(Committed { revision, changes, events, crossings, live, snapshots, dump });
     }
 
-    /// As the actor follows what was folded.
     fn follow(&mut self, events: &[Event]) {
-        for event in events {
-            match (&event.before, &event.after) {
-                (Some(before), Some(after)) if before.incarnation == after.incarnation => {
-                    self.time.set_ttl(event.slot, after.lease.ttl);
-                }
-                (_, Some(after)) => self.time.arm(event.slot, after.lease.ttl),
-                (_, None) => self.time.disarm(event.slot),
-            }
-        }
+        events.iter().for_each(|event| self.time.follow(event));
     }
 
     /// What a committed step is to its lease, and the edition of what it puts.
@@ -421,6 +378,13 @@ impl Rig {
             *life = Life { heard: true, ..Life::default() };
         }
         life.ttl = held.ttl;
+        let suspect = held.instance.status() == Status::Suspect;
+        if suspect && !life.held_back {
+            // From its own deadline, which a beat of this round will replace.
+            life.deadline = life.own.map(|own| own + u64::from(life.ttl));
+            (life.expiring, life.fresh) = (false, true);
+        }
+        life.held_back = suspect;
         Some((key, held.edition))
     }
 
@@ -441,11 +405,10 @@ impl Rig {
         self.registry = compare::recovered(&self.registry, self.setting.limits, self.model.revision);
         self.records.clear();
         self.time = Timekeeping::default();
-        let leases = self.registry.records().map(|(slot, record)| (slot, record.lease.ttl));
-        self.time.recover(leases, LeaseTime(self.clock), GRACE);
+        self.time.recover(self.registry.records(), LeaseTime(self.clock), GRACE);
         for life in self.leases.values_mut() {
-            let deadline = Some(self.clock + u64::from(life.ttl.max(GRACE)));
-            *life = Life { ttl: life.ttl, deadline, ..Life::default() };
+            let own = Some(self.clock + u64::from(life.ttl.max(GRACE)));
+            *life = Life { ttl: life.ttl, own, deadline: own, held_back: life.held_back, ..Life::default() };
         }
         compare::states(&self.registry, &self.model, &self.replies);
     }

@@ -9,8 +9,8 @@ use std::{
 use prost::Message;
 
 use crate::{
-    cli::{join::address, print::enum_name},
-    proto::{Cause, Event, EventType, Instance, WatchResponse},
+    cli::{join::address, lookup::status_name, print::enum_name},
+    proto::{Cause, Event, EventType, Instance, Status, WatchResponse},
 };
 
 /// The cause of an OFFLINE that nobody sent: a snapshot after a reset did not name the instance any more.
@@ -25,6 +25,8 @@ pub(super) struct Step {
     pub(super) id: String,
     pub(super) address: String,
     pub(super) cause: String,
+    /// Where it is another than before, or one that not everybody has.
+    pub(super) status: String,
 }
 
 type Key = (String, String, String);
@@ -32,6 +34,7 @@ type Key = (String, String, String);
 /// What is known of an instance: where it is, and a hash of its description.
 struct Known {
     address: String,
+    status: Status,
     description: u64,
 }
 
@@ -89,7 +92,8 @@ impl Fold {
                 if let Some(gone) = self.known.remove(&key) {
                     let (namespace, service, id) = key;
                     let event = EventType::Offline;
-                    steps.push(Step { event, namespace, service, id, address: gone.address, cause: RESET.to_owned() });
+                    let (address, cause, status) = (gone.address, RESET.to_owned(), String::new());
+                    steps.push(Step { event, namespace, service, id, address, cause, status });
                 }
             }
         }
@@ -100,7 +104,9 @@ impl Fold {
         let (kind, cause) = (event.r#type(), event.cause());
         let instance = event.instance?;
         let key = (instance.namespace.clone(), instance.service.clone(), instance.id.clone());
-        let known = Known { address: address(&instance), description: described(&instance) };
+        let status = instance.status();
+        let known = Known { address: address(&instance), status, description: described(&instance) };
+        let mut plain = matches!(status, Status::Unspecified | Status::Serving);
         let address = known.address.clone();
         if let Some(unnamed) = &mut self.unnamed {
             unnamed.remove(&key);
@@ -108,11 +114,15 @@ impl Fold {
         let kind = match kind {
             EventType::Offline => {
                 self.known.remove(&key);
+                // Its cause says all there is to say.
+                plain = true;
                 kind
             }
             EventType::Online | EventType::Updated | EventType::Unspecified => {
                 let description = known.description;
-                match self.known.insert(key, known) {
+                let before = self.known.insert(key, known);
+                plain &= before.as_ref().is_none_or(|before| before.status == status);
+                match before {
                     // A snapshot after a reset names what is known already: only differences are news.
                     Some(before) if cause == Cause::Snapshot && before.description == description => return None,
                     Some(_) if cause == Cause::Snapshot => EventType::Updated,
@@ -125,7 +135,8 @@ impl Fold {
             Cause::Unspecified => String::new(),
             known => enum_name("Cause", known.into(), "CAUSE_"),
         };
-        Some(Step { event: kind, namespace, service, id, address, cause })
+        let status = if plain { String::new() } else { status_name(status.into()) };
+        Some(Step { event: kind, namespace, service, id, address, cause, status })
     }
 }
 
@@ -180,6 +191,28 @@ mod tests {
         assert_eq!(shown(&fold.take(begins)), ["Updated b h:2 SNAPSHOT"]);
         assert_eq!(shown(&fold.take(snapshot(&["d"]))), ["Online d h:1 SNAPSHOT", "Offline c h:1 RESET"]);
         assert_eq!(fold.known.len(), 3);
+    }
+
+    #[test]
+    fn a_status_is_told_where_it_is_news() {
+        let mut fold = Fold::default();
+        let mut tell = |kind, cause, status: Status| {
+            let mut event = event(kind, cause, "a", 1);
+            event.instance.as_mut().unwrap().status = status.into();
+            let message = WatchResponse { events: vec![event], resume_token: "t".into(), ..Default::default() };
+            fold.take(message).pop().map(|step| step.status)
+        };
+        for (kind, cause, status, told) in [
+            (EventType::Online, Cause::Registered, Status::Serving, ""),
+            (EventType::Updated, Cause::Unspecified, Status::Serving, ""),
+            (EventType::Updated, Cause::Unspecified, Status::Suspect, "SUSPECT"),
+            (EventType::Updated, Cause::Unspecified, Status::Serving, "SERVING"),
+            (EventType::Updated, Cause::Unspecified, Status::Suspect, "SUSPECT"),
+            (EventType::Offline, Cause::Expired, Status::Suspect, ""),
+            (EventType::Online, Cause::Matched, Status::Draining, "DRAINING"),
+        ] {
+            assert_eq!(tell(kind, cause, status).as_deref(), Some(told), "{kind:?} {cause:?} {status:?}");
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ Examples:
   onair watch web --version '^2' --output json
   onair watch web --resume-token \"$TOKEN\"
 
-Prints a line for each event: time (UTC), what happened, service, id, address, cause. When the stream \
+Prints a line for each event: time (UTC), what happened, service, id, address, cause, and a status that is news. When the stream \
 ends or is silent for too long it goes on by itself from the last resume token and says so on standard \
 error: nothing is missed or printed twice. With --output json each line is a WatchResponse, whose resumeToken serves --resume-token.";
 
@@ -247,16 +247,19 @@ impl Watcher {
             "" | "default" => String::new(),
             namespace => format!("{}/", safe(namespace)),
         };
-        let line = format!(
-            "{} {} {namespace}{} {} {} {}",
+        let mut line = format!(
+            "{} {} {namespace}{} {} {}",
             print.paint(Tone::Aside, &clock(SystemTime::now())),
             print.paint(tone, name),
             safe(&step.service),
             safe(&step.id),
             safe(&step.address),
-            step.cause
         );
-        line.trim_end().to_owned()
+        for word in [&step.cause, &step.status].into_iter().filter(|word| !word.is_empty()) {
+            line.push(' ');
+            line.push_str(word);
+        }
+        line
     }
 }
 
