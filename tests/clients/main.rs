@@ -2,6 +2,8 @@
 //! first use, so that `cargo test` alone is enough.
 
 mod go;
+#[allow(dead_code)] // what is for servers that come and go
+mod http;
 mod prometheus;
 mod python;
 mod scenario;

@@ -3,8 +3,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -15,8 +15,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    http::http,
     server::Server,
-    tools::{run, tool, top},
+    tools::{run, skipped, tool, top},
 };
 
 /// The longest that anything may take.
@@ -26,23 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn prometheus() -> Option<std::path::PathBuf> {
     let is_debian = Path::new("/usr/bin/apt-get").exists();
     if !is_debian {
-        println!("SKIPPED: Prometheus comes as a package of Debian's");
+        skipped("Prometheus comes as a package of Debian's");
     }
     is_debian.then(|| tool("prometheus"))
-}
-
-/// One request; the answer's body.
-fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let length = body.len();
-    // The older version, so that no answer comes in chunks.
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n");
-    write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    let (head, body) = said.split_once("\r\n\r\n").unwrap();
-    assert_eq!(head.split(' ').nth(1), Some("200"), "{method} {path}: {said}");
-    body.to_owned()
 }
 
 fn register(server: &Server, metrics_port: u16) {

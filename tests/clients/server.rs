@@ -17,15 +17,22 @@ pub struct Server {
     process: Child,
     address: SocketAddr,
     home: tempfile::TempDir,
+    arguments: Vec<String>,
     lives: usize,
 }
 
 impl Server {
     /// A server with no data.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments, in each of its lives.
+    pub fn start_with(arguments: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let (process, address) = spawn(&home, "127.0.0.1:0", 0, 0);
-        Self { process, address, home, lives: 1 }
+        let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let (process, address) = spawn(&home, "127.0.0.1:0", &arguments, 0, 0);
+        Self { process, address, home, arguments, lives: 1 }
     }
 
     /// Where it listens, in each of its lives.
@@ -42,7 +49,7 @@ impl Server {
     /// Starts it again: with the data that it left, or with none.
     pub fn again(&mut self, empty: bool) {
         let registry = if empty { self.lives } else { 0 };
-        (self.process, _) = spawn(&self.home, &self.address.to_string(), self.lives, registry);
+        (self.process, _) = spawn(&self.home, &self.address.to_string(), &self.arguments, self.lives, registry);
         self.lives += 1;
     }
 
@@ -72,10 +79,17 @@ impl Drop for Server {
 }
 
 /// Starts a process, and returns when its port answers.
-fn spawn(home: &tempfile::TempDir, listen: &str, life: usize, registry: usize) -> (Child, SocketAddr) {
+fn spawn(
+    home: &tempfile::TempDir,
+    listen: &str,
+    arguments: &[String],
+    life: usize,
+    registry: usize,
+) -> (Child, SocketAddr) {
     let mut process = Command::new(env!("CARGO_BIN_EXE_onair"))
         .args(["serve", "--listen", listen, "--data-dir"])
         .arg(home.path().join(format!("registry-{registry}")))
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(File::create(home.path().join(format!("log-{life}"))).unwrap())

@@ -1,8 +1,10 @@
 //! Programs that are not ours, by the names that `.ci/install` knows. Knows nothing of what they are used for.
 
 use std::{
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 /// Where the tool is; it is fetched if it is not there yet.
@@ -13,7 +15,14 @@ pub fn tool(name: &str) -> PathBuf {
 /// The same for a tool that not every machine can have: without it, why not is told.
 #[allow(dead_code)] // what only browsers and the like are
 pub fn offered(name: &str) -> Option<PathBuf> {
-    fetched(name).inspect_err(|said| println!("SKIPPED: {name} cannot be had here:\n{said}")).ok()
+    let told = |said: &String| skipped(&format!("{name} cannot be had here: {}", said.trim_end().replace('\n', "; ")));
+    fetched(name).inspect_err(told).ok()
+}
+
+/// Says that a test does not happen, and why. What a test prints is shown only if it fails; this is shown always.
+pub fn skipped(why: &str) {
+    // Without anyone to tell, there is nobody to know.
+    let _ = writeln!(io::stderr(), "SKIPPED {}: {why}", thread::current().name().unwrap_or_default());
 }
 
 fn fetched(name: &str) -> Result<PathBuf, String> {

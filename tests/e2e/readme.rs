@@ -63,8 +63,10 @@ async fn the_five_minutes_go_as_the_readme_says() {
     let at = format!("web 127.0.0.1:{port} 127.0.0.1:{port}");
 
     second.begin(tour.block(&["onair watch"])).await;
+    // People are slower.
+    within("a watch", async { while server.info().await.counts.unwrap().watches != 1 {} }).await;
     third.run(tour.block(&["python3 -m http.server"])).await;
-    assert!(second.line("ONLINE").await.ends_with(&format!("ONLINE  {at} REGISTERED")));
+    second.ends_with("ONLINE", &format!("ONLINE  {at} REGISTERED")).await;
 
     if is_there("python3") {
         until_listening(&format!("127.0.0.1:{port}")).await;
@@ -75,15 +77,15 @@ async fn the_five_minutes_go_as_the_readme_says() {
     assert!(!is_there("curl") || !is_there("python3") || said.contains("200 OK"), "{said}");
 
     server.kill().await;
-    assert!(second.line("the stream broke").await.ends_with("resuming"));
+    second.ends_with("the stream broke", "resuming").await;
     server.again().await;
     second.line("onair: resumed at revision 1 after").await;
 
     third.run(tour.block(&["kill -9 $JOIN"])).await;
-    assert!(second.line("OFFLINE").await.ends_with(&format!("OFFLINE {at} EXPIRED")));
+    second.ends_with("OFFLINE", &format!("OFFLINE {at} EXPIRED")).await;
     third.run(tour.block(&["1.4.3"])).await;
-    assert!(second.line("ONLINE").await.ends_with(&format!("ONLINE  {at} REGISTERED")));
-    assert!(second.line("OFFLINE").await.ends_with(&format!("OFFLINE {at} DEREGISTERED")));
+    second.ends_with("ONLINE", &format!("ONLINE  {at} REGISTERED")).await;
+    second.ends_with("OFFLINE", &format!("OFFLINE {at} DEREGISTERED")).await;
 }
 
 /// What a tour by grpcurl needs: two terminals in one directory.

@@ -48,6 +48,12 @@ impl Terminal {
         self.out.line(part).await
     }
 
+    /// Reads the next line that has `part` in it, which has to end so.
+    pub async fn ends_with(&mut self, part: &str, end: &str) {
+        let line = self.line(part).await;
+        assert!(line.ends_with(end), "{line:?} does not end with {end:?}");
+    }
+
     /// Waits for the end of what was begun: what was printed that has not been read, and the exit status.
     pub async fn end(&mut self) -> (String, i32) {
         let mut said = String::new();
