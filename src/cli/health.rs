@@ -5,12 +5,16 @@ use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::{
+    curl,
     failure::{CallFailed, Cause, Failure},
     print::Printer,
     session::Session,
     text::Tone,
 };
-use crate::config::{ClientSettings, Given};
+use crate::{
+    config::{ClientSettings, Given},
+    http::compose::Composed,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,6 +44,9 @@ pub struct Args {
 /// `Nothing` for any status but SERVING, or what went wrong.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut session = Session::open(&args.given)?;
+    if session.print.is_curl() {
+        return as_curl(&session, &args);
+    }
     let bare = args.service.is_empty() || session.namespace.is_empty() || args.service.contains('/');
     let service = if bare { args.service } else { format!("{}/{}", session.namespace, args.service) };
     if args.watch {
@@ -58,6 +65,18 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         }
         Err(failed) => Err(failed.into()),
     }
+}
+
+/// The probe over HTTP stands for the server as a whole, and for nothing else.
+fn as_curl(session: &Session, args: &Args) -> Result<(), Failure> {
+    if args.watch {
+        return session.print.is_no_call("a watch of the health");
+    }
+    if !args.service.is_empty() {
+        return session.print.is_no_call("the health of a service, which gRPC alone is asked for,");
+    }
+    let probe = Composed { method: "GET".to_owned(), target: "/readyz".to_owned(), headers: Vec::new(), body: None };
+    session.print.line(&curl::curl(&session.line.host(), probe).to_string())
 }
 
 /// One Check.

@@ -29,14 +29,20 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{self, Given, Refused, Resolved, Settings};
 use failure::{EXIT_CODES, Failure};
 
+const COMPLETIONS: &str = "\
+Examples, by shell:
+  mkdir -p ~/.local/share/bash-completion/completions
+  onair completions bash > ~/.local/share/bash-completion/completions/onair
+  onair completions fish > ~/.config/fish/completions/onair.fish
+  onair completions zsh > \"${fpath[1]}/_onair\"";
+
 /// A service registry: services register and keep a lease, clients look up and watch.
 #[derive(Debug, Parser)]
 #[command(
     name = "onair",
     version = crate::VERSION,
     after_help = EXIT_CODES,
-    max_term_width = 120,
-    disable_help_subcommand = true
+    max_term_width = 120
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -68,7 +74,7 @@ enum Command {
     /// Measure a running server under load.
     Bench(bench::Args),
     /// Print a script that completes this command's arguments in a shell.
-    #[command(after_help = "Example:\n  onair completions bash > ~/.local/share/bash-completion/completions/onair")]
+    #[command(after_help = COMPLETIONS)]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -147,6 +153,14 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains(&format!("onair {}", command.get_name())), "{} has no example", command.get_name());
         }
+    }
+
+    #[test]
+    fn a_shell_is_told_the_words_of_a_choice() {
+        let mut script = Vec::new();
+        clap_complete::generate(clap_complete::Shell::Bash, &mut Cli::command(), "onair", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        assert!(script.contains(r#"compgen -W "table json curl""#), "{script}");
     }
 
     #[test]

@@ -3,13 +3,17 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt, fs, io,
     marker::PhantomData,
     path::{Path, PathBuf},
 };
 
-use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
+    parser::ValueSource,
+};
 use toml::{
     Spanned,
     de::{DeString, DeTable, DeValue},
@@ -67,6 +71,8 @@ impl<S: Settings> Given<S> {
             .env(row.variable.as_str())
             .hide_env_values(true)
             .value_name(row.value_name)
+            .value_parser(Completed(row.value_name))
+            .hide_possible_values(true)
             .help(row.help.as_str())
             .help_heading(if row.help.starts_with("Limit on") { "Limits" } else { S::HEADING })
             .hide(row.hidden);
@@ -75,6 +81,23 @@ impl<S: Settings> Given<S> {
             Shape::List => argument.action(ArgAction::Append),
             Shape::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
         }
+    }
+}
+
+/// Takes any text, which is read with all others once all are there; but tells a shell what completes a choice, from the
+/// name of its value: `table|json|curl`.
+#[derive(Clone, Debug)]
+struct Completed(&'static str);
+
+impl TypedValueParser for Completed {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, argument: Option<&Arg>, text: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, text)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        self.0.contains('|').then(|| Box::new(self.0.split('|').map(PossibleValue::new)) as Box<_>)
     }
 }
 
