@@ -8,6 +8,8 @@ use std::{
     process::Command,
 };
 
+/// The files that have all of the API with what they import.
+const API: [&str; 3] = ["onair/v1/registry.proto", "onair/v1/deployments.proto", "onair/v1/error.proto"];
 /// Types that `src/registry` owns; the generated code uses those.
 const REGISTRY_TYPES: [&str; 4] = ["Instance", "Status", "EventType", "Cause"];
 /// Replies that a server sends as bytes made once (`grpc::raw`).
@@ -21,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rustc-env=ONAIR_COMMIT={}", commit());
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
-    let api = protox::compile(["onair/v1/registry.proto", "onair/v1/error.proto"], ["proto"])?;
+    let api = protox::compile(API, ["proto"])?;
     let mut clients = tonic_prost_build::configure()
         .btree_map(".")
         .build_server(false)
@@ -58,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // With comments, so that `grpcurl describe` shows the specification.
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
-    compiler.open_files(["onair/v1/registry.proto", "onair/v1/error.proto"])?;
+    compiler.open_files(API)?;
     std::fs::write(out.join("onair.bin"), compiler.encode_file_descriptor_set())?;
     Ok(())
 }

@@ -61,7 +61,7 @@ fn commit(registry: &mut Registry, members: Vec<Arc<Register>>) -> Vec<Event> {
     };
     let changes: Vec<Change> = changes.into_iter().map(|Guarded { change, .. }| change).collect();
     let revision = registry.revision() + 1;
-    registry.fold(revision, &changes)
+    registry.fold(revision, &changes).events
 }
 
 fn names() -> Vec<String> {

@@ -72,11 +72,8 @@ fn registration(number: u64, round: u64) -> Proposal {
         ordinal: 0,
         revision: Stamp::Commit,
     };
-    Proposal {
-        ticket: Ticket(number),
-        changes: vec![Guarded { change: Change::Put(put), before: None }],
-        reads: Vec::new(),
-    }
+    let changes = vec![Guarded::of_instance(Change::Put(put), None)];
+    Proposal { ticket: Ticket(number), changes, reads: Vec::new() }
 }
 
 /// Keeps `depth` proposals in flight and says how long each took.

@@ -138,8 +138,8 @@ fn lapsed(services: usize) -> (Registry, Timekeeping) {
         let description = instance.encode_to_vec().into();
         let (incarnation, revision) = (Stamp::Commit, Stamp::Commit);
         let put = Put { description, lease, incarnation, ordinal: 0, revision };
-        let events = registry.fold(registry.revision() + 1, &[Change::Put(put)]);
-        events.iter().for_each(|event| time.follow(event));
+        let folded = registry.fold(registry.revision() + 1, &[Change::Put(put)]);
+        folded.events.iter().for_each(|event| time.follow(event));
     }
     time.end_round(LeaseTime(0));
     time.advance(LeaseTime(TTL + 8));
@@ -165,8 +165,8 @@ fn lapses(bencher: Bencher<'_, '_>, (services, breaker): (usize, bool)) {
                 panic!("nobody renewed them")
             };
             let changes: Vec<Change> = changes.into_iter().map(|guarded| guarded.change).collect();
-            let events = registry.fold(registry.revision() + 1, &changes);
-            events.iter().for_each(|event| time.follow(event));
+            let folded = registry.fold(registry.revision() + 1, &changes);
+            folded.events.iter().for_each(|event| time.follow(event));
         }
         assert_eq!(registry.instances(), if breaker { LAPSES as u64 } else { 0 });
         (registry, time)

@@ -260,7 +260,7 @@ impl RegistryHandle {
         }
     }
 
-    async fn command(&self, command: Command, deadline: Option<Instant>) -> Result<Reply, Error> {
+    pub(super) async fn command(&self, command: Command, deadline: Option<Instant>) -> Result<Reply, Error> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Command { command, deadline, answer, since: Instant::now() })?;
         answered.await.map_err(|_| Error::ShuttingDown)?
@@ -289,7 +289,7 @@ fn fresh_secret() -> Result<Secret, Error> {
 }
 
 /// The wall clock, for `online_since`.
-fn wall_clock() -> Timestamp {
+pub(super) fn wall_clock() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() as i32 }
 }

@@ -20,8 +20,8 @@ use tokio::{
 use super::RegistryHandle;
 use crate::{
     registry::{
-        Candidate, Choice, Error, Filter, FilterSet, Key, Matcher, Namespace, Record, Revision, Scope, ServiceSet,
-        Status, pick,
+        Candidate, Choice, Error, Filter, FilterSet, Frontend, Key, Matcher, Namespace, Record, Registry, Revision,
+        Scope, ServiceSet, Share, Split, Status, pick, pick_behind,
     },
     watch::{Hub, Listener, ONLY_PART},
 };
@@ -84,6 +84,8 @@ pub enum WhyEmpty {
     UnknownNamespace,
     /// No such service.
     UnknownService,
+    /// No such frontend.
+    UnknownFrontend,
     /// Instances, none of which matches.
     NoMatch,
     /// No instance that is routable.
@@ -95,6 +97,8 @@ pub enum WhyEmpty {
 pub struct Found {
     /// The matches.
     pub records: Vec<Arc<Record>>,
+    /// The frontend that was looked behind.
+    pub frontend: Option<Arc<Frontend>>,
     /// Why there are none.
     pub why_empty: Option<WhyEmpty>,
     /// Where to go on; empty at the end.
@@ -283,10 +287,13 @@ impl RegistryHandle {
     async fn find(&self, query: &LookupQuery, matcher: &Matcher) -> Result<Found, Error> {
         let after = page_start(&query.page_token)?;
         // A short look: the snapshot is read after the state is free again.
-        let (snapshot, namespaces) = {
+        let (snapshot, namespaces, behind) = {
             let registry = self.hub.registry();
-            (registry.snapshot(matcher.scopes()), registry.namespaces().clone())
+            let behind = Behind::of(&registry, matcher);
+            let scopes = behind.as_ref().map_or(matcher.scopes(), |behind| behind.matcher.scopes());
+            (registry.snapshot(scopes), registry.namespaces().clone(), behind)
         };
+        let meant = behind.as_ref().map_or(matcher, |behind| &behind.matcher);
         let revision = snapshot.revision();
         let mut reader = match after {
             None => snapshot.reader(),
@@ -305,7 +312,7 @@ impl RegistryHandle {
             if seen % SCAN_MAX == 0 {
                 yield_now().await;
             }
-            if !matcher.matches(&record) {
+            if !meant.matches(&record) {
                 continue;
             }
             let full = records.len() >= limit || (query.pick == PickKind::All && bytes > PAGE_BYTES);
@@ -320,7 +327,7 @@ impl RegistryHandle {
         }
         let none_match = records.is_empty();
         if query.pick != PickKind::All {
-            records = self.choose(query, matcher, records);
+            records = self.choose(query, matcher, behind.as_ref(), records);
             // There are no pages, but a reply has its size.
             let mut bytes = 0;
             records.retain(|record| {
@@ -330,13 +337,23 @@ impl RegistryHandle {
         }
         let why_empty = match (records.is_empty(), none_match) {
             (false, _) => None,
-            (true, true) => Some(why_empty(&namespaces, query.filters.filters().first())),
+            (true, true) => Some(match &behind {
+                Some(behind) => behind.why_empty(&namespaces, matcher),
+                None => why_empty(&namespaces, query.filters.filters().first()),
+            }),
             (true, false) => Some(WhyEmpty::NoMatch),
         };
-        Ok(Found { records, why_empty, next_page_token, revision })
+        let frontend = behind.and_then(|behind| behind.frontend);
+        Ok(Found { records, frontend, why_empty, next_page_token, revision })
     }
 
-    fn choose(&self, query: &LookupQuery, matcher: &Matcher, records: Vec<Arc<Record>>) -> Vec<Arc<Record>> {
+    fn choose(
+        &self,
+        query: &LookupQuery,
+        matcher: &Matcher,
+        behind: Option<&Behind>,
+        records: Vec<Arc<Record>>,
+    ) -> Vec<Arc<Record>> {
         let instances: Vec<_> = records.iter().map(|record| record.instance()).collect();
         let candidate = |instance: &'_ crate::registry::Instance| {
             (instance.weight.unwrap_or(1), instance.status() == Status::Suspect)
@@ -348,16 +365,65 @@ impl RegistryHandle {
                 Candidate { id: &instance.id, zone: &instance.zone, weight, suspect }
             })
             .collect();
+        let fingerprint = matcher.set().fingerprint();
         let choice = match query.pick {
             PickKind::All | PickKind::Random => Choice::Random,
-            PickKind::RoundRobin => Choice::RoundRobin { turn: self.turns.turn(matcher.set().fingerprint()) },
+            PickKind::RoundRobin => Choice::RoundRobin { turn: self.turns.turn(fingerprint) },
             PickKind::Weighted => Choice::Weighted,
             PickKind::Rendezvous => Choice::Rendezvous { key: &query.pick_key },
         };
-        let picked =
-            pick(choice, &candidates, query.limit.clamp(1, PAGE_MAX), &query.prefer_zone, &mut || self.turns.random());
+        let (n, zone, random) = (query.limit.clamp(1, PAGE_MAX), &query.prefer_zone, &mut || self.turns.random());
+        let picked = match behind.and_then(|behind| behind.frontend.as_ref()) {
+            None => pick(choice, &candidates, n, zone, random),
+            Some(frontend) => {
+                let shares = shares(frontend, &instances);
+                // Each backend has its own turns, taken only when it is its turn.
+                let turn = &mut |share: usize| self.turns.turn(fingerprint.wrapping_add(1 + share as u64));
+                pick_behind(choice, &shares, &candidates, n, zone, random, turn)
+            }
+        };
         picked.into_iter().filter_map(|place| records.get(place).cloned()).collect()
     }
+}
+
+/// What is behind the frontend that a lookup follows.
+struct Behind {
+    frontend: Option<Arc<Frontend>>,
+    matcher: Matcher,
+}
+
+impl Behind {
+    /// None: the lookup follows no frontend.
+    fn of(registry: &Registry, matcher: &Matcher) -> Option<Self> {
+        let (namespace, name) = matcher.frontends().first()?;
+        let frontend = registry.deployments().frontend(namespace, name).cloned();
+        let matcher = matcher.resolved(std::slice::from_ref(&frontend));
+        Some(Self { frontend, matcher })
+    }
+
+    fn why_empty(&self, namespaces: &OrdMap<SmolStr, Namespace>, matcher: &Matcher) -> WhyEmpty {
+        let Some(held) = matcher.frontends().first().and_then(|(namespace, _)| namespaces.get(namespace)) else {
+            return WhyEmpty::UnknownNamespace;
+        };
+        let Some(frontend) = &self.frontend else { return WhyEmpty::UnknownFrontend };
+        let routable = frontend
+            .live()
+            .filter_map(|split| held.services.get(&split.service))
+            .any(|set| set.routable() > 0 && set.iter().any(|record| record.is_routable() && frontend.covers(record)));
+        if routable { WhyEmpty::NoMatch } else { WhyEmpty::AllOffline }
+    }
+}
+
+/// Each backend's weight, and which of the instances are behind it.
+fn shares<'a>(frontend: &'a Frontend, instances: &[crate::registry::Instance]) -> Vec<Share<'a>> {
+    let share = |split: &'a Split| {
+        let behind = |(_, instance): &(usize, &crate::registry::Instance)| {
+            split.service == instance.service && split.version == instance.version
+        };
+        let members = instances.iter().enumerate().filter(behind).map(|(place, _)| place).collect();
+        Share { name: &split.backend, weight: split.weight, members }
+    };
+    frontend.live().map(share).collect()
 }
 
 /// A place in the log for a call that waits, given back also when the caller leaves.
@@ -387,10 +453,12 @@ fn why_empty(namespaces: &OrdMap<SmolStr, Namespace>, filter: Option<&Filter>) -
     let Some(filter) = filter else { return WhyEmpty::NoMatch };
     let within = match filter.scope() {
         Scope::All => namespaces.values().collect(),
-        Scope::Namespace(namespace) | Scope::Service(namespace, _) => match namespaces.get(&namespace) {
-            None => return WhyEmpty::UnknownNamespace,
-            Some(held) => vec![held],
-        },
+        Scope::Namespace(namespace) | Scope::Service(namespace, _) | Scope::Frontend(namespace, _) => {
+            match namespaces.get(&namespace) {
+                None => return WhyEmpty::UnknownNamespace,
+                Some(held) => vec![held],
+            }
+        }
     };
     let routable = match filter.service() {
         None => within.iter().any(|held| held.services.values().any(|set| set.routable() > 0)),
@@ -405,11 +473,11 @@ fn why_empty(namespaces: &OrdMap<SmolStr, Namespace>, filter: Option<&Filter>) -
     if routable { WhyEmpty::NoMatch } else { WhyEmpty::AllOffline }
 }
 
-fn page_token(namespace: &str, service: &str, id: &str) -> String {
+pub(super) fn page_token(namespace: &str, service: &str, id: &str) -> String {
     URL_SAFE_NO_PAD.encode(format!("{namespace}\0{service}\0{id}"))
 }
 
-fn page_start(token: &str) -> Result<Option<[SmolStr; 3]>, Error> {
+pub(super) fn page_start(token: &str) -> Result<Option<[SmolStr; 3]>, Error> {
     if token.is_empty() {
         return Ok(None);
     }

@@ -3,6 +3,7 @@
 
 mod beats;
 mod clock;
+mod deploy;
 mod expiry;
 mod handle;
 mod latch;
@@ -44,9 +45,10 @@ use self::{
 };
 pub use self::{
     clock::{LeaseClock, MARK_INTERVAL},
+    deploy::{DeployedPage, Deployment, Impact},
     handle::{ActorOptions, RegistryHandle},
     lookup::{Found, ListQuery, Listed, LookupQuery, PickKind, WhyEmpty},
-    request::{Beat, BeatOutcome, BeatReply, Reply},
+    request::{Beat, BeatOutcome, BeatReply, Reply, Standing},
     resolve::{Resolution, ResolveQuery},
     vitals::Lifeless,
     waiting::{WAITING_MAX, WAITING_NEEDS_MAX},
@@ -309,18 +311,18 @@ impl<E: Engine> Actor<E> {
     }
 
     fn committed(&mut self, revision: Revision, changes: &[Change], tickets: &[Ticket]) {
-        let events = {
+        let folded = {
             // Together, so that no handler renews a lease that is over at the revision that it answers with.
             let mut table = self.leases.lock();
-            let events = self.hub.registry_mut().fold(revision, changes);
-            table.follow(&events);
-            self.breaker.follow(&events, &table.time);
-            events
+            let folded = self.hub.registry_mut().fold(revision, changes);
+            table.follow(&folded.events);
+            self.breaker.follow(&folded.events, &table.time);
+            folded
         };
         self.count_leases();
-        let stirred = self.waiting.follow(&events);
+        let stirred = self.waiting.follow(&folded.events);
         self.count_waiting();
-        self.hub.publish(revision, events);
+        self.hub.publish(revision, folded);
         self.metrics.commits.inc();
         let landed: Vec<InFlight> = tickets.iter().filter_map(|ticket| self.land(*ticket)).collect();
         for InFlight { keys, command, outcome, recipient, .. } in landed {

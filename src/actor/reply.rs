@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Actor, Recipient, Reply};
+use super::{Actor, Recipient, Reply, Standing};
 use crate::{
     engine::Engine,
-    registry::{Command, Error, Outcome},
+    registry::{Command, DocumentKey, Error, Kind, Outcome, Registry},
 };
 
 impl<E: Engine> Actor<E> {
@@ -46,9 +46,22 @@ impl<E: Engine> Actor<E> {
                 Ok(Reply::Registered { record, token, dependencies, revision })
             }
             Outcome::Removed(removed) => Ok(Reply::Removed { removed, revision }),
+            Outcome::Deployed(key, before) => {
+                Ok(Reply::Deployed { deployed: deployed(&registry, &key), before, revision })
+            }
             Outcome::Admitted(_) | Outcome::Renewed { .. } | Outcome::NotRenewed(_) | Outcome::Done => {
                 Ok(Reply::Removed { removed: 0, revision })
             }
         }
     }
+}
+
+/// The document of a key as it stands.
+fn deployed(registry: &Registry, key: &DocumentKey) -> Standing {
+    let deployments = registry.deployments();
+    let found = match key.kind {
+        Kind::Backend => deployments.backend(&key.namespace, &key.name).cloned().map(Standing::Backend),
+        Kind::Frontend => deployments.frontend(&key.namespace, &key.name).cloned().map(Standing::Frontend),
+    };
+    found.unwrap_or(Standing::Gone)
 }

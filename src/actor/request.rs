@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::waiting::Call;
 use crate::{
     metrics::BeatState,
-    registry::{Command, Error, FilterSet, LeaseToken, Record, Revision, Status},
+    registry::{Backend, Command, Document, Error, FilterSet, Frontend, LeaseToken, Record, Revision, Status},
     watch::WatchStream,
 };
 
@@ -63,6 +63,15 @@ pub enum Reply {
         /// At which revision.
         revision: Revision,
     },
+    /// The backend or frontend as it stands.
+    Deployed {
+        /// What.
+        deployed: Standing,
+        /// What it was before.
+        before: Option<Arc<Document>>,
+        /// At which revision.
+        revision: Revision,
+    },
     /// So many instances went.
     Removed {
         /// How many.
@@ -70,6 +79,17 @@ pub enum Reply {
         /// At which revision.
         revision: Revision,
     },
+}
+
+/// What stands under a name.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// A backend.
+    Backend(Arc<Backend>),
+    /// A frontend.
+    Frontend(Arc<Frontend>),
+    /// Nothing.
+    Gone,
 }
 
 /// A beat, parsed.

@@ -6,6 +6,7 @@
 mod bench;
 mod connection;
 mod curl;
+mod deploy;
 mod doctor;
 mod failure;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod print;
 mod resolve;
 mod serve;
 mod session;
+mod switch;
 mod text;
 mod watch;
 
@@ -65,6 +67,12 @@ enum Command {
     List(lookup::ListArgs),
     /// Print who is online, then every change as it happens.
     Watch(watch::Args),
+    /// Make, show, list, change and delete backends: a service at one version.
+    Backend(deploy::BackendArgs),
+    /// Make, show, list, change and delete frontends: public names that point at backends.
+    Frontend(deploy::FrontendArgs),
+    /// Point a frontend at other backends, all at once.
+    Switch(switch::Args),
     /// Ask for the health of the registry, or of a service.
     Health(health::Args),
     /// Show the server's identity, limits and counts.
@@ -109,6 +117,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Resolve(args) => client(resolve::run(args)),
         Command::List(args) => client(lookup::list(args)),
         Command::Watch(args) => client(watch::run(args)),
+        Command::Backend(args) => client(deploy::backend(args)),
+        Command::Frontend(args) => client(deploy::frontend(args)),
+        Command::Switch(args) => client(switch::run(args)),
         Command::Health(args) => client(health::run(args)),
         Command::Info(args) => client(info::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),

@@ -5,20 +5,20 @@
 //! Not for serving: it is in the library only so that integration tests can use it.
 
 mod chance;
+mod truth;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use smol_str::SmolStr;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-use self::chance::Chance;
-use super::{Engine, EngineError, Epoch, Proposal, Recovered, Step, TailEntry, committed, next_group};
-use crate::registry::{Change, Event, Guarded, Key, Record, Revision, put_cause};
+use self::{chance::Chance, truth::Truth};
+use super::{Engine, EngineError, Epoch, Proposal, Recovered, Step, committed, next_group};
+use crate::registry::{Change, Fingerprint, Record, Revision};
 
 /// How hostile it is. The default commits at once and in order, one proposal a revision.
 #[derive(Clone, Copy, Debug)]
@@ -90,11 +90,7 @@ impl HostileEngine {
     /// An engine without data, the handle to it, and what it holds. The same seed and calls give the same run.
     #[must_use]
     pub fn new(seed: u64, manners: Manners) -> (Self, HostileHandle, Recovered) {
-        let truth = Truth {
-            registry_id: Uuid::from_u128(u128::from(seed)),
-            epochs: vec![Epoch { id: seed, after: 0 }],
-            ..Truth::default()
-        };
+        let truth = Truth::new(Uuid::from_u128(u128::from(seed)), Epoch { id: seed, after: 0 });
         let recovered = truth.recovered();
         let shared = Shared {
             manners,
@@ -269,8 +265,8 @@ struct Shared {
 impl Shared {
     fn take(&mut self, batch: Vec<Proposal>) {
         assert!(batch.is_empty() || !self.told_away, "proposed to an engine that had said that it is away");
-        let keys = |proposal: &Proposal| -> Vec<Key> {
-            proposal.changes.iter().filter_map(|guarded| guarded.change.key()).collect()
+        let keys = |proposal: &Proposal| -> Vec<Fingerprint> {
+            proposal.changes.iter().filter_map(|guarded| guarded.change.latch()).collect()
         };
         for proposal in batch {
             let held: Vec<_> = self.in_flight.iter().flat_map(keys).collect();
@@ -416,72 +412,6 @@ impl Shared {
             self.presence = Presence::Here;
             self.steps.push_back(Step::Reload(Box::new(self.truth.recovered())));
             self.steps.push_back(Step::Back);
-        }
-    }
-}
-
-/// Everything that was committed.
-#[derive(Debug, Default)]
-struct Truth {
-    registry_id: Uuid,
-    epochs: Vec<Epoch>,
-    revision: Revision,
-    records: BTreeMap<Key, Arc<Record>>,
-    known: BTreeMap<(SmolStr, SmolStr), u64>,
-    log: Vec<(Revision, Vec<Event>)>,
-}
-
-impl Truth {
-    /// Whether every guard of the proposal holds: the records it was decided by are still there.
-    fn holds(&self, proposal: &Proposal) -> bool {
-        let holds = |Guarded { change, before }: &Guarded| match change {
-            Change::Forget { namespace, service } => {
-                !self.records.keys().any(|key| key.namespace == *namespace && key.service == *service)
-            }
-            _ => change.key().and_then(|key| self.records.get(&key)) == before.as_ref(),
-        };
-        let stands = |read: &Arc<Record>| self.records.get(&read.key()) == Some(read);
-        proposal.changes.iter().all(holds) && proposal.reads.iter().all(stands)
-    }
-
-    fn commit(&mut self, revision: Revision, changes: &[Change]) {
-        self.revision = revision;
-        let mut events = Vec::new();
-        for (place, change) in changes.iter().enumerate() {
-            match change {
-                Change::Put(put) => {
-                    let record = Arc::new(put.record(revision, place as u32));
-                    let before = self.records.insert(put.key(), Arc::clone(&record));
-                    let cause = put_cause(before.as_deref(), record.incarnation);
-                    events.push(Event { before, after: Some(record), cause, slot: 0 });
-                }
-                Change::Delete(delete) => {
-                    let before = self.records.remove(&delete.key);
-                    self.known.insert((delete.key.namespace.clone(), delete.key.service.clone()), delete.at);
-                    events.push(Event { before, after: None, cause: delete.cause, slot: 0 });
-                }
-                Change::Forget { namespace, service } => {
-                    self.known.remove(&(namespace.clone(), service.clone()));
-                }
-            }
-        }
-        events.retain(Event::is_visible);
-        if !events.is_empty() {
-            self.log.push((revision, events));
-        }
-    }
-
-    fn recovered(&self) -> Recovered {
-        let known = self.known.iter().map(|((namespace, service), at)| (namespace.clone(), service.clone(), *at));
-        let tail = self.log.iter().map(|(revision, events)| TailEntry { revision: *revision, events: events.clone() });
-        Recovered {
-            registry_id: self.registry_id,
-            epochs: self.epochs.clone(),
-            revision: self.revision,
-            records: self.records.values().cloned().collect(),
-            known: known.collect(),
-            tail: tail.collect(),
-            tail_after: 0,
         }
     }
 }

@@ -24,6 +24,7 @@ impl MemoryEngine {
             revision: 0,
             records: Vec::new(),
             known: Vec::new(),
+            documents: Vec::new(),
             tail: Vec::new(),
             tail_after: 0,
         }

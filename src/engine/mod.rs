@@ -10,7 +10,7 @@ use std::{
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-use crate::registry::{Change, Event, Fingerprint, Guarded, Record, Revision};
+use crate::registry::{Change, Document, DocumentEvent, Event, Fingerprint, Guarded, Record, Revision};
 
 pub mod hostile;
 pub mod local;
@@ -116,6 +116,8 @@ pub struct Recovered {
     pub records: Vec<Arc<Record>>,
     /// Services that had an instance once: namespace, service, Unix seconds of the last removal.
     pub known: Vec<(SmolStr, SmolStr, u64)>,
+    /// Every document.
+    pub documents: Vec<Arc<Document>>,
     /// The kept events of the last revisions, oldest first.
     pub tail: Vec<TailEntry>,
     /// The tail is complete for every revision after this one.
@@ -123,12 +125,14 @@ pub struct Recovered {
 }
 
 /// The events of one revision.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TailEntry {
     /// Which.
     pub revision: Revision,
     /// What watchers could see of it, in order; slots mean nothing here.
     pub events: Vec<Event>,
+    /// The watched documents that changed in it, in order.
+    pub documents: Vec<DocumentEvent>,
 }
 
 /// Takes from the queue what the next revision carries: at most `REVISION_COMMANDS_MAX` commands,
@@ -159,6 +163,7 @@ pub fn next_group(queue: &mut VecDeque<Proposal>) -> Vec<Proposal> {
 fn footprint(proposal: &Proposal) -> usize {
     let change = |guarded: &Guarded| match &guarded.change {
         Change::Put(put) => put.description.len() + 64,
+        Change::Document(put) => put.body.as_ref().map_or(0, bytes::Bytes::len) + 96,
         Change::Delete(_) | Change::Forget { .. } => 96,
     };
     proposal.changes.iter().map(change).sum()
@@ -181,13 +186,9 @@ mod tests {
 
     #[test]
     fn slices_of_lapses_do_not_share_a_revision() {
-        let delete = |at: usize| Guarded {
-            change: Change::Delete(Delete {
-                key: Key::new("default", "web", at.to_string()),
-                cause: Cause::Expired,
-                at: 0,
-            }),
-            before: None,
+        let delete = |at: usize| {
+            let key = Key::new("default", "web", at.to_string());
+            Guarded::of_instance(Change::Delete(Delete { key, cause: Cause::Expired, at: 0 }), None)
         };
         let proposal = |(ticket, count)| Proposal {
             ticket: Ticket(ticket),

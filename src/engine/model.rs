@@ -9,18 +9,37 @@ use uuid::Uuid;
 
 use super::{Engine, Epoch, Proposal, Recovered, Step, TailEntry, Ticket};
 use crate::registry::{
-    Cause, Change, Delete, Event, Guarded, Instance, Key, Lease, Put, Record, Revision, SecretHash, Stamp, Status,
-    put_cause,
+    Cause, Change, Delete, Document, DocumentEvent, DocumentKey, DocumentPut, Event, Guarded, Held, Instance, Key,
+    Kind, Lease, Put, Record, Revision, SecretHash, Stamp, Status, put_cause,
 };
 
 /// What a test does to a key.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
-    Register { key: u8, size: usize },
-    Update { key: u8 },
-    Renew { key: u8 },
-    Delete { key: u8 },
-    Forget { key: u8 },
+    Register {
+        key: u8,
+        size: usize,
+    },
+    Update {
+        key: u8,
+    },
+    Renew {
+        key: u8,
+    },
+    Delete {
+        key: u8,
+    },
+    Forget {
+        key: u8,
+    },
+    /// A document, watched or not.
+    Write {
+        key: u8,
+        size: usize,
+    },
+    Erase {
+        key: u8,
+    },
 }
 
 impl Op {
@@ -28,13 +47,31 @@ impl Op {
         match *self {
             Self::Register { key, .. } | Self::Update { key } | Self::Renew { key } => key,
             Self::Delete { key } | Self::Forget { key } => key,
+            Self::Write { key, .. } | Self::Erase { key } => key,
         }
     }
+
+    /// What no two of in one batch may share: a service, or the documents of a namespace.
+    fn latch(&self) -> u8 {
+        match self {
+            Self::Write { .. } | Self::Erase { .. } => u8::MAX,
+            _ => self.key() / 2,
+        }
+    }
+}
+
+fn document_key(key: u8) -> DocumentKey {
+    let kind = if key.is_multiple_of(2) { Kind::Backend } else { Kind::Frontend };
+    DocumentKey { kind, namespace: "default".into(), name: format!("document-{}", key / 2).into() }
 }
 
 /// Two keys a service.
 fn name(key: u8) -> Key {
     Key::new("default", format!("service-{}", key / 2), format!("id-{key}"))
+}
+
+fn documents_of(recovered: &Recovered) -> BTreeMap<DocumentKey, Arc<Document>> {
+    recovered.documents.iter().map(|document| (document.key.clone(), Arc::clone(document))).collect()
 }
 
 fn lease(ttl: u32, principal: Option<&str>) -> Lease {
@@ -60,6 +97,7 @@ pub(super) struct Model {
     pub(super) revision: Revision,
     pub(super) records: BTreeMap<Key, Arc<Record>>,
     pub(super) known: BTreeMap<(SmolStr, SmolStr), u64>,
+    pub(super) documents: BTreeMap<DocumentKey, Arc<Document>>,
     pub(super) log: Vec<TailEntry>,
     pub(super) epochs: Vec<Epoch>,
     /// Proposed so far.
@@ -74,6 +112,7 @@ impl Model {
             revision: 0,
             records: BTreeMap::new(),
             known: BTreeMap::new(),
+            documents: BTreeMap::new(),
             log: Vec::new(),
             epochs,
             tickets: 0,
@@ -82,6 +121,9 @@ impl Model {
 
     /// The proposal that `op` is in this state, if it is one.
     pub(super) fn propose(&mut self, op: &Op) -> Option<Proposal> {
+        if let Op::Write { .. } | Op::Erase { .. } = op {
+            return self.propose_document(op);
+        }
         let key = name(op.key());
         let before = self.records.get(&key).cloned();
         let put = |description, lease, incarnation, ordinal, revision| {
@@ -110,14 +152,32 @@ impl Model {
             _ => return None,
         };
         self.tickets += 1;
-        Some(Proposal { ticket: Ticket(self.tickets), changes: vec![Guarded { change, before }], reads: Vec::new() })
+        Some(Proposal {
+            ticket: Ticket(self.tickets),
+            changes: vec![Guarded::of_instance(change, before.as_ref())],
+            reads: Vec::new(),
+        })
+    }
+
+    fn propose_document(&mut self, op: &Op) -> Option<Proposal> {
+        let key = document_key(op.key());
+        let before = self.documents.get(&key).cloned();
+        let body = match op {
+            Op::Write { size, .. } => Some(vec![b'x'; *size].into()),
+            _ if before.is_none() => return None,
+            _ => None,
+        };
+        self.tickets += 1;
+        let change = Change::Document(DocumentPut { key, body });
+        let changes = vec![Guarded { change, before: before.map(Held::Document) }];
+        Some(Proposal { ticket: Ticket(self.tickets), changes, reads: Vec::new() })
     }
 
     /// Takes in what was committed.
     pub(super) fn fold(&mut self, revision: Revision, changes: &[Change]) {
         assert!(revision > self.revision);
         self.revision = revision;
-        let mut events = Vec::new();
+        let (mut events, mut documents) = (Vec::new(), Vec::new());
         for (place, change) in changes.iter().enumerate() {
             match change {
                 Change::Put(put) => {
@@ -134,11 +194,19 @@ impl Model {
                 Change::Forget { namespace, service } => {
                     self.known.remove(&(namespace.clone(), service.clone()));
                 }
+                Change::Document(put) => {
+                    let after = put.document(revision).map(Arc::new);
+                    let before = self.documents.remove(&put.key);
+                    self.documents.extend(after.clone().map(|after| (put.key.clone(), after)));
+                    if put.key.kind == Kind::Frontend {
+                        documents.push(DocumentEvent { before, after });
+                    }
+                }
             }
         }
         events.retain(Event::is_visible);
-        if !events.is_empty() {
-            self.log.push(TailEntry { revision, events });
+        if !events.is_empty() || !documents.is_empty() {
+            self.log.push(TailEntry { revision, events, documents });
         }
     }
 
@@ -162,11 +230,26 @@ impl Model {
             };
         }
         assert_eq!(self.records, found);
+        let wanted = |key: &DocumentKey, found: Option<&Arc<Document>>| {
+            let changes = in_flight.iter().flat_map(|proposal| &proposal.changes);
+            changes
+                .filter_map(|guarded| match &guarded.change {
+                    Change::Document(put) if put.key == *key => Some(put.body.as_ref()),
+                    _ => None,
+                })
+                .any(|body| body == found.map(|document| &document.body))
+        };
+        let found = documents_of(&recovered);
+        for key in self.documents.keys().chain(found.keys()) {
+            let (was, is) = (self.documents.get(key), found.get(key));
+            assert!(was == is || wanted(key, is), "{key:?}: {was:?} became {is:?}");
+        }
         self.adopt(recovered);
     }
 
     /// Takes what an engine holds for the truth.
     pub(super) fn adopt(&mut self, recovered: Recovered) {
+        self.documents = documents_of(&recovered);
         self.records = recovered.records.into_iter().map(|record| (record.key(), record)).collect();
         self.revision = recovered.revision;
         self.known = recovered.known.into_iter().map(|(namespace, service, at)| ((namespace, service), at)).collect();
@@ -180,6 +263,7 @@ impl Model {
         assert_eq!(recovered.revision, self.revision);
         let by_key = recovered.records.iter().map(|record| (record.key(), Arc::clone(record))).collect();
         assert_eq!(self.records, by_key);
+        assert_eq!(self.documents, documents_of(recovered));
         let known = recovered.known.iter().map(|(namespace, service, at)| ((namespace.clone(), service.clone()), *at));
         assert_eq!(self.known, known.collect());
         let kept: Vec<_> = self.log.iter().filter(|entry| entry.revision > recovered.tail_after).collect();
@@ -199,8 +283,8 @@ pub(super) async fn drive<E: Engine>(
         let mut waiting = Vec::new();
         for op in batch {
             // One proposal a service: a latch holds a key, and `Forget` is about a service.
-            if !taken.contains(&(op.key() / 2)) {
-                taken.push(op.key() / 2);
+            if !taken.contains(&op.latch()) {
+                taken.push(op.latch());
                 waiting.extend(model.propose(op));
             }
         }
@@ -235,6 +319,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         2 => key.clone().prop_map(|key| Op::Update { key }),
         2 => key.clone().prop_map(|key| Op::Renew { key }),
         3 => key.clone().prop_map(|key| Op::Delete { key }),
+        2 => (key.clone(), 0..2_000usize).prop_map(|(key, size)| Op::Write { key, size }),
+        1 => key.clone().prop_map(|key| Op::Erase { key }),
         1 => key.prop_map(|key| Op::Forget { key }),
     ]
 }

@@ -18,6 +18,7 @@ use crate::{
         MAX_PICK_KEY_BYTES, Needs, Record, Registration, Resolved, Status, Target, Violation, check_name,
         check_new_namespace,
     },
+    watch::{LOOKUP_FRONTENDS, push_frontend},
 };
 
 /// How long missing dependencies are waited for by who does not say.
@@ -148,12 +149,6 @@ pub(super) fn resolve_response(resolution: Resolution) -> proto::ResolveResponse
     }
 }
 
-/// These fields were used, and are not supported yet.
-fn not_supported(fields: impl Iterator<Item = String>) -> Result<(), Error> {
-    let used: Vec<Violation> = fields.map(|field| violation(field, "is not supported by this version")).collect();
-    if used.is_empty() { Ok(()) } else { Err(Error::NotSupported(used)) }
-}
-
 /// The beats of a message.
 pub(super) fn beats(request: HeartbeatRequest, max_beats: usize) -> Result<Vec<Beat>, Error> {
     let HeartbeatRequest { mut beats, refused, namespace, service, id } = request;
@@ -270,7 +265,12 @@ fn filter(selector: &proto::Selector, prefix: &str, violations: &mut Vec<Violati
     if !selector.frontend.is_empty() && !selector.service.is_empty() {
         violations.push(violation(format!("{prefix}frontend"), "must not be given together with service"));
     }
-    match Filter::new(&selector.namespace, &selector.service, &selector.version, &selector.selector) {
+    let proto::Selector { namespace, service, frontend, version, selector } = selector;
+    let read = match frontend.is_empty() {
+        true => Filter::new(namespace, service, version, selector),
+        false => Filter::of_frontend(namespace, frontend, version, selector),
+    };
+    match read {
         Ok(filter) => Some(filter),
         Err(found) => {
             let under = |found: Violation| violation(format!("{prefix}{}", found.field), found.description);
@@ -309,8 +309,6 @@ fn filters_unless(
         .filter_map(|(place, selector)| filter(selector, &format!("selectors[{place}]."), &mut violations))
         .collect();
     checked(violations)?;
-    let of_frontends = selectors.iter().enumerate().filter(|(_, selector)| !selector.frontend.is_empty());
-    not_supported(of_frontends.map(|(place, _)| format!("selectors[{place}].frontend")))?;
     Ok(FilterSet::new(filters))
 }
 
@@ -344,7 +342,6 @@ pub(super) fn lookup(request: proto::LookupRequest, deadline: Option<Instant>) -
     };
     let filter = filter(&selector, "", &mut violations);
     checked(violations)?;
-    not_supported((!selector.frontend.is_empty()).then(|| "frontend".to_owned()).into_iter())?;
     Ok(LookupQuery {
         filters: FilterSet::new(filter),
         pick,
@@ -423,6 +420,7 @@ pub(super) fn lookup_response(found: &Found) -> raw::LookupResponse {
     let emptiness = found.why_empty.map_or(Emptiness::Unspecified, |why| match why {
         WhyEmpty::UnknownNamespace => Emptiness::UnknownNamespace,
         WhyEmpty::UnknownService => Emptiness::UnknownService,
+        WhyEmpty::UnknownFrontend => Emptiness::UnknownFrontend,
         WhyEmpty::NoMatch => Emptiness::NoMatch,
         WhyEmpty::AllOffline => Emptiness::AllOffline,
     });
@@ -431,6 +429,10 @@ pub(super) fn lookup_response(found: &Found) -> raw::LookupResponse {
         push_instance(record, &mut instances);
     }
     let mut rest = Vec::with_capacity(found.next_page_token.len() + 20);
+    if let Some(frontend) = &found.frontend {
+        let name = (frontend.namespace().as_str(), frontend.name().as_str());
+        push_frontend(LOOKUP_FRONTENDS, name, Some(frontend), &mut rest);
+    }
     if emptiness != Emptiness::Unspecified {
         rest.push(3 << 3);
         encode_varint(emptiness as u64, &mut rest);

@@ -14,14 +14,15 @@ use tonic_health::pb::{
 
 use super::status::{self, Reason};
 use crate::{
-    registry::{DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Scope},
+    registry::{DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Record, Scope},
     watch::{Hub, Listener, ONLY_PART, WatchPermit},
 };
 
 /// Names that speak of the server itself.
-const OWN: [&str; 5] = [
+const OWN: [&str; 6] = [
     "",
     "onair.v1.Registry",
+    "onair.v1.Deployments",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
@@ -31,8 +32,11 @@ const OWN: [&str; 5] = [
 /// stay SERVING then, and this one does not.
 pub const STORE: &str = "onair.v1.Registry.changes";
 
-/// The longest name: `namespace/service`.
-const NAME_BYTES_MAX: usize = 2 * MAX_NAME_BYTES + 1;
+/// What the name of a frontend has before it.
+const FRONTEND: &str = "frontend/";
+
+/// The longest name: `namespace/frontend/name`.
+const NAME_BYTES_MAX: usize = 2 * MAX_NAME_BYTES + 1 + FRONTEND.len();
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ enum Subject {
     Store,
     /// A registered service.
     Service { namespace: String, service: String },
+    /// What is behind a frontend.
+    Frontend { namespace: String, name: String },
 }
 
 impl HealthService {
@@ -66,7 +72,13 @@ fn subject(name: &str) -> Subject {
     if name == STORE {
         return Subject::Store;
     }
+    if let Some(name) = name.strip_prefix(FRONTEND) {
+        return Subject::Frontend { namespace: DEFAULT_NAMESPACE.to_owned(), name: name.to_owned() };
+    }
     let (namespace, service) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
+    if let Some(name) = service.strip_prefix(FRONTEND) {
+        return Subject::Frontend { namespace: namespace.to_owned(), name: name.to_owned() };
+    }
     Subject::Service { namespace: namespace.to_owned(), service: service.to_owned() }
 }
 
@@ -81,6 +93,18 @@ impl Subject {
                 let registry = hub.registry();
                 registry.service(namespace, service).map(|set| serving(set.routable() > 0))
             }
+            Self::Frontend { namespace, name } => {
+                let registry = hub.registry();
+                let frontend = Arc::clone(registry.deployments().frontend(namespace, name)?);
+                let sets: Vec<_> = frontend
+                    .live()
+                    .filter_map(|split| registry.service(namespace, &split.service).cloned())
+                    .filter(|set| set.routable() > 0)
+                    .collect();
+                drop(registry);
+                let behind = |record: &Arc<Record>| record.is_routable() && frontend.covers(record);
+                Some(serving(sets.iter().any(|set| set.iter().any(behind))))
+            }
         }
     }
 
@@ -89,6 +113,7 @@ impl Subject {
         match self {
             Self::Own | Self::Store => Hub::own_scope(),
             Self::Service { namespace, service } => Scope::Service(namespace.into(), service.into()),
+            Self::Frontend { namespace, name } => Scope::Frontend(namespace.into(), name.into()),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod beats;
 pub mod codec;
 mod convert;
 pub mod deadline;
+pub mod deployments;
 mod errors;
 pub mod floor;
 pub mod health;
@@ -22,6 +23,7 @@ pub mod server {
 }
 
 pub use convert::wait;
+pub use deployments::DeploymentsService;
 pub use errors::CanonicalErrors;
 pub(crate) use measured::count_refusal;
 pub use registry::{RegistryService, ServiceOptions};

@@ -27,7 +27,10 @@ use crate::{
         RegisterRequest, RegisterResponse, ResolveRequest, ResolveResponse, ServiceSummary, SubscribeRequest,
         WatchRequest,
     },
-    registry::{LeaseTtl, MAX_DEPENDENCIES, MAX_NAME_BYTES, MAX_SELECTOR_BYTES, Record},
+    registry::{
+        LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES, MAX_SELECTOR_BYTES,
+        MAX_SPLITS, Record,
+    },
     watch::{Ending, WatchItem, WatchStream},
 };
 
@@ -74,8 +77,8 @@ fn registered(reply: Reply) -> Result<RegisterResponse, Status> {
             dependencies: dependencies.into_iter().map(|(name, url)| (name.into(), url.into())).collect(),
             revision,
         }),
-        Reply::Removed { .. } => {
-            Err(status::plain(status::Reason::Internal, "a registration was answered as a removal"))
+        Reply::Removed { .. } | Reply::Deployed { .. } => {
+            Err(status::plain(status::Reason::Internal, "a registration was answered as something else"))
         }
     }
 }
@@ -114,8 +117,8 @@ impl Registry for RegistryService {
         let target = convert::target(request.into_inner(), self.max_beats())?;
         match self.handle.deregister(target, anyone(), deadline).await? {
             Reply::Removed { removed, revision } => Ok(Response::new(DeregisterResponse { removed, revision })),
-            Reply::Registered { .. } => {
-                Err(status::plain(status::Reason::Internal, "a removal was answered as a registration"))
+            Reply::Registered { .. } | Reply::Deployed { .. } => {
+                Err(status::plain(status::Reason::Internal, "a removal was answered as something else"))
             }
         }
     }
@@ -199,6 +202,8 @@ impl Registry for RegistryService {
             watches: hub.watches(),
             namespaces: registry.namespaces().len() as u64,
             waiting: self.handle.metrics().waiting.get().unsigned_abs(),
+            backends: registry.deployments().backends(),
+            frontends: registry.deployments().frontends(),
         };
         Ok(Response::new(GetServerInfoResponse {
             registry_id: hub.id().to_string(),
@@ -247,6 +252,10 @@ pub fn fixed_limits() -> Limits {
         max_dependencies: MAX_DEPENDENCIES as u64,
         max_waiting: WAITING_MAX as u64,
         max_waiting_dependencies: WAITING_NEEDS_MAX as u64,
+        max_backends: MAX_BACKENDS,
+        max_frontends: MAX_FRONTENDS,
+        max_splits: MAX_SPLITS as u64,
+        max_history: MAX_HISTORY as u64,
         ..Limits::default()
     }
 }

@@ -45,12 +45,16 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::NotAcceptable | Reason::UnsupportedMediaType => Code::InvalidArgument,
         Reason::TooLarge | Reason::Limit | Reason::Overloaded => Code::ResourceExhausted,
         Reason::NotFound | Reason::NoRoute => Code::NotFound,
-        Reason::KeyHeld => Code::AlreadyExists,
-        Reason::Superseded | Reason::Repeated => Code::Aborted,
+        Reason::KeyHeld | Reason::AlreadyExists => Code::AlreadyExists,
+        Reason::Superseded | Reason::Repeated | Reason::StaleRevision => Code::Aborted,
         Reason::LeaseDenied | Reason::Permission | Reason::HostNotAllowed | Reason::OriginNotAllowed => {
             Code::PermissionDenied
         }
-        Reason::RevisionAhead | Reason::MissingDependency => Code::FailedPrecondition,
+        Reason::RevisionAhead
+        | Reason::MissingDependency
+        | Reason::MissingBackend
+        | Reason::InUse
+        | Reason::NothingBefore => Code::FailedPrecondition,
         Reason::StoreUnavailable | Reason::ShuttingDown => Code::Unavailable,
         Reason::Deadline | Reason::SlowBody => Code::DeadlineExceeded,
         Reason::NotSupported | Reason::MethodNotAllowed => Code::Unimplemented,
@@ -214,6 +218,16 @@ impl From<Error> for Status {
                 (Reason::RevisionAhead, details(Reason::RevisionAhead, [("revision", revision.to_string())]))
             }
             Error::Limit { limit, maximum, usage } => (Reason::Limit, limited(Reason::Limit, limit, *maximum, *usage)),
+            Error::AlreadyExists { kind, name } => (Reason::AlreadyExists, about(Reason::AlreadyExists, kind, name)),
+            Error::NoSuch { kind, name } => (Reason::NotFound, about(Reason::NotFound, kind, name)),
+            Error::MissingBackends(violations) => {
+                (Reason::MissingBackend, with_violations(Reason::MissingBackend, violations))
+            }
+            Error::InUse { name, by } => (Reason::InUse, in_use(name, by)),
+            Error::StaleRevision { revision, .. } => {
+                (Reason::StaleRevision, details(Reason::StaleRevision, [("revision", revision.to_string())]))
+            }
+            Error::NothingBefore { .. } => (Reason::NothingBefore, details(Reason::NothingBefore, [])),
             Error::Overloaded { maximum } => {
                 (Reason::Overloaded, limited(Reason::Overloaded, "max_inbox", *maximum, *maximum))
             }
@@ -241,6 +255,26 @@ fn missing_dependency(error: &Error, missing: &[String]) -> Status {
     let mut details = details(Reason::MissingDependency, [("missing", missing.len().to_string())]);
     details.set_precondition_failure(told.collect::<Vec<_>>());
     Status::with_error_details(code_of(Reason::MissingDependency), sentence(error), details)
+}
+
+/// Which backend or frontend it is about.
+fn about(reason: Reason, kind: &str, name: &str) -> ErrorDetails {
+    let mut details = details(reason, []);
+    details.set_resource_info(format!("onair.v1.{kind}"), name, "", "");
+    details
+}
+
+/// The frontends that name a backend, as many as fit into a header.
+fn in_use(name: &str, by: &[String]) -> ErrorDetails {
+    let mut bytes = 0;
+    let fits = |frontend: &&String| {
+        bytes += frontend.len() + 1;
+        bytes <= VIOLATIONS_BYTES_MAX
+    };
+    let frontends = by.iter().take_while(fits).map(String::as_str).collect::<Vec<_>>().join("/");
+    let mut details = details(Reason::InUse, [("frontends", frontends)]);
+    details.set_resource_info("onair.v1.Backend", name, "", "");
+    details
 }
 
 fn limited(reason: Reason, limit: &str, maximum: u64, usage: u64) -> ErrorDetails {

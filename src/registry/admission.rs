@@ -73,9 +73,9 @@ impl Registry {
             }
         }
         // Who has to go goes first: within a revision its OFFLINE comes before the ONLINE.
-        let removal = |record: &Arc<Record>| Guarded {
-            change: Change::Delete(Delete { key: record.key(), cause: Cause::Moved, at }),
-            before: Some(Arc::clone(record)),
+        let removal = |record: &Arc<Record>| {
+            let delete = Delete { key: record.key(), cause: Cause::Moved, at };
+            Guarded::of_instance(Change::Delete(delete), Some(record))
         };
         let mut all: Vec<Guarded> = displaced.values().map(|record| removal(record)).collect();
         all.sort_by_key(|guarded| guarded.change.key());

@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 
 use super::{
     Cause,
+    document::{Document, DocumentPut},
     key::{Fingerprint, Key, Revision},
     record::{Lease, Record, names},
 };
@@ -46,6 +47,8 @@ pub enum Change {
         /// Its name.
         service: SmolStr,
     },
+    /// This document says so from now on, or is no more.
+    Document(DocumentPut),
 }
 
 /// A record to hold.
@@ -108,32 +111,74 @@ pub struct Delete {
 }
 
 impl Change {
-    /// The key that it changes; none for a `Forget`.
+    /// The instance's key that it changes, if it changes one.
     #[must_use]
     pub fn key(&self) -> Option<Key> {
         match self {
             Self::Put(put) => Some(put.key()),
             Self::Delete(delete) => Some(delete.key.clone()),
-            Self::Forget { .. } => None,
+            Self::Forget { .. } | Self::Document(_) => None,
+        }
+    }
+
+    /// The latch that is held while it is in flight, if there is one.
+    #[must_use]
+    pub fn latch(&self) -> Option<Fingerprint> {
+        match self {
+            Self::Document(put) => Some(put.key.latch()),
+            _ => self.key().map(|key| key.fingerprint()),
         }
     }
 }
 
-/// A change, good only as long as its key still has the record that it was decided by.
+/// What a key has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// An instance's.
+    Record(Arc<Record>),
+    /// A document's.
+    Document(Arc<Document>),
+}
+
+/// A change, good only as long as its key still has what it was decided by.
 #[derive(Clone, Debug)]
 pub struct Guarded {
     /// What to commit.
     pub change: Change,
-    /// The key's record when it was decided. It is also what a log entry holds as "before".
-    pub before: Option<Arc<Record>>,
+    /// What the key had when it was decided. It is also what a log entry holds as "before".
+    pub before: Option<Held>,
 }
 
 impl Guarded {
-    /// The instance that it changes; none for a `Forget`.
+    /// A change of an instance that has, or had, this record.
+    #[must_use]
+    pub fn of_instance(change: Change, before: Option<&Arc<Record>>) -> Self {
+        Self { change, before: before.map(|record| Held::Record(Arc::clone(record))) }
+    }
+
+    /// The instance's record when it was decided.
+    #[must_use]
+    pub fn record(&self) -> Option<&Arc<Record>> {
+        match &self.before {
+            Some(Held::Record(record)) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// The document when it was decided.
+    #[must_use]
+    pub fn document(&self) -> Option<&Arc<Document>> {
+        match &self.before {
+            Some(Held::Document(document)) => Some(document),
+            _ => None,
+        }
+    }
+
+    /// The latch that is held while it is in flight: of the instance that it changes, or of a namespace's deployments;
+    /// none for a `Forget`.
     #[must_use]
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        let of_record = |record: &Arc<Record>| record.fingerprint;
-        self.before.as_ref().map(of_record).or_else(|| self.change.key().map(|key| key.fingerprint()))
+        self.record().map(|record| record.fingerprint).or_else(|| self.change.latch())
     }
 }
 

@@ -7,6 +7,8 @@ use smol_str::SmolStr;
 
 use super::{
     change::Guarded,
+    deployment::Deploy,
+    document::{Document, DocumentKey, latch_of},
     error::Error,
     instance::{Cause, Status},
     key::Key,
@@ -75,6 +77,8 @@ pub enum Command {
         /// Its name.
         service: SmolStr,
     },
+    /// Change backends and frontends: strict, where the others are of presence.
+    Deploy(Box<Deploy>),
 }
 
 /// A lease that nobody renewed.
@@ -160,6 +164,8 @@ pub enum Outcome {
     NotRenewed(Verdict),
     /// So many instances went; of lapses, those that were not held back.
     Removed(u64),
+    /// The document of this key is as wanted, or no more; it was so before.
+    Deployed(DocumentKey, Option<Arc<Document>>),
     /// Done.
     Done,
 }
@@ -208,6 +214,7 @@ impl Command {
             },
             Self::Expire { lapses, .. } => lapses.iter().map(|lapse| lapse.record.fingerprint).collect(),
             Self::Forget { .. } => Vec::new(),
+            Self::Deploy(deploy) => vec![latch_of(&deploy.namespace)],
         }
     }
 }

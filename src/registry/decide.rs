@@ -28,8 +28,9 @@ impl Registry {
             Command::Expire { lapses, at } => self.expire(lapses, *at),
             Command::Forget { namespace, service } => {
                 let change = Change::Forget { namespace: namespace.clone(), service: service.clone() };
-                Decision::Propose(vec![Guarded { change, before: None }], Outcome::Done)
+                Decision::Propose(vec![Guarded::of_instance(change, None)], Outcome::Done)
             }
+            Command::Deploy(deploy) => self.deploy(deploy),
         }
     }
 
@@ -98,10 +99,18 @@ impl Registry {
         let check =
             |limit, maximum, usage| if usage < maximum { Ok(()) } else { Err(Error::Limit { limit, maximum, usage }) };
         check("max_instances", limits.instances, self.instances() + in_flight)?;
-        match self.namespaces.get(&key.namespace) {
+        self.check_service_room(&key.namespace, &key.service)
+    }
+
+    /// Whether the service is known already, or may become so.
+    pub(super) fn check_service_room(&self, namespace: &str, service: &str) -> Result<(), Error> {
+        let limits = &self.limits;
+        let check =
+            |limit, maximum, usage| if usage < maximum { Ok(()) } else { Err(Error::Limit { limit, maximum, usage }) };
+        match self.namespaces.get(namespace) {
             None => check("max_namespaces", limits.namespaces, self.namespaces.len() as u64)
                 .and_then(|()| check("max_services", limits.services, self.services)),
-            Some(namespace) if !namespace.services.contains_key(&key.service) => {
+            Some(namespace) if !namespace.services.contains_key(service) => {
                 check("max_services", limits.services, self.services)
             }
             Some(_) => Ok(()),
@@ -254,7 +263,7 @@ fn describe(mut instance: Instance) -> Bytes {
 }
 
 fn guarded(put: Put, before: Option<&Arc<Record>>) -> Guarded {
-    Guarded { change: Change::Put(put), before: before.cloned() }
+    Guarded::of_instance(Change::Put(put), before)
 }
 
 /// The status of an instance of which something was heard: it was SERVING before it was SUSPECT.
@@ -285,8 +294,7 @@ fn with_status(current: &Arc<Record>, status: Status) -> Guarded {
 }
 
 fn removal(record: &Arc<Record>, cause: Cause, at: u64) -> Guarded {
-    let change = Change::Delete(Delete { key: record.key(), cause, at });
-    Guarded { change, before: Some(Arc::clone(record)) }
+    Guarded::of_instance(Change::Delete(Delete { key: record.key(), cause, at }), Some(record))
 }
 
 fn propose_removal<'a>(records: impl IntoIterator<Item = &'a Arc<Record>>, cause: Cause, at: u64) -> Decision {

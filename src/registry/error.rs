@@ -67,6 +67,43 @@ pub enum Error {
         /// What is in use, or was asked for.
         usage: u64,
     },
+    /// A backend or frontend of that name is there.
+    AlreadyExists {
+        /// `Backend` or `Frontend`.
+        kind: &'static str,
+        /// `namespace/name`.
+        name: String,
+    },
+    /// No backend or frontend of that name is there.
+    NoSuch {
+        /// `Backend` or `Frontend`.
+        kind: &'static str,
+        /// `namespace/name`.
+        name: String,
+    },
+    /// Backends are named that are not there, all of them.
+    MissingBackends(Vec<Violation>),
+    /// Frontends name the backend.
+    InUse {
+        /// `namespace/name`.
+        name: String,
+        /// The frontends.
+        by: Vec<String>,
+    },
+    /// It was changed since.
+    StaleRevision {
+        /// What was expected.
+        expected: u64,
+        /// What it is of.
+        revision: u64,
+    },
+    /// The frontend did not point elsewhere before, as far as its history goes.
+    NothingBefore {
+        /// The frontend.
+        name: String,
+        /// The revision that was asked for, or 0.
+        to: u64,
+    },
     /// More work than can be queued.
     Overloaded {
         /// The queue's capacity.
@@ -101,6 +138,16 @@ fn list(f: &mut fmt::Formatter<'_>, lead: &str, violations: &[Violation]) -> fmt
     Ok(())
 }
 
+/// The first of them, and how many more there are.
+fn in_short(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -121,6 +168,17 @@ impl fmt::Display for Error {
                 write!(f, "revision {wanted} was not reached in time; the registry is at {revision}")
             }
             Self::Limit { limit, maximum, usage } => write!(f, "the limit {limit} of {maximum} is reached ({usage})"),
+            Self::AlreadyExists { kind, .. } => write!(f, "{kind} with that name already exists"),
+            Self::NoSuch { kind, .. } => write!(f, "{kind} not found"),
+            Self::MissingBackends(violations) => list(f, "the frontend would name what is not there:", violations),
+            Self::InUse { name, by } => write!(f, "{name} is in use by {}", in_short(by)),
+            Self::StaleRevision { expected, revision } => {
+                write!(f, "it was changed since: revision {expected} was expected, it is of {revision}")
+            }
+            Self::NothingBefore { name, to: 0 } => write!(f, "{name} has not pointed elsewhere before"),
+            Self::NothingBefore { name, to } => {
+                write!(f, "the history of {name} has nothing that began at revision {to}")
+            }
             Self::Overloaded { maximum } => {
                 write!(f, "the server has more work than it can queue ({maximum} commands); try again soon")
             }

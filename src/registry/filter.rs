@@ -10,7 +10,7 @@ use super::name::{ALL_NAMESPACES, DEFAULT_NAMESPACE, check_name};
 use super::selector::Selector;
 use super::syntax::{SyntaxError, quoted};
 use super::version::VersionMatch;
-use super::{Instance, Violation};
+use super::{Frontend, Instance, Violation};
 
 /// One selector of a watch, or all that a lookup asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub struct Filter {
     namespace: Option<SmolStr>,
     /// None: every service.
     service: Option<SmolStr>,
+    /// Instead of a service: what is behind this frontend. It has to be resolved before it matches anything.
+    frontend: Option<SmolStr>,
+    /// Of a resolved frontend: the version of the backend, exactly.
+    exactly: Option<SmolStr>,
     version: VersionMatch,
     selector: Selector,
 }
@@ -32,6 +36,8 @@ pub enum Scope {
     Namespace(SmolStr),
     /// In one namespace, under one service.
     Service(SmolStr, SmolStr),
+    /// In one namespace, behind one frontend, wherever it points.
+    Frontend(SmolStr, SmolStr),
 }
 
 impl Scope {
@@ -42,6 +48,8 @@ impl Scope {
             Self::All => true,
             Self::Namespace(only) => only == namespace,
             Self::Service(only, only_service) => only == namespace && only_service == service,
+            // Which services those are changes.
+            Self::Frontend(..) => false,
         }
     }
 }
@@ -72,15 +80,53 @@ impl Filter {
         let selector = Selector::parse(selector).map_err(|error| refuse("selector", &error));
         match (version, selector) {
             (Ok(version), Ok(selector)) if violations.is_empty() => {
-                Ok(Self { namespace: namespace.map(Into::into), service: service.map(Into::into), version, selector })
+                let (namespace, service) = (namespace.map(Into::into), service.map(Into::into));
+                Ok(Self { namespace, service, frontend: None, exactly: None, version, selector })
             }
             _ => Err(violations),
         }
     }
 
+    /// As `new`, of what is behind a frontend of one namespace.
+    ///
+    /// # Errors
+    /// All violations, by the names of the parameters.
+    pub fn of_frontend(namespace: &str, frontend: &str, version: &str, selector: &str) -> Result<Self, Vec<Violation>> {
+        let mut violations = Vec::new();
+        if namespace == ALL_NAMESPACES {
+            let description = "a frontend is of one namespace".to_owned();
+            violations.push(Violation { field: "namespace".to_owned(), description });
+        }
+        check_name("frontend", frontend, &mut violations);
+        match Self::new(namespace, "", version, selector) {
+            Ok(filter) if violations.is_empty() => Ok(Self { frontend: Some(frontend.into()), ..filter }),
+            Ok(_) => Err(violations),
+            Err(others) => Err(violations.into_iter().chain(others).collect()),
+        }
+    }
+
+    /// The frontend that it follows, with its namespace.
+    #[must_use]
+    pub fn frontend(&self) -> Option<(&SmolStr, &SmolStr)> {
+        self.namespace.as_ref().zip(self.frontend.as_ref())
+    }
+
+    /// What it means while the frontend points where it does: a filter for each backend that takes traffic.
+    fn behind<'a>(&'a self, frontend: &'a Frontend) -> impl Iterator<Item = Self> + 'a {
+        frontend.live().map(|split| Self {
+            service: Some(split.service.clone()),
+            frontend: None,
+            exactly: Some(split.version.clone()),
+            ..self.clone()
+        })
+    }
+
     /// Where to look; elsewhere nothing matches. A service of every namespace is looked for everywhere.
     #[must_use]
     pub fn scope(&self) -> Scope {
+        if let Some((namespace, frontend)) = self.frontend() {
+            return Scope::Frontend(namespace.clone(), frontend.clone());
+        }
         match (&self.namespace, &self.service) {
             (None, _) => Scope::All,
             (Some(namespace), None) => Scope::Namespace(namespace.clone()),
@@ -99,13 +145,16 @@ impl Filter {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let scope_is_exact = self.namespace.is_some() || self.service.is_none();
-        scope_is_exact && self.version == VersionMatch::Any && self.selector.is_empty()
+        let any_version = self.version == VersionMatch::Any && self.exactly.is_none();
+        scope_is_exact && self.frontend.is_none() && any_version && self.selector.is_empty()
     }
 
     /// Whether the instance is meant.
     #[must_use]
     pub fn matches(&self, instance: &Instance) -> bool {
-        self.namespace.as_ref().is_none_or(|only| *only == instance.namespace)
+        self.frontend.is_none()
+            && self.namespace.as_ref().is_none_or(|only| *only == instance.namespace)
+            && self.exactly.as_ref().is_none_or(|only| *only == instance.version)
             && self.service.as_ref().is_none_or(|only| *only == instance.service)
             && (self.selector.speaks_of_status() || instance.status().is_routable())
             && self.version.matches(&instance.version)
@@ -122,6 +171,12 @@ impl fmt::Display for Filter {
             None => "*".to_owned(),
         };
         write!(f, "{}/{}", name(&self.namespace), name(&self.service))?;
+        if self.frontend.is_some() {
+            write!(f, " frontend {}", name(&self.frontend))?;
+        }
+        if let Some(exactly) = &self.exactly {
+            write!(f, " exactly {}", quoted(exactly, |_| false))?;
+        }
         if self.version != VersionMatch::Any {
             write!(f, " version {}", quoted(&self.version.to_string(), |_| false))?;
         }
@@ -135,7 +190,7 @@ impl fmt::Display for Filter {
 /// The union of the selectors of one watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterSet {
-    /// In the order of their canonical texts, each once, at least one.
+    /// In the order of their canonical texts, each once, at least one; resolved, in any order and perhaps none.
     filters: Box<[Filter]>,
 }
 
@@ -148,6 +203,8 @@ impl FilterSet {
             filters.push(Filter {
                 namespace: Some(DEFAULT_NAMESPACE.into()),
                 service: None,
+                frontend: None,
+                exactly: None,
                 version: VersionMatch::Any,
                 selector: Selector::default(),
             });
@@ -163,6 +220,32 @@ impl FilterSet {
     #[must_use]
     pub fn filters(&self) -> &[Filter] {
         &self.filters
+    }
+
+    /// The frontends that it follows: namespace and name, each once, in order.
+    #[must_use]
+    pub fn frontends(&self) -> Vec<(SmolStr, SmolStr)> {
+        let named = self.filters.iter().filter_map(Filter::frontend);
+        let mut frontends: Vec<_> = named.map(|(namespace, name)| (namespace.clone(), name.clone())).collect();
+        frontends.sort();
+        frontends.dedup();
+        frontends
+    }
+
+    /// What it means while the frontends that it follows are as `find` gives them: of a frontend
+    /// that is not there, nothing.
+    #[must_use]
+    pub fn resolved<'a>(&self, find: impl Fn(&str, &str) -> Option<&'a Frontend>) -> Self {
+        let mut filters = Vec::with_capacity(self.filters.len());
+        for filter in &self.filters {
+            match filter.frontend() {
+                None => filters.push(filter.clone()),
+                Some((namespace, name)) => {
+                    filters.extend(find(namespace, name).into_iter().flat_map(|frontend| filter.behind(frontend)));
+                }
+            }
+        }
+        Self { filters: filters.into() }
     }
 
     /// Whether any filter matches.

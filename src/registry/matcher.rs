@@ -1,7 +1,12 @@
 //! Whether a stored record is meant by a filter set: by its names and status alone where that is enough, decoded only
 //! where it is not.
 
+use std::sync::Arc;
+
+use smol_str::SmolStr;
+
 use super::{
+    deployment::Frontend,
     filter::{FilterSet, Scope},
     record::Record,
     snapshot::disjoint,
@@ -16,6 +21,7 @@ pub struct Matcher {
     plain: Vec<Scope>,
     /// Whether some filter looks at more than names and status.
     decodes: bool,
+    frontends: Vec<(SmolStr, SmolStr)>,
 }
 
 impl Matcher {
@@ -25,7 +31,25 @@ impl Matcher {
         let scopes = disjoint(set.filters().iter().map(super::filter::Filter::scope).collect());
         let plain = set.filters().iter().filter(|filter| filter.is_plain()).map(super::filter::Filter::scope).collect();
         let decodes = set.filters().iter().any(|filter| !filter.is_plain());
-        Self { set, scopes, plain, decodes }
+        let frontends = set.frontends();
+        Self { set, scopes, plain, decodes, frontends }
+    }
+
+    /// The frontends that the filters follow: while there are some, only a matcher of the resolved filters matches.
+    #[must_use]
+    pub fn frontends(&self) -> &[(SmolStr, SmolStr)] {
+        &self.frontends
+    }
+
+    /// What it means while the frontends that it follows point so, in their order.
+    #[must_use]
+    pub fn resolved(&self, pointing: &[Option<Arc<Frontend>>]) -> Self {
+        let find = |namespace: &str, name: &str| {
+            let order = |held: &(SmolStr, SmolStr)| (held.0.as_str(), held.1.as_str()).cmp(&(namespace, name));
+            let place = self.frontends.binary_search_by(order).ok()?;
+            pointing.get(place)?.as_deref()
+        };
+        Self::new(self.set.resolved(find))
     }
 
     /// Where matches can be: in order, none within another.

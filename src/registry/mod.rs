@@ -10,6 +10,8 @@ pub mod catalog;
 mod change;
 mod command;
 mod decide;
+mod deployment;
+mod document;
 mod error;
 mod filter;
 mod instance;
@@ -28,14 +30,20 @@ mod state;
 mod syntax;
 mod timekeeping;
 mod token;
+mod turn;
 mod urls;
 mod version;
 mod waiting;
 
 pub use breaker::Tally;
-pub use change::{Change, Delete, Event, Guarded, Put, Stamp, put_cause};
+pub use change::{Change, Delete, Event, Guarded, Held, Put, Stamp, put_cause};
 pub use command::{Command, Decision, Lapse, Outcome, Principal, Register, Target, Verdict};
 pub use decide::superseded;
+pub use deployment::{
+    Action, Backend, Deploy, Deployed, Deployments, Frontend, MAX_BACKENDS, MAX_FRONTENDS, MAX_HISTORY, MAX_SPLITS,
+    Past, Split, TargetText, Unmoved, decode_fields,
+};
+pub use document::{Document, DocumentEvent, DocumentKey, DocumentPut, Kind, latch_of};
 pub use error::{Error, Violation};
 pub use filter::{Filter, FilterSet, Scope};
 pub use instance::{Cause, EventType, Instance, Status};
@@ -44,7 +52,7 @@ pub use matcher::Matcher;
 pub use name::{ALL_NAMESPACES, DEFAULT_NAMESPACE, MAX_NAME_BYTES, check_name, check_new_namespace};
 pub use needs::{IfMissing, MAX_DEPENDENCIES, Need, Needs, Resolved};
 pub use outline::Outline;
-pub use pick::{Candidate, Choice, MAX_PICK_KEY_BYTES, pick};
+pub use pick::{Candidate, Choice, MAX_PICK_KEY_BYTES, Share, pick, pick_behind};
 pub use record::{Lease, Record, names};
 pub use registration::{Context, LeaseTtl, Registration};
 pub use selector::{MAX_SELECTOR_BYTES, Selector};
@@ -54,5 +62,6 @@ pub use state::{KNOWN_SECONDS, Namespace, Registry, StateLimits};
 pub use syntax::SyntaxError;
 pub use timekeeping::{LeaseTime, Timekeeping};
 pub use token::{LeaseId, LeaseToken, Secret, SecretHash};
+pub use turn::{Folded, Rewound, Stored, Turn, rewind};
 pub use version::{MAX_VERSION_BYTES, VersionMatch};
 pub use waiting::{WaitId, Waiting};

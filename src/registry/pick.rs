@@ -4,9 +4,13 @@
 //! zone, SUSPECT elsewhere. A SUSPECT is probably gone, so that a healthy candidate far away comes before it. The next
 //! rank is touched only when the ones before it are too few. A weight of 0 is never picked.
 
+mod behind;
+
 use std::cmp::Ordering;
 
 use sha2::{Digest, Sha256};
+
+pub use behind::{Share, pick_behind};
 
 /// A pick key is at most this long.
 pub const MAX_PICK_KEY_BYTES: usize = 1_024;

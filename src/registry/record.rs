@@ -17,7 +17,8 @@ use super::{
 const INCARNATION_TAG: u8 = 10 << 3;
 const REVISION_TAG: u8 = 11 << 3;
 
-/// Field numbers of `Instance.zone` and `Instance.status`.
+/// Field numbers of `Instance.version`, `Instance.zone` and `Instance.status`.
+const VERSION_TAG: u32 = 6;
 const ZONE_TAG: u32 = 7;
 const STATUS_TAG: u32 = 9;
 
@@ -117,6 +118,12 @@ impl Record {
         Key::new(namespace, service, id)
     }
 
+    /// The version; empty if it has none.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        version(&self.bytes)
+    }
+
     /// Which registration it is.
     #[must_use]
     pub fn lease_id(&self) -> LeaseId {
@@ -151,14 +158,24 @@ fn status(mut encoded: &[u8]) -> Status {
 }
 
 /// The zone of an encoded instance.
-fn zone(mut encoded: &[u8]) -> &[u8] {
+fn zone(encoded: &[u8]) -> &[u8] {
+    text_field(encoded, ZONE_TAG)
+}
+
+/// The version of an encoded instance.
+fn version(encoded: &[u8]) -> &str {
+    std::str::from_utf8(text_field(encoded, VERSION_TAG)).unwrap_or_default()
+}
+
+/// A text of an encoded instance, found without decoding the rest.
+fn text_field(mut encoded: &[u8], number: u32) -> &[u8] {
     while let Ok((tag, wire_type)) = decode_key(&mut encoded) {
-        if tag == ZONE_TAG && wire_type == WireType::LengthDelimited {
+        if tag == number && wire_type == WireType::LengthDelimited {
             let len = decode_varint(&mut encoded).unwrap_or_default() as usize;
             return encoded.get(..len).unwrap_or_default();
         }
         // Fields are written in the order of their numbers.
-        if tag > ZONE_TAG || skip_field(wire_type, tag, &mut encoded, DecodeContext::default()).is_err() {
+        if tag > number || skip_field(wire_type, tag, &mut encoded, DecodeContext::default()).is_err() {
             break;
         }
     }

@@ -21,6 +21,11 @@ mod tests;
 
 use location::Location;
 
+/// Makes metadata, or what is like it, canonical and tells which rules it breaks.
+pub(super) fn check_metadata(value: &mut prost_types::Value) -> Vec<String> {
+    metadata::check(value)
+}
+
 /// Health checks of these names speak of the server itself.
 const SERVICES_RESERVED: [&str; 7] = [
     "onair.v1.Registry",

@@ -32,6 +32,8 @@ impl Registry {
                 Some(Part::Namespace(name.clone(), namespace.services.clone()))
             }
             Scope::Service(namespace, service) => self.service(namespace, service).cloned().map(Part::Service),
+            // Filters are resolved before they are looked for.
+            Scope::Frontend(..) => None,
         };
         Snapshot { revision: self.revision(), parts: scopes.iter().filter_map(part).collect() }
     }
@@ -59,7 +61,7 @@ fn names_of(scope: &Scope) -> (&str, &str) {
     match scope {
         Scope::All => ("", ""),
         Scope::Namespace(namespace) => (namespace, ""),
-        Scope::Service(namespace, service) => (namespace, service),
+        Scope::Service(namespace, service) | Scope::Frontend(namespace, service) => (namespace, service),
     }
 }
 
@@ -76,14 +78,23 @@ impl Snapshot {
         SnapshotReader { snapshot: self, part: 0, service: None, page: 0, index: 0 }
     }
 
-    /// Reads a snapshot of a single scope from the first key beyond this one, which need not be there.
+    /// Reads a snapshot of a single scope, or of services of one namespace, from the first key beyond this one, which need
+    /// not be there.
     #[must_use]
-    pub fn reader_after(self, namespace: &str, service: &str, id: &str) -> SnapshotReader {
+    pub fn reader_after(mut self, namespace: &str, service: &str, id: &str) -> SnapshotReader {
+        // Services that come before it, or are gone.
+        let is_before = |part: &Part| match part {
+            Part::Service(set) => set.at(0, 0).is_none_or(|record| record.names().1 < service),
+            Part::All(_) | Part::Namespace(..) => false,
+        };
+        let before = self.parts.iter().take_while(|part| is_before(part)).count();
+        self.parts.drain(..before);
         let set = match self.parts.first() {
             Some(Part::All(namespaces)) => namespaces.get(namespace).and_then(|held| held.services.get(service)),
             Some(Part::Namespace(_, services)) => services.get(service),
-            Some(Part::Service(set)) => Some(set),
-            None => None,
+            Some(Part::Service(set)) if set.at(0, 0).is_some_and(|record| record.names().1 == service) => Some(set),
+            // From the beginning of the next, or nothing.
+            Some(Part::Service(_)) | None => return self.reader(),
         };
         let set = set.cloned().unwrap_or_default();
         let (page, index) = set.after(id);

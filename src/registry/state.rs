@@ -10,11 +10,14 @@ use smol_str::SmolStr;
 use super::{
     Cause,
     change::{Change, Delete, Event, Put},
+    deployment::Deployments,
+    document::{Document, DocumentEvent, DocumentKey, DocumentPut, Kind},
     key::{Fingerprint, Key, Revision},
     name::DEFAULT_NAMESPACE,
     outline::Outline,
     record::Record,
     service::ServiceSet,
+    turn::{Folded, Turn},
     urls::{Place, Urls},
 };
 
@@ -59,6 +62,7 @@ pub struct Registry {
     pub(super) services: u64,
     /// The services without an instance, in the order in which they lost the last one, to be forgotten later.
     emptied: BTreeSet<(u64, SmolStr, SmolStr)>,
+    pub(super) deployments: Deployments,
     pub(super) limits: StateLimits,
 }
 
@@ -78,6 +82,7 @@ impl Registry {
             urls: Urls::default(),
             services: 0,
             emptied: BTreeSet::new(),
+            deployments: Deployments::default(),
             limits,
         }
     }
@@ -88,6 +93,7 @@ impl Registry {
         revision: Revision,
         records: impl IntoIterator<Item = Arc<Record>>,
         known: impl IntoIterator<Item = (SmolStr, SmolStr, u64)>,
+        documents: impl IntoIterator<Item = Arc<Document>>,
     ) {
         self.revision = revision;
         for record in records {
@@ -99,6 +105,9 @@ impl Registry {
                 *set = ServiceSet::emptied(at);
                 self.emptied.insert((at, namespace, service));
             }
+        }
+        for document in documents {
+            self.hold_document(&document.key, Some(&document));
         }
     }
 
@@ -124,6 +133,12 @@ impl Registry {
     #[must_use]
     pub fn services(&self) -> u64 {
         self.services
+    }
+
+    /// The backends and frontends.
+    #[must_use]
+    pub fn deployments(&self) -> &Deployments {
+        &self.deployments
     }
 
     /// All namespaces. Cloning it is O(1).
@@ -174,39 +189,65 @@ impl Registry {
     /// At most `max` services to forget: those whose day has passed at `now` (Unix seconds).
     #[must_use]
     pub fn forgettable(&self, now: u64, max: usize) -> Vec<(SmolStr, SmolStr)> {
-        let due = self.emptied.iter().take_while(|(at, ..)| at.saturating_add(KNOWN_SECONDS) <= now).take(max);
-        due.map(|(_, namespace, service)| (namespace.clone(), service.clone())).collect()
+        let due = self.emptied.iter().take_while(|(at, ..)| at.saturating_add(KNOWN_SECONDS) <= now);
+        let named = |(_, namespace, service): &&(u64, SmolStr, SmolStr)| self.deployments.names(namespace, service);
+        due.filter(|of| !named(of))
+            .take(max)
+            .map(|(_, namespace, service)| (namespace.clone(), service.clone()))
+            .collect()
     }
 
     /// Takes in the changes committed at `revision`. Absolute changes: folding twice equals folding once.
-    pub fn fold(&mut self, revision: Revision, changes: &[Change]) -> Vec<Event> {
+    pub fn fold(&mut self, revision: Revision, changes: &[Change]) -> Folded {
+        let mut folded = Folded::default();
         if revision <= self.revision {
-            return Vec::new();
+            return folded;
         }
         self.revision = revision;
-        let fold_one = |(place, change)| self.fold_one(revision, place as u32, change);
-        changes.iter().enumerate().filter_map(fold_one).collect()
-    }
-
-    fn fold_one(&mut self, revision: Revision, place: u32, change: &Change) -> Option<Event> {
-        match change {
-            Change::Put(put) => Some(self.fold_put(revision, place, put)),
-            Change::Delete(delete) => self.fold_delete(revision, delete),
-            Change::Forget { namespace, service } => {
-                if let Some(at) =
-                    self.service(namespace, service).filter(|set| set.is_empty()).map(ServiceSet::emptied_at)
-                {
-                    self.emptied.remove(&(at, namespace.clone(), service.clone()));
-                    let services = &mut self.namespaces.get_mut(namespace)?.services;
-                    services.remove(service);
-                    self.services -= 1;
-                    if services.is_empty() && namespace != DEFAULT_NAMESPACE {
-                        self.namespaces.remove(namespace);
-                    }
-                }
-                None
+        for (place, change) in changes.iter().enumerate() {
+            match change {
+                Change::Put(put) => folded.events.push(self.fold_put(revision, place as u32, put)),
+                Change::Delete(delete) => folded.events.extend(self.fold_delete(revision, delete)),
+                Change::Forget { namespace, service } => self.fold_forget(namespace, service),
+                Change::Document(put) => folded.turns.extend(self.fold_document(revision, put)),
             }
         }
+        // Only now: what a turn is about is as it is when the revision is over.
+        folded.turns = folded.turns.into_iter().map(|turn| self.complete(turn)).collect();
+        folded
+    }
+
+    fn fold_forget(&mut self, namespace: &SmolStr, service: &SmolStr) {
+        let Some(set) = self.service(namespace, service) else { return };
+        if !set.is_empty() || self.deployments.names(namespace, service) {
+            return;
+        }
+        self.emptied.remove(&(set.emptied_at(), namespace.clone(), service.clone()));
+        let Some(held) = self.namespaces.get_mut(namespace) else { return };
+        held.services.remove(service);
+        self.services -= 1;
+        if held.services.is_empty() && namespace != DEFAULT_NAMESPACE {
+            self.namespaces.remove(namespace);
+        }
+    }
+
+    fn fold_document(&mut self, revision: Revision, put: &DocumentPut) -> Option<Turn> {
+        let after = put.document(revision).map(Arc::new);
+        let before = self.hold_document(&put.key, after.as_ref());
+        Turn::of(&put.key, &DocumentEvent { before, after })
+    }
+
+    /// Holds a document, or frees its key. A service that a backend names is known, without an instance, too.
+    fn hold_document(&mut self, key: &DocumentKey, document: Option<&Arc<Document>>) -> Option<Arc<Document>> {
+        let before = self.deployments.hold(key, document);
+        if let Some(service) = self.deployments.backend(&key.namespace, &key.name).map(|held| held.service.clone())
+            && key.kind == Kind::Backend
+            && self.service(&key.namespace, &service).is_none()
+        {
+            let at = self.service_entry(&key.namespace, &service).emptied_at();
+            self.emptied.insert((at, key.namespace.clone(), service));
+        }
+        before
     }
 
     fn fold_put(&mut self, revision: Revision, place: u32, put: &Put) -> Event {

@@ -33,7 +33,8 @@ use crate::{
         memory::MemoryEngine,
     },
     grpc::{
-        CanonicalErrors, RegistryService, ServiceOptions, floor::Floor, health::HealthService, registry::fixed_limits,
+        CanonicalErrors, DeploymentsService, RegistryService, ServiceOptions, floor::Floor, health::HealthService,
+        registry::fixed_limits, server::deployments_server::DeploymentsServer,
     },
     http::{self, ApiOptions, Front, Guard},
     metrics::Metrics,
@@ -282,7 +283,10 @@ impl Services {
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let unreadable = |error| ServeError::Broken(format!("the descriptors cannot be served: {error}"));
+        let deployments = DeploymentsServer::new(DeploymentsService::new(self.handle.clone()))
+            .max_decoding_message_size(settings.max_message_bytes);
         let mut grpc = Routes::new(CanonicalErrors::new(registry, max_message_bytes, Arc::clone(metrics)))
+            .add_service(CanonicalErrors::new(deployments, max_message_bytes, Arc::clone(metrics)))
             .add_service(CanonicalErrors::new(health, max_message_bytes, Arc::clone(metrics)))
             .add_service(reflection().build_v1().map_err(unreadable)?)
             .add_service(reflection().build_v1alpha().map_err(unreadable)?);

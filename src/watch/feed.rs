@@ -10,12 +10,12 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    frame::{EVENTS_BYTES_MAX, Trailer, push_event, watch_response},
-    judge::judge,
+    frame::{EVENTS_BYTES_MAX, Trailer, WATCH_FRONTENDS, push_event, push_frontend, watch_response},
+    judge::{judge, judge_turn},
     log::{Entry, EventLog, Forgotten},
     resume::ResumeToken,
 };
-use crate::registry::{Matcher, Revision};
+use crate::registry::{Frontend, Matcher, Revision, Turn};
 
 /// Most messages that a feed keeps for readers that are a little behind; others read the log by themselves.
 const RECENT_MAX: usize = 256;
@@ -31,7 +31,8 @@ pub struct Message {
     pub revision: Revision,
     /// Where to continue after it.
     pub token: String,
-    /// Its events as elements of the field `events`, in pieces that fit into a message.
+    /// Its events as elements of the field `events`, and what frontends point at as elements of `frontends`, in pieces
+    /// that fit into a message.
     pub pieces: Box<[Bytes]>,
     watch: OnceLock<Box<[Bytes]>>,
 }
@@ -56,10 +57,22 @@ struct Recent {
     bytes: usize,
 }
 
+/// Where frontends point, in the order in which a matcher names them.
+pub type Pointing = Vec<Option<Arc<Frontend>>>;
+
+/// What filters mean while their frontends point so.
+#[derive(Debug)]
+struct Meaning {
+    pointing: Pointing,
+    matcher: Arc<Matcher>,
+}
+
 /// The messages of one filter set in one stretch of history.
 #[derive(Debug)]
 pub struct Feed {
-    matcher: Matcher,
+    matcher: Arc<Matcher>,
+    /// What it came to mean when its frontends were looked at last.
+    meaning: Mutex<Option<Meaning>>,
     /// Of the filters; in every token.
     fingerprint: u64,
     registry: Uuid,
@@ -94,7 +107,23 @@ impl Feed {
     pub fn new(matcher: Matcher, registry: Uuid, epoch: u64, from: Revision) -> Self {
         let recent = Recent { from, through: from, ..Recent::default() };
         let fingerprint = matcher.set().fingerprint();
-        Self { matcher, fingerprint, registry, epoch, recent: Mutex::new(recent) }
+        let (matcher, meaning) = (Arc::new(matcher), Mutex::new(None));
+        Self { matcher, meaning, fingerprint, registry, epoch, recent: Mutex::new(recent) }
+    }
+
+    /// What its filters mean while their frontends point so: made once, until another is asked for.
+    #[must_use]
+    pub fn meaning(&self, pointing: &Pointing) -> Arc<Matcher> {
+        if pointing.is_empty() {
+            return Arc::clone(&self.matcher);
+        }
+        let mut held = self.meaning.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(meaning) = held.as_ref().filter(|meaning| same(&meaning.pointing, pointing)) {
+            return Arc::clone(&meaning.matcher);
+        }
+        let matcher = Arc::new(self.matcher.resolved(pointing));
+        *held = Some(Meaning { pointing: pointing.clone(), matcher: Arc::clone(&matcher) });
+        matcher
     }
 
     /// The filters it is for.
@@ -135,7 +164,7 @@ impl Feed {
             };
             let moved = batch.through > recent.through;
             recent.through = batch.through;
-            for message in batch.entries.iter().filter_map(|entry| self.message(entry)) {
+            for message in batch.entries.iter().filter_map(|entry| self.message(log, entry)) {
                 recent.push(message);
             }
             if !moved {
@@ -150,7 +179,7 @@ impl Feed {
     fn next_of_a_laggard(&self, log: &EventLog, mut cursor: Revision) -> Result<Next, Forgotten> {
         loop {
             let batch = log.read(self.matcher.scopes(), cursor, READ_MAX)?;
-            if let Some(message) = batch.entries.iter().find_map(|entry| self.message(entry)) {
+            if let Some(message) = batch.entries.iter().find_map(|entry| self.message(log, entry)) {
                 return Ok(Next::Message(Arc::new(message)));
             }
             if batch.through <= cursor {
@@ -160,23 +189,74 @@ impl Feed {
         }
     }
 
-    fn message(&self, entry: &Entry) -> Option<Message> {
-        let mut pieces = Vec::new();
-        let mut piece = Vec::new();
-        for seen in entry.events.iter().flat_map(|event| judge(&self.matcher, event)).flatten() {
-            if !piece.is_empty() && piece.len() + seen.record.bytes().len() > EVENTS_BYTES_MAX {
-                pieces.push(Bytes::from(std::mem::take(&mut piece)));
+    fn message(&self, log: &EventLog, entry: &Entry) -> Option<Message> {
+        let new = log.pointed(self.matcher.frontends(), entry.revision);
+        let turns: Vec<&Turn> = match new.is_empty() {
+            true => Vec::new(),
+            false => entry.turns.iter().map(|turn| &**turn).filter(|turn| self.place_of(turn).is_some()).collect(),
+        };
+        let mut old = new.clone();
+        for turn in &turns {
+            if let Some(place) = self.place_of(turn) {
+                old[place].clone_from(&turn.before);
             }
-            push_event(seen.kind, seen.cause, &seen.record, &mut piece);
         }
-        if !piece.is_empty() {
-            pieces.push(piece.into());
+        // The older first, so that the one that is kept is the one that is asked for next.
+        let (old, new) = (self.meaning(&old), self.meaning(&new));
+        let mut pieces = Pieces::default();
+        for turn in &turns {
+            pieces.make_room(turn.after.as_ref().map_or(0, |frontend| frontend.document.body.len()) + 600);
+            push_frontend(WATCH_FRONTENDS, turn.name(), turn.after.as_deref(), &mut pieces.last);
         }
-        if pieces.is_empty() {
-            return None;
+        let of_instances = entry.events.iter().flat_map(|event| judge(&old, &new, event)).flatten();
+        for seen in of_instances.chain(judge_turn(&old, &new, &turns, &entry.events)) {
+            pieces.make_room(seen.record.bytes().len());
+            push_event(seen.kind, seen.cause, &seen.record, &mut pieces.last);
         }
+        let pieces = pieces.done()?;
         let (revision, token) = (entry.revision, self.token(entry.revision));
-        Some(Message { revision, token, pieces: pieces.into(), watch: OnceLock::new() })
+        Some(Message { revision, token, pieces, watch: OnceLock::new() })
+    }
+
+    /// Where the turned frontend stands among those that are followed.
+    fn place_of(&self, turn: &Turn) -> Option<usize> {
+        let (namespace, name) = turn.name();
+        let order =
+            |held: &(smol_str::SmolStr, smol_str::SmolStr)| (held.0.as_str(), held.1.as_str()).cmp(&(namespace, name));
+        self.matcher.frontends().binary_search_by(order).ok()
+    }
+}
+
+fn same(one: &Pointing, other: &Pointing) -> bool {
+    let same = |pair: (&Option<Arc<Frontend>>, &Option<Arc<Frontend>>)| match pair {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    };
+    one.len() == other.len() && one.iter().zip(other).all(same)
+}
+
+/// Elements of a message's fields, in pieces that fit into a message.
+#[derive(Default)]
+struct Pieces {
+    full: Vec<Bytes>,
+    last: Vec<u8>,
+}
+
+impl Pieces {
+    /// Begins another piece if so many bytes do not fit into this one.
+    fn make_room(&mut self, bytes: usize) {
+        if !self.last.is_empty() && self.last.len() + bytes > EVENTS_BYTES_MAX {
+            self.full.push(Bytes::from(std::mem::take(&mut self.last)));
+        }
+    }
+
+    /// All of them; none if there is nothing in them.
+    fn done(mut self) -> Option<Box<[Bytes]>> {
+        if !self.last.is_empty() {
+            self.full.push(self.last.into());
+        }
+        (!self.full.is_empty()).then(|| self.full.into())
     }
 }
 

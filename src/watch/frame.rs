@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::resume::ResetReason;
-use crate::registry::{Cause, EventType, Record, Revision};
+use crate::registry::{Cause, EventType, Frontend, Record, Revision, Split};
 
 /// Most bytes of events in a message (a single larger event excepted), with room for the rest of a message of 256 KiB.
 pub const EVENTS_BYTES_MAX: usize = 250 * 1024;
@@ -44,6 +44,34 @@ pub fn push_event(kind: EventType, cause: Cause, record: &Record, buffer: &mut V
     key(3, LEN, buffer);
     encode_varint(instance.len() as u64, buffer);
     buffer.extend_from_slice(instance);
+}
+
+/// Field number of `frontends`: in `LookupResponse`, and in a watch's and a subscription's message.
+pub const LOOKUP_FRONTENDS: u32 = 2;
+/// See `LOOKUP_FRONTENDS`.
+pub const WATCH_FRONTENDS: u32 = 4;
+
+/// Appends where a frontend points, as an element of `field`. One that is not there points nowhere.
+pub fn push_frontend(field: u32, (namespace, name): (&str, &str), frontend: Option<&Frontend>, buffer: &mut Vec<u8>) {
+    let mut body = Vec::with_capacity(namespace.len() + name.len() + 64);
+    push_text(1, namespace, &mut body);
+    push_text(2, name, &mut body);
+    if let Some(frontend) = frontend {
+        key(3, VARINT, &mut body);
+        encode_varint(frontend.revision(), &mut body);
+        frontend.live().for_each(|split| push_split(split, &mut body));
+    }
+    push_bytes(field, &body, buffer);
+}
+
+fn push_split(split: &Split, buffer: &mut Vec<u8>) {
+    let mut body = Vec::with_capacity(split.backend.len() + split.service.len() + split.version.len() + 16);
+    push_text(1, &split.backend, &mut body);
+    push_text(2, &split.service, &mut body);
+    push_text(3, &split.version, &mut body);
+    key(4, VARINT, &mut body);
+    encode_varint(u64::from(split.weight), &mut body);
+    push_bytes(4, &body, buffer);
 }
 
 /// What a `WatchResponse` says beside its events.

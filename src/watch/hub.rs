@@ -21,9 +21,11 @@ use super::{
     resume::{ResetReason, ResumeToken},
 };
 use crate::{
-    engine::{Epoch, Recovered},
+    engine::{Epoch, Recovered, TailEntry},
     metrics::Metrics,
-    registry::{Error, Event, FilterSet, Matcher, Record, Registry, ReplyBudget, Revision, Scope, StateLimits},
+    registry::{
+        Error, FilterSet, Folded, Matcher, Registry, ReplyBudget, Revision, Rewound, Scope, StateLimits, Stored, rewind,
+    },
 };
 
 /// What readers are promised.
@@ -120,10 +122,10 @@ impl Hub {
 
     /// Puts what was recovered in place of everything: every watch begins anew.
     fn replace(&self, recovered: Recovered) {
-        self.replace_state(recovered.revision, recovered.records, recovered.known);
-        *self.epochs.write().unwrap_or_else(PoisonError::into_inner) = recovered.epochs;
-        let tail = recovered.tail.into_iter().map(|entry| (entry.revision, entry.events));
-        self.log.restore(recovered.tail_after, recovered.revision, tail);
+        let (after, head, epochs) = (recovered.tail_after, recovered.revision, recovered.epochs.clone());
+        let Rewound { frontends, tail } = self.replace_state(recovered);
+        *self.epochs.write().unwrap_or_else(PoisonError::into_inner) = epochs;
+        self.log.restore(after, head, frontends, tail);
         // Only now: a watch that begins anew finds nothing of the history that is no more, neither in the log nor in a
         // feed that was made meanwhile.
         *self.feeds.lock().unwrap_or_else(PoisonError::into_inner) = Feeds::default();
@@ -140,30 +142,31 @@ impl Hub {
         if !continues {
             return self.replace(recovered);
         }
-        self.replace_state(recovered.revision, recovered.records, recovered.known);
-        for entry in recovered.tail.into_iter().filter(|entry| entry.revision > known) {
-            self.publish(entry.revision, entry.events);
+        let head = recovered.revision;
+        let Rewound { tail, .. } = self.replace_state(recovered);
+        for (revision, folded) in tail.into_iter().filter(|(revision, _)| *revision > known) {
+            self.publish(revision, folded);
         }
-        self.publish(recovered.revision, Vec::new());
+        self.publish(head, Folded::default());
     }
 
     /// Tells the watches what was committed.
-    pub(crate) fn publish(&self, revision: Revision, events: Vec<Event>) {
-        for event in events.iter().filter(|event| event.is_visible()) {
+    pub(crate) fn publish(&self, revision: Revision, folded: Folded) {
+        for event in folded.events.iter().filter(|event| event.is_visible()) {
             self.metrics().events.of((event.cause.into(),)).inc();
         }
-        self.log.publish(revision, events);
+        self.log.publish(revision, folded);
     }
 
-    fn replace_state(
-        &self,
-        revision: Revision,
-        records: Vec<Arc<Record>>,
-        known: Vec<(smol_str::SmolStr, smol_str::SmolStr, u64)>,
-    ) {
+    /// Puts the recovered state in place of this one, and gives the tail that leads up to it.
+    fn replace_state(&self, recovered: Recovered) -> Rewound {
+        let Recovered { revision, records, known, documents, tail, .. } = recovered;
         let mut registry = Registry::new(tag_of(self.id), self.options.state);
-        registry.recover(revision, records, known);
+        registry.recover(revision, records, known, documents);
+        let stored = |TailEntry { revision, events, documents }| Stored { revision, events, documents };
+        let rewound = rewind(&registry, tail.into_iter().map(stored).collect());
         *self.registry_mut() = registry;
+        rewound
     }
 
     /// The committed state, for a short look: the actor waits meanwhile.

@@ -8,16 +8,20 @@ use std::{
 
 use smol_str::SmolStr;
 
-use super::listener::Listener;
-use crate::registry::{Event, Revision, Scope};
+use super::{feed::Pointing, listener::Listener, pointers::Pointers};
+use crate::registry::{Event, Folded, Frontend, Revision, Scope, Turn};
 
-/// The visible events of one revision.
+/// What watchers may see of one revision.
 #[derive(Debug)]
 pub struct Entry {
     /// Which.
     pub revision: Revision,
-    /// In order.
+    /// Of instances, in order.
     pub events: Box<[Event]>,
+    /// Of frontends, in order.
+    pub turns: Box<[Arc<Turn>]>,
+    /// The topics of the frontends that it may concern.
+    frontends: Box<[Scope]>,
     footprint: usize,
     /// Bytes published before it, in all of this log's life.
     before: u64,
@@ -74,6 +78,7 @@ struct Place {
 struct Inner {
     entries: VecDeque<Arc<Entry>>,
     topics: HashMap<Scope, Topic>,
+    pointers: Pointers,
     bytes: usize,
     /// Bytes published in all of this log's life.
     published: u64,
@@ -97,6 +102,7 @@ impl EventLog {
         let inner = Inner {
             entries: VecDeque::new(),
             topics: HashMap::new(),
+            pointers: Pointers::default(),
             bytes: 0,
             published: 0,
             after: revision,
@@ -107,18 +113,24 @@ impl EventLog {
     }
 
     /// Appends what was committed at `revision` and wakes whom it may concern.
-    pub fn publish(&self, revision: Revision, events: Vec<Event>) {
+    pub fn publish(&self, revision: Revision, what: impl Into<Folded>) {
+        let Folded { events, turns } = what.into();
         let events: Box<[Event]> = events.into_iter().filter(Event::is_visible).collect();
+        let turns: Box<[Arc<Turn>]> = turns.into_iter().map(Arc::new).collect();
         let mut inner = self.write();
         inner.head = inner.head.max(revision);
-        if events.is_empty() {
+        if events.is_empty() && turns.is_empty() {
             // Nothing to tell, but the registry moved on.
             inner.wake(&Scope::All, revision);
             return;
         }
-        let footprint = 64 + events.iter().map(Event::footprint).sum::<usize>();
-        let entry = Arc::new(Entry { revision, events, footprint, before: inner.published });
-        let scopes = scopes_of(&entry.events);
+        let frontends = inner.pointers.concerned(&events, &turns);
+        inner.pointers.turn(revision, &turns);
+        let footprint = 64
+            + events.iter().map(Event::footprint).sum::<usize>()
+            + turns.iter().map(|turn| turn.footprint()).sum::<usize>();
+        let entry = Arc::new(Entry { revision, events, turns, frontends, footprint, before: inner.published });
+        let scopes = entry.scopes();
         for scope in &scopes {
             inner.topic(scope).entries.push_back(Arc::clone(&entry));
         }
@@ -131,8 +143,14 @@ impl EventLog {
         }
     }
 
-    /// Puts the recovered tail in, complete after `after`, up to `head`.
-    pub fn restore(&self, after: Revision, head: Revision, tail: impl IntoIterator<Item = (Revision, Vec<Event>)>) {
+    /// Puts the recovered tail in, complete after `after`, up to `head`; `frontends` are as they were at `after`.
+    pub fn restore(
+        &self,
+        after: Revision,
+        head: Revision,
+        frontends: impl IntoIterator<Item = Arc<Frontend>>,
+        tail: impl IntoIterator<Item = (Revision, Folded)>,
+    ) {
         {
             let mut inner = self.write();
             let topics = std::mem::take(&mut inner.topics);
@@ -143,9 +161,10 @@ impl EventLog {
                 .map(|(scope, topic)| (scope, Topic { entries: VecDeque::new(), after, ..topic }))
                 .collect();
             (inner.entries, inner.bytes, inner.after, inner.head) = (VecDeque::new(), 0, after, after);
+            inner.pointers = Pointers::new(frontends);
         }
-        for (revision, events) in tail {
-            self.publish(revision, events);
+        for (revision, folded) in tail {
+            self.publish(revision, folded);
         }
         self.write().head = head;
         self.wake_all();
@@ -178,6 +197,24 @@ impl EventLog {
         }
         entries.retain(|entry| entry.revision <= through);
         Ok(Batch { entries, through })
+    }
+
+    /// Where each of these frontends (namespace and name) pointed when `revision` was over.
+    #[must_use]
+    pub fn pointed(&self, frontends: &[(SmolStr, SmolStr)], revision: Revision) -> Pointing {
+        if frontends.is_empty() {
+            return Pointing::new();
+        }
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        frontends.iter().map(|name| inner.pointers.at(name, revision)).collect()
+    }
+
+    /// How many sleep on a frontend: streams, subscriptions, and calls that wait.
+    #[must_use]
+    pub fn followers(&self, namespace: &str, frontend: &str) -> usize {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let scope = Scope::Frontend(SmolStr::new(namespace), SmolStr::new(frontend));
+        inner.topics.get(&scope).map_or(0, |topic| topic.listeners.len())
     }
 
     /// The last revision published, and the oldest that can be continued from.
@@ -304,7 +341,8 @@ impl Inner {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.bytes -= oldest.footprint;
             self.after = oldest.revision;
-            for scope in scopes_of(&oldest.events) {
+            self.pointers.forget(&oldest.turns);
+            for scope in oldest.scopes() {
                 if let Some(topic) = self.topics.get_mut(&scope) {
                     topic.entries.pop_front();
                     topic.after = oldest.revision;
@@ -314,6 +352,15 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+impl Entry {
+    /// The topics that it is in, each once.
+    fn scopes(&self) -> Vec<Scope> {
+        let mut scopes = scopes_of(&self.events);
+        scopes.extend_from_slice(&self.frontends);
+        scopes
     }
 }
 

@@ -8,15 +8,19 @@ mod judge;
 mod lag;
 mod listener;
 mod log;
+mod pointers;
 mod resume;
 mod snapshot;
 mod stream;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 pub use feed::{Feed, Message, Next};
+pub use frame::{LOOKUP_FRONTENDS, push_frontend};
 pub use hub::WatchPermit;
 pub use hub::{Hub, HubOptions};
-pub use judge::{Seen, judge};
+pub use judge::{Seen, judge, judge_turn};
 pub use lag::{Lag, Lagging, Lags};
 pub use listener::{Listener, ONLY_PART};
 pub use log::{Entry, EventLog, Extent, Forgotten};

@@ -12,11 +12,11 @@
 //! | 7 snapshot joins live | `watch::snapshot_joins_live_while_many_register`, `subscribe::each_subscription_is_for_itself_and_groups_come_together`, `polls::every_way_of_watching_sees_the_same` |
 //! | 8 ordered, atomic | `watch::atomic_a_big_snapshot_and_a_big_revision_span_messages` |
 //! | 9 exact resume | `restart::exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline`, `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `subscribe::each_subscription_resumes_from_its_own_token_over_kill_9`, `watch::a_token_that_cannot_be_continued_is_answered_in_band`, `restart::a_registry_without_its_data_is_another_registry`, `restart::a_token_of_a_history_that_was_undone_is_of_another_epoch`, `restart::a_token_older_than_the_kept_log_is_too_old_also_after_a_restart`, `polls::followers_over_http_lose_nothing_over_kill_9_and_a_freeze`, `polls::every_reset_comes_in_band` |
-//! | 10 filters cross | `watch::filters_cross_and_selectors_unite` |
+//! | 10 filters cross | `watch::filters_cross_and_selectors_unite`, `deployments::a_switch_is_one_revision_for_lookups_watches_and_health` |
 //! | 11 bookmarks | `watch::a_quiet_stream_carries_bookmarks`, `subscribe::a_bookmark_has_a_group_for_each_subscription_and_shutdown_ends_with_one`, `events::a_quiet_stream_of_events_moves_on_by_comments` |
 //! | 12 nobody waits | `watch::nobody_waits_for_a_watcher_that_never_reads`, `events::nobody_waits_for_a_stream_of_events_that_is_not_read` |
 //! | 13 streams end well | `restart::every_stream_ends_well_when_the_server_is_told_to_stop`, `events::told_to_stop_it_cuts_streams_after_a_last_bookmark_and_answers_polls` |
-//! | 14 durable, visible, answered | `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `disk::a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself`, `disk::kill_9_on_a_full_disk_loses_nothing_either` |
+//! | 14 durable, visible, answered | `kill9::kill9_under_load_loses_nothing_and_a_watcher_misses_nothing`, `disk::a_full_disk_loses_nothing_expires_nobody_and_heals_by_itself`, `disk::kill_9_on_a_full_disk_loses_nothing_either`, `deployments::kill9_in_the_middle_of_a_switch_is_before_or_after_and_never_between` |
 //! | 15 read your writes, 16 typed emptiness | `watch::read_your_writes_and_typed_emptiness`, `lookup::an_empty_answer_is_held_until_something_matches_or_time_is_up` |
 //! | 17 limits | `limits::every_limit_of_the_state_is_named_advertised_and_answered`, `limits::every_limit_of_watches_is_named_and_answered`, `limits::a_full_inbox_refuses_at_once_and_beats_have_their_own_lane`, `events::a_watch_over_http_ends_with_its_client_and_counts_as_one` |
 //! | 18 every error | all of `input`, `hostile`, `http`, `http_transport` and `http_slow`, `events::who_watches_gets_what_it_accepts` |
@@ -33,6 +33,7 @@ mod breaker;
 mod cli;
 mod curl;
 mod dependencies;
+mod deployments;
 mod disk;
 mod events;
 mod harness;

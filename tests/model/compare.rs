@@ -98,6 +98,7 @@ pub fn answers(reply: &Result<Outcome, Error>, answer: &Answer) {
         Ok(Outcome::NotRenewed(verdict)) => Answer::NotRenewed(worth(*verdict)),
         Ok(Outcome::Removed(removed)) => Answer::Removed(*removed),
         Ok(Outcome::Done) => Answer::Done,
+        Ok(Outcome::Deployed(..)) => unreachable!("nothing is deployed in these histories"),
         Err(Error::Superseded { .. }) => Answer::Superseded,
         Err(Error::KeyHeld { .. }) => Answer::KeyHeld,
         Err(Error::LeaseDenied) => Answer::Denied,
@@ -147,6 +148,6 @@ pub fn from_dump(dump: &Dump, (instances, services, namespaces): (u64, u64, u64)
     let known = dump.services.iter().map(|((namespace, service), (.., emptied))| {
         (SmolStr::new(namespace), SmolStr::new(service), emptied.unwrap_or(7))
     });
-    registry.recover(revision, stored, known);
+    registry.recover(revision, stored, known, []);
     registry
 }

@@ -51,7 +51,7 @@ fn history(touched: &[Vec<(usize, usize)>]) -> (Vec<(u64, Vec<Event>)>, Touched)
             put(NAMESPACES[*namespace], SERVICES[*service], &number.to_string(), 0)
         };
         let changes: Vec<_> = places.iter().enumerate().map(change).collect();
-        steps.push((revision, registry.fold(revision, &changes)));
+        steps.push((revision, registry.fold(revision, &changes).events));
         if !places.is_empty() {
             list.insert(revision, places.clone());
         }

@@ -329,7 +329,9 @@ impl Rig {
         let revision = self.model.revision + 1 + skip;
         let (mut changes, mut steps, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
         for mut pending in std::mem::take(&mut self.pending) {
-            for Guarded { change, before } in pending.changes {
+            for guarded in pending.changes {
+                let before = guarded.record().cloned();
+                let Guarded { change, .. } = guarded;
                 if let Some(key) = change.key() {
                     let held = self.registry.slot_of(&key).and_then(|slot| self.registry.record(slot));
                     assert!(same(held, before.as_ref()), "the guard of {key} does not hold");
@@ -340,8 +342,8 @@ impl Rig {
             }
             outcomes.push(pending.outcome);
         }
-        let events = self.registry.fold(revision, &changes);
-        assert!(self.registry.fold(revision, &changes).is_empty(), "a revision is folded once");
+        let events = self.registry.fold(revision, &changes).events;
+        assert!(self.registry.fold(revision, &changes).events.is_empty(), "a revision is folded once");
         self.held.clear();
         self.follow(&events);
         let editions: BTreeMap<Key, u64> = steps.iter().filter_map(|(_, step)| self.live_through(step)).collect();

@@ -185,8 +185,8 @@ async fn follow(seed: u64, manners: Manners, batches: &[Vec<Op>]) -> (Model, Hos
     for batch in batches {
         let mut waiting: Vec<Proposal> = Vec::new();
         for proposal in batch.iter().filter_map(|op| model.propose(op)) {
-            let key = proposal.changes[0].change.key();
-            if key.is_none() || waiting.iter().all(|other| other.changes[0].change.key() != key) {
+            let key = proposal.changes[0].change.latch();
+            if key.is_none() || waiting.iter().all(|other| other.changes[0].change.latch() != key) {
                 waiting.push(proposal.clone());
                 engine.propose(vec![proposal]);
             }

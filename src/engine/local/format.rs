@@ -1,6 +1,11 @@
 //! The stored forms, as protobuf messages: what is on disk can be read by any later onair and by a person with the
 //! field numbers below. Nothing of this process is in them: no slots, no addresses, no `usize`. A field number is never
-//! used again for something else; what a reader of format 1 does not know, it may skip.
+//! used again for something else; what a reader of this format does not know, it may skip.
+//!
+//! | format | what a reader of the one before would lose |
+//! | --- | --- |
+//! | 1 | |
+//! | 2 | documents: backends and frontends, and their changes in the log |
 
 use std::sync::Arc;
 
@@ -8,10 +13,16 @@ use bytes::Bytes;
 use prost::Message;
 use smol_str::SmolStr;
 
-use crate::registry::{Cause, Change, Event, Guarded, Lease, Put, Record, Revision, SecretHash, names, put_cause};
+use crate::{
+    engine::TailEntry,
+    registry::{
+        Cause, Change, Document, DocumentEvent, DocumentKey, DocumentPut, Event, Guarded, Kind, Lease, Put, Record,
+        Revision, SecretHash, names, put_cause,
+    },
+};
 
-/// The version of everything in this file. A change that format 1 cannot skip makes it 2, with an upgrade from 1.
-pub(super) const FORMAT: u32 = 1;
+/// The version of everything in this file. A change that a reader of it cannot skip makes it one more, with an upgrade.
+pub(super) const FORMAT: u32 = 2;
 
 /// The `meta` key of `StoredLast`. No key of another keyspace is so: the others have a NUL or 8 bytes.
 pub(super) const LAST: &str = "last";
@@ -65,11 +76,42 @@ struct StoredEvent {
     cause: i32,
 }
 
+/// Value of the `documents` keyspace: what its key names, and what it says.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StoredDocument {
+    /// `Kind::number`.
+    #[prost(uint32, tag = "1")]
+    kind: u32,
+    #[prost(string, tag = "2")]
+    namespace: String,
+    #[prost(string, tag = "3")]
+    name: String,
+    /// As its kind has it.
+    #[prost(bytes = "bytes", tag = "4")]
+    body: Bytes,
+    /// Of its last change.
+    #[prost(uint64, tag = "5")]
+    revision: u64,
+}
+
+/// A watched document's change in a `StoredRevision`.
+#[derive(Clone, PartialEq, Message)]
+struct StoredTurn {
+    /// Absent if there was none.
+    #[prost(message, optional, tag = "1")]
+    before: Option<StoredDocument>,
+    /// Absent if there is none.
+    #[prost(message, optional, tag = "2")]
+    after: Option<StoredDocument>,
+}
+
 /// Value of the `log` keyspace: what watchers could see of one revision, in order.
 #[derive(Clone, PartialEq, Message)]
 struct StoredRevision {
     #[prost(message, repeated, tag = "1")]
     events: Vec<StoredEvent>,
+    #[prost(message, repeated, tag = "2")]
+    turns: Vec<StoredTurn>,
 }
 
 /// Value of `meta/last`: where the history stands.
@@ -132,6 +174,13 @@ pub(super) fn known_key(namespace: &str, service: &str) -> Vec<u8> {
     key
 }
 
+/// The `documents` key of a document.
+pub(super) fn document_key(key: &DocumentKey) -> Vec<u8> {
+    let mut bytes = vec![key.kind.number()];
+    bytes.extend_from_slice(&known_key(&key.namespace, &key.name));
+    bytes
+}
+
 /// The entry that a `known` key and value stand for.
 pub(super) fn decode_known(key: &[u8], value: &[u8]) -> Result<(SmolStr, SmolStr, u64), Undecodable> {
     let text = std::str::from_utf8(key).map_err(|_| Undecodable)?;
@@ -147,6 +196,30 @@ pub(super) fn encode_u64(number: u64) -> [u8; 8] {
 /// The number back.
 pub(super) fn decode_u64(bytes: &[u8]) -> Result<u64, Undecodable> {
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| Undecodable)
+}
+
+impl StoredDocument {
+    fn of(document: &Document) -> Self {
+        Self {
+            kind: document.key.kind.number().into(),
+            namespace: document.key.namespace.to_string(),
+            name: document.key.name.to_string(),
+            body: document.body.clone(),
+            revision: document.revision,
+        }
+    }
+
+    /// The document back; none if this onair does not know its kind.
+    pub(super) fn document(self) -> Result<Arc<Document>, Undecodable> {
+        let kind = u8::try_from(self.kind).ok().and_then(Kind::of).ok_or(Undecodable)?;
+        let key = DocumentKey { kind, namespace: self.namespace.into(), name: self.name.into() };
+        Ok(Arc::new(Document { key, body: self.body, revision: self.revision }))
+    }
+}
+
+/// The document that a `documents` value stands for.
+pub(super) fn decode_document(value: Bytes) -> Result<Arc<Document>, Undecodable> {
+    StoredDocument::decode(value)?.document()
 }
 
 impl StoredRecord {
@@ -205,10 +278,15 @@ impl Decoder {
         Ok(Record::new(&stored.description, lease, stored.incarnation, stored.ordinal, stored.revision))
     }
 
-    /// The events of a `log` value.
-    pub(super) fn events(&mut self, stored: Bytes) -> Result<Vec<Event>, Undecodable> {
-        let events = StoredRevision::decode(stored)?.events;
-        events.into_iter().map(|event| self.event(event)).collect()
+    /// What a `log` value tells of its revision.
+    pub(super) fn entry(&mut self, revision: Revision, stored: Bytes) -> Result<TailEntry, Undecodable> {
+        let StoredRevision { events, turns } = StoredRevision::decode(stored)?;
+        let events = events.into_iter().map(|event| self.event(event)).collect::<Result<_, _>>()?;
+        let document = |stored: Option<StoredDocument>| stored.map(StoredDocument::document).transpose();
+        let turn =
+            |StoredTurn { before, after }| Ok(DocumentEvent { before: document(before)?, after: document(after)? });
+        let documents = turns.into_iter().map(turn).collect::<Result<_, Undecodable>>()?;
+        Ok(TailEntry { revision, events, documents })
     }
 
     fn event(&mut self, stored: StoredEvent) -> Result<Event, Undecodable> {
@@ -234,7 +312,7 @@ impl LogEntry {
     pub(super) fn put(&mut self, guarded: &Guarded, put: &Put, commit: Revision, place: u32) -> (Vec<u8>, Bytes) {
         let stored = StoredRecord::of_put(put, commit, place);
         let value = stored.encoded();
-        let before = guarded.before.as_deref();
+        let before = guarded.record().map(|record| &**record);
         if before.is_none_or(|before| before.revision != stored.revision) {
             let cause = put_cause(before, stored.incarnation);
             self.note(before, Some(value.clone()), cause);
@@ -250,6 +328,22 @@ impl LogEntry {
         }
     }
 
+    /// Notes a document's change and gives the `documents` key and value that it makes; no value: it is no more.
+    pub(super) fn document(
+        &mut self,
+        guarded: &Guarded,
+        put: &DocumentPut,
+        commit: Revision,
+    ) -> (Vec<u8>, Option<Vec<u8>>) {
+        let after = put.document(commit).map(|document| StoredDocument::of(&document));
+        let value = after.as_ref().map(StoredDocument::encode_to_vec);
+        if put.key.kind.is_watched() {
+            let before = guarded.document().map(|document| StoredDocument::of(document));
+            self.0.turns.push(StoredTurn { before, after });
+        }
+        (document_key(&put.key), value)
+    }
+
     fn note(&mut self, before: Option<&Record>, after: Option<Bytes>, cause: Cause) {
         let before = before.map(|record| StoredRecord::of_record(record).encoded());
         self.0.events.push(StoredEvent { before, after, cause: cause.into() });
@@ -257,14 +351,14 @@ impl LogEntry {
 
     /// The value; none if watchers see nothing of this revision.
     pub(super) fn encoded(&self) -> Option<Vec<u8>> {
-        (!self.0.events.is_empty()).then(|| self.0.encode_to_vec())
+        (!self.0.events.is_empty() || !self.0.turns.is_empty()).then(|| self.0.encode_to_vec())
     }
 }
 
 /// Whether a change keeps a service's entry in `known`, as (namespace, service, seconds), or takes it away.
 pub(super) fn known_change(change: &Change) -> Option<(Vec<u8>, Option<u64>)> {
     match change {
-        Change::Put(_) => None,
+        Change::Put(_) | Change::Document(_) => None,
         Change::Delete(delete) => Some((known_key(&delete.key.namespace, &delete.key.service), Some(delete.at))),
         Change::Forget { namespace, service } => Some((known_key(namespace, service), None)),
     }

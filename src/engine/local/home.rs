@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! DIR/lock              held while the engine runs, also while the store itself is closed after a failure
-//! DIR/store/format      "onair store, format 1": makes the directory ours
+//! DIR/store/format      "onair store, format 2": makes the directory ours
 //! DIR/store/committed   the last acknowledged revision, not synced: proof of a loss, never of a commit
 //! DIR/store/distrusted  a sync has failed: what the system shows of the store may not be on the disk
 //! DIR/store/…           the embedded store's own files
 //! DIR/store.new/        a store being made; without a meaning until it is renamed
+//! DIR/store.format1/    the store as it was before an upgrade from that format, kept
 //! ```
 
 use std::{
@@ -22,6 +23,8 @@ use crate::registry::Revision;
 const LOCK: &str = "lock";
 const STORE: &str = "store";
 const STORE_NEW: &str = "store.new";
+/// What the name of a kept store begins with; its format follows.
+const STORE_KEPT: &str = "store.format";
 const FORMAT_FILE: &str = "format";
 const COMMITTED: &str = "committed";
 const DISTRUSTED: &str = "distrusted";
@@ -68,6 +71,7 @@ impl Home {
 
     /// The store's format; none if there is no store yet.
     pub(super) fn format(&self) -> Result<Option<u32>, OpenError> {
+        self.settle().map_err(|source| self.io_error(source))?;
         if !self.store().try_exists().map_err(|source| self.io_error(source))? {
             return Ok(None);
         }
@@ -86,10 +90,7 @@ impl Home {
     /// point leaves either no store or the whole of it.
     pub(super) fn create(&self, make: impl FnOnce(&Path) -> Result<(), OpenError>) -> Result<(), OpenError> {
         let new = self.dir.join(STORE_NEW);
-        let prepare = || match fs::remove_dir_all(&new) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => create_private(&new),
-        };
+        let prepare = || remove(&new).and_then(|()| create_private(&new));
         prepare().map_err(|source| self.io_error(source))?;
         make(&new)?;
         let finish = || {
@@ -100,6 +101,49 @@ impl Home {
             sync_dir(&self.dir)
         };
         finish().map_err(|source| self.io_error(source))
+    }
+
+    /// Makes the store one of this format: a copy of it is made so by `make`, which has it on disk when it returns, and
+    /// takes its place; the store itself is kept beside it as it is. A crash at any point leaves the one or the other.
+    pub(super) fn upgrade(
+        &self,
+        from: u32,
+        make: impl FnOnce(&Path) -> Result<(), OpenError>,
+    ) -> Result<PathBuf, OpenError> {
+        let (new, kept) = (self.dir.join(STORE_NEW), self.kept(from));
+        let io_error = |source| self.io_error(source);
+        remove(&new).map_err(io_error)?;
+        copy(&self.store(), &new).map_err(io_error)?;
+        make(&new)?;
+        let finish = || {
+            write_synced(&new.join(FORMAT_FILE), format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes())?;
+            sync_dir(&new)?;
+            remove(&kept)?;
+            fs::rename(self.store(), &kept)?;
+            fs::rename(&new, self.store())?;
+            sync_dir(&self.dir)
+        };
+        finish().map_err(io_error)?;
+        Ok(kept)
+    }
+
+    /// Where the store of an earlier format is kept.
+    fn kept(&self, format: u32) -> PathBuf {
+        self.dir.join(format!("{STORE_KEPT}{format}"))
+    }
+
+    /// Between the two renames of an upgrade there is no store: the earlier one is it still.
+    fn settle(&self) -> io::Result<()> {
+        if self.store().try_exists()? {
+            return Ok(());
+        }
+        for format in (1..FORMAT).rev() {
+            if self.kept(format).try_exists()? {
+                fs::rename(self.kept(format), self.store())?;
+                return sync_dir(&self.dir);
+            }
+        }
+        Ok(())
     }
 
     /// Opens the note of the last acknowledged revision.
@@ -210,10 +254,35 @@ fn may_be_ours(dir: &Path) -> io::Result<bool> {
         foreign |= match name.to_str() {
             Some(LOCK | STORE_NEW | PROBE | LOST_AND_FOUND) => false,
             Some(STORE) => !dir.join(STORE).join(COMMITTED).try_exists()?,
-            _ => true,
+            Some(name) => !name.starts_with(STORE_KEPT),
+            None => true,
         };
     }
     Ok(!foreign)
+}
+
+/// Removes a directory that need not be there.
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Copies a directory with all that is in it, onto the disk.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    create_private(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), &to)?;
+            File::open(&to)?.sync_all()?;
+        }
+    }
+    sync_dir(to)
 }
 
 /// Lease secrets are stored as hashes, but who is registered is nobody else's business either.

@@ -27,20 +27,17 @@ const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
 const TRAILER: [u8; 4] = *b"FJL\x03";
-/// Files without which the library would begin anew, and delete what is there.
-const NEEDED: [&str; 6] = [
-    "version",
-    "keyspaces/0/current",
-    "keyspaces/1/current",
-    "keyspaces/2/current",
-    "keyspaces/3/current",
-    "keyspaces/4/current",
-];
+/// Files without which the library would begin anew, and delete what is there. The first keyspace is its own.
+fn needed(keyspaces: usize) -> impl Iterator<Item = String> {
+    let current = (0..=keyspaces).map(|keyspace| format!("keyspaces/{keyspace}/current"));
+    current.chain(["version".to_owned()])
+}
 
-/// Makes sure that the library will read all there is in `dir`: cuts off a torn end, and refuses what is damaged.
-pub(super) fn mend(dir: &Path) -> Result<(), StoreError> {
-    for file in NEEDED {
-        if !dir.join(file).try_exists().map_err(StoreError::Io)? {
+/// Makes sure that the library will read all there is in `dir`, a store of so many keyspaces: cuts off a torn end, and
+/// refuses what is damaged.
+pub(super) fn mend(dir: &Path, keyspaces: usize) -> Result<(), StoreError> {
+    for file in needed(keyspaces) {
+        if !dir.join(&file).try_exists().map_err(StoreError::Io)? {
             return Err(StoreError::Corrupt(format!("its file {file} is missing")));
         }
     }
@@ -233,9 +230,9 @@ mod tests {
 
     fn store(journal: &[u8]) -> tempfile::TempDir {
         let dir = tempfile::TempDir::new().unwrap();
-        for file in NEEDED {
-            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
-            fs::write(dir.path().join(file), "").unwrap();
+        for file in needed(5) {
+            fs::create_dir_all(dir.path().join(&file).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(&file), "").unwrap();
         }
         fs::write(dir.path().join("10.jnl"), journal).unwrap();
         fs::write(dir.path().join("9.jnl"), batch(0, 0, 1)).unwrap();
@@ -253,7 +250,7 @@ mod tests {
         for end in cases {
             let journal = [&whole, end].concat();
             let dir = store(&journal);
-            mend(dir.path()).unwrap();
+            mend(dir.path(), 5).unwrap();
             let left = fs::read(dir.path().join("10.jnl")).unwrap();
             assert_eq!(trimmed(&left), whole, "{} bytes of it", end.len());
         }
@@ -267,7 +264,7 @@ mod tests {
             second[at] ^= 0x55;
             let journal = [first.clone(), second, batch(3, 2, 10)].concat();
             let dir = store(&journal);
-            let StoreError::Corrupt(what) = mend(dir.path()).unwrap_err() else { panic!("byte {at}") };
+            let StoreError::Corrupt(what) = mend(dir.path(), 5).unwrap_err() else { panic!("byte {at}") };
             assert!(what.contains(&format!("10.jnl is damaged at byte {}", first.len())), "{what}");
             assert_eq!(fs::read(dir.path().join("10.jnl")).unwrap(), journal);
         }
@@ -277,20 +274,20 @@ mod tests {
     fn a_sealed_journal_must_be_whole() {
         let dir = store(&batch(1, 0, 1));
         fs::write(dir.path().join("9.jnl"), &batch(0, 0, 100)[..50]).unwrap();
-        assert!(matches!(mend(dir.path()), Err(StoreError::Corrupt(_))));
+        assert!(matches!(mend(dir.path(), 5), Err(StoreError::Corrupt(_))));
     }
 
     #[test]
     fn a_store_without_its_files_is_not_begun_anew() {
-        for file in NEEDED {
+        for file in needed(5) {
             let dir = store(&[]);
-            fs::remove_file(dir.path().join(file)).unwrap();
-            assert!(matches!(mend(dir.path()), Err(StoreError::Corrupt(_))));
+            fs::remove_file(dir.path().join(&file)).unwrap();
+            assert!(matches!(mend(dir.path(), 5), Err(StoreError::Corrupt(_))));
         }
         let dir = store(&[]);
         fs::remove_file(dir.path().join("9.jnl")).unwrap();
         fs::remove_file(dir.path().join("10.jnl")).unwrap();
-        assert!(matches!(mend(dir.path()), Err(StoreError::Corrupt(_))));
+        assert!(matches!(mend(dir.path(), 5), Err(StoreError::Corrupt(_))));
     }
 
     #[test]

@@ -186,8 +186,8 @@ impl Opener for Fjall {
 
     fn open(&mut self, begin: Begin) -> Result<(Noted, Recovered), OpenError> {
         match self.home.format()? {
-            // An older format is upgraded here, after a copy of the store was made beside it.
             Some(FORMAT) => {}
+            Some(older @ 1..FORMAT) => self.upgrade(older)?,
             Some(found) => {
                 return Err(OpenError::Newer { dir: self.home.dir().into(), found, supported: FORMAT });
             }
@@ -230,8 +230,21 @@ impl Opener for Fjall {
 }
 
 impl Fjall {
+    fn upgrade(&self, from: u32) -> Result<(), OpenError> {
+        let kept = self.home.upgrade(from, |dir| {
+            journal::mend(dir, store::keyspaces_of(from))
+                .and_then(|()| store::upgrade(dir))
+                .map_err(|error| self.error(error))
+        })?;
+        tracing::info!(
+            "the store was of format {from} and is of {FORMAT} now; the earlier one is kept in {}",
+            kept.display()
+        );
+        Ok(())
+    }
+
     fn read(&self) -> Result<(FjallStore, Recovered), OpenError> {
-        journal::mend(&self.home.store()).map_err(|error| self.error(error))?;
+        journal::mend(&self.home.store(), store::KEYSPACES).map_err(|error| self.error(error))?;
         // The library panics over some kinds of damage. What it had open is closed as the panic unwinds.
         let open = AssertUnwindSafe(|| FjallStore::open(&self.home.store(), self.max_log_bytes));
         match catch_unwind(open) {

@@ -12,12 +12,12 @@ use fjall::{Guard, Keyspace, UserValue};
 use smol_str::SmolStr;
 
 use super::{
-    format::{Decoder, Undecodable, decode_known, decode_u64, encode_u64},
+    format::{Decoder, Undecodable, decode_document, decode_known, decode_u64, encode_u64},
     store::StoreError,
 };
 use crate::{
     engine::TailEntry,
-    registry::{Record, Revision},
+    registry::{Document, Record, Revision},
 };
 
 /// Values that are handed from one thread to the other at a time, and how many such portions may wait.
@@ -63,6 +63,15 @@ pub(super) fn known(known: &Keyspace) -> Result<Vec<(SmolStr, SmolStr, u64)>, St
     known.iter().map(decode).collect()
 }
 
+/// Every entry of the `documents` keyspace.
+pub(super) fn documents(documents: &Keyspace) -> Result<Vec<Arc<Document>>, StoreError> {
+    let decode = |entry: Guard| {
+        let value = entry.value()?;
+        decode_document(Bytes::copy_from_slice(&value)).map_err(undecodable("documents"))
+    };
+    documents.iter().map(decode).collect()
+}
+
 /// The log's entries after `after`, and what each counts for.
 pub(super) type Tail = (Vec<TailEntry>, VecDeque<(Revision, u64)>);
 
@@ -73,8 +82,7 @@ pub(super) fn tail(log: &Keyspace, after: Revision) -> Result<Tail, StoreError> 
         let (key, value) = entry.into_inner()?;
         let revision = decode_u64(&key).map_err(undecodable("log"))?;
         logged.push_back((revision, logged_bytes(value.len())));
-        let events = decoder.events(Bytes::from_owner(value)).map_err(undecodable("log"))?;
-        tail.push(TailEntry { revision, events });
+        tail.push(decoder.entry(revision, Bytes::from_owner(value)).map_err(undecodable("log"))?);
     }
     Ok((tail, logged))
 }

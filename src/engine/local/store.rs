@@ -6,6 +6,7 @@
 //! | `state` | namespace NUL service NUL id | `StoredRecord` |
 //! | `known` | namespace NUL service | Unix seconds of the last removal, 8 bytes big-endian |
 //! | `log` | revision, 8 bytes big-endian | `StoredRevision`; none for a revision that no watcher sees |
+//! | `documents` | kind, 1 byte; namespace NUL name | `StoredDocument` |
 //! | `meta` | `last`, `epochs`, `registry` | `StoredLast`, `StoredEpochs`, the 16 bytes of the registry id |
 
 use std::{
@@ -99,6 +100,7 @@ pub(super) struct FjallStore {
     state: Keyspace,
     known: Keyspace,
     log: Keyspace,
+    documents: Keyspace,
     meta: Keyspace,
     max_log_bytes: u64,
     /// What the log holds, oldest first: revision and bytes as stored.
@@ -123,28 +125,63 @@ fn database(dir: &Path) -> Result<Database, StoreError> {
     Ok(builder.cache_size(CACHE_BYTES).worker_threads(WORKERS).max_journaling_size(JOURNAL_BYTES).open()?)
 }
 
-fn keyspaces(db: &Database) -> Result<[Keyspace; 4], StoreError> {
-    let options = || {
-        KeyspaceCreateOptions::default()
-            .manual_journal_persist(true)
-            .max_memtable_size(MEMTABLE_BYTES)
-            .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
-            .filter_policy(FilterPolicy::disabled())
-    };
+/// Makes a store of an earlier format one of this: what it lacks is there, and empty. It is on disk when this returns.
+pub(super) fn upgrade(dir: &Path) -> Result<(), StoreError> {
+    let db = database(dir)?;
+    let [.., meta, _] = keyspaces(&db)?;
+    let last = meta.get(LAST)?.ok_or_else(|| StoreError::Corrupt("its entry meta/last is missing".into()))?;
+    // Something has to be written, so that what was made is on disk with it.
+    let mut batch = db.batch().durability(Some(PersistMode::SyncAll));
+    batch.insert(&meta, LAST, &*last);
+    Ok(batch.commit()?)
+}
+
+/// How many keyspaces a store of this format has.
+pub(super) fn keyspaces_of(format: u32) -> usize {
+    if format == 1 { 4 } else { KEYSPACES }
+}
+
+/// Makes the store in `from` anew in `to`, without what format 2 brought.
+#[cfg(test)]
+pub(super) fn downgrade(from: &Path, to: &Path) {
+    let (old, new) = (database(from).unwrap(), database(to).unwrap());
+    for name in ["state", "known", "log", "meta"] {
+        let (old, new) = (old.keyspace(name, options).unwrap(), new.keyspace(name, options).unwrap());
+        for entry in old.iter() {
+            let (key, value) = entry.into_inner().unwrap();
+            new.insert(&*key, &*value).unwrap();
+        }
+    }
+    new.persist(PersistMode::SyncAll).unwrap();
+}
+
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .manual_journal_persist(true)
+        .max_memtable_size(MEMTABLE_BYTES)
+        .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
+        .filter_policy(FilterPolicy::disabled())
+}
+
+/// How many keyspaces there are.
+pub(super) const KEYSPACES: usize = 5;
+
+fn keyspaces(db: &Database) -> Result<[Keyspace; KEYSPACES], StoreError> {
     let open = |name| db.keyspace(name, options);
-    Ok([open("state")?, open("known")?, open("log")?, open("meta")?])
+    // In the order in which formats brought them.
+    Ok([open("state")?, open("known")?, open("log")?, open("meta")?, open("documents")?])
 }
 
 impl FjallStore {
     /// Opens the store in `dir`, which has been created before, and reads all of it.
     pub(super) fn open(dir: &Path, max_log_bytes: u64) -> Result<(Self, Recovered), StoreError> {
         let db = database(dir)?;
-        if db.keyspace_count() != 4 {
-            return Err(StoreError::Corrupt(format!("it has {} of 4 keyspaces", db.keyspace_count())));
+        if db.keyspace_count() != KEYSPACES {
+            return Err(StoreError::Corrupt(format!("it has {} of {KEYSPACES} keyspaces", db.keyspace_count())));
         }
-        let [state, known, log, meta] = keyspaces(&db)?;
+        let [state, known, log, meta, documents] = keyspaces(&db)?;
         let (logged, log_bytes, last) = (VecDeque::new(), 0, StoredLast::default());
-        let mut store = Self { db, state, known, log, meta, max_log_bytes, logged, log_bytes, last };
+        let mut store = Self { db, state, known, log, documents, meta, max_log_bytes, logged, log_bytes, last };
         let recovered = store.recover()?;
         Ok((store, recovered))
     }
@@ -169,6 +206,7 @@ impl FjallStore {
             revision: last.revision,
             records: records?,
             known,
+            documents: recovery::documents(&self.documents)?,
             tail,
             tail_after: last.tail_after,
         })
@@ -211,10 +249,14 @@ impl FjallStore {
                 }
                 Change::Delete(delete) => {
                     let key = &delete.key;
-                    entry.delete(guarded.before.as_deref(), delete.cause);
+                    entry.delete(guarded.record().map(|record| &**record), delete.cause);
                     batch.remove(&self.state, super::format::state_key(&key.namespace, &key.service, &key.id));
                 }
                 Change::Forget { .. } => {}
+                Change::Document(put) => match entry.document(guarded, put, group.revision) {
+                    (key, Some(value)) => batch.insert(&self.documents, key, value),
+                    (key, None) => batch.remove(&self.documents, key),
+                },
             }
             known.extend(known_change(&guarded.change));
         }
@@ -250,12 +292,16 @@ impl FjallStore {
         batch.insert(&self.log, encode_u64(revision).as_slice(), entry);
     }
 
+    fn keyspaces(&self) -> [&Keyspace; KEYSPACES] {
+        [&self.state, &self.known, &self.log, &self.documents, &self.meta]
+    }
+
     /// Waits for the library's workers where it would wait itself, but not for dead ones.
     fn halt(&self) -> Result<(), StoreError> {
         let behind = |keyspace: &Keyspace| {
             keyspace.tree.sealed_memtable_count() > SEALED_MAX || keyspace.tree.l0_run_count() > TABLES_WAITING_MAX
         };
-        while [&self.state, &self.known, &self.log, &self.meta].into_iter().any(behind) {
+        while self.keyspaces().into_iter().any(behind) {
             self.db.persist(PersistMode::Buffer)?; // refused when a worker has died
             std::thread::sleep(HALT);
         }
@@ -265,7 +311,7 @@ impl FjallStore {
     /// Makes tables of everything that is in memory.
     #[cfg(test)]
     pub(super) fn flush(&self) {
-        for keyspace in [&self.state, &self.known, &self.log, &self.meta] {
+        for keyspace in self.keyspaces() {
             keyspace.rotate_memtable_and_wait().unwrap();
         }
     }

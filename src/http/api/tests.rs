@@ -155,8 +155,6 @@ async fn a_refusal_has_what_the_calls_status_has() {
     let mut fields: Vec<_> = fields.filter_map(Json::as_str).collect();
     fields.sort_unstable();
     assert_eq!(fields, ["instance.port", "instance.version", "ttl"]);
-    let unsupported = ask(&api, "GET", "/v1/namespaces/shop/instances?frontend=x", None).await;
-    assert_eq!((unsupported.status(), &unsupported.json["reason"]), (501, &json!("NOT_SUPPORTED")));
     let ahead = ask(&api, "GET", &format!("{WEB}?minRevision=99&wait=0.01s"), None).await;
     assert_eq!((ahead.status(), &ahead.json["reason"]), (400, &json!("REVISION_AHEAD")));
     assert!(ahead.json["metadata"]["revision"].is_string(), "{}", ahead.json);

@@ -30,6 +30,10 @@ label! {
         Subscribe = "Subscribe",
         /// `onair.v1.Registry/GetServerInfo`.
         GetServerInfo = "GetServerInfo",
+        /// `onair.v1.Deployments/Switch` and `SwitchBack`.
+        Switch = "Deployments.Switch",
+        /// Any other of `onair.v1.Deployments`.
+        Deployments = "Deployments",
         /// `grpc.health.v1.Health/Check`.
         HealthCheck = "Health.Check",
         /// `grpc.health.v1.Health/List`.
@@ -57,6 +61,8 @@ impl Rpc {
             "/onair.v1.Registry/Watch" => Self::Watch,
             "/onair.v1.Registry/Subscribe" => Self::Subscribe,
             "/onair.v1.Registry/GetServerInfo" => Self::GetServerInfo,
+            "/onair.v1.Deployments/Switch" | "/onair.v1.Deployments/SwitchBack" => Self::Switch,
+            path if path.starts_with("/onair.v1.Deployments/") => Self::Deployments,
             "/grpc.health.v1.Health/Check" => Self::HealthCheck,
             "/grpc.health.v1.Health/List" => Self::HealthList,
             "/grpc.health.v1.Health/Watch" => Self::HealthWatch,
@@ -146,6 +152,11 @@ reasons! {
     HostNotAllowed = "HOST_NOT_ALLOWED",
     OriginNotAllowed = "ORIGIN_NOT_ALLOWED",
     Repeated = "REPEATED",
+    AlreadyExists = "ALREADY_EXISTS",
+    MissingBackend = "MISSING_BACKEND",
+    InUse = "IN_USE",
+    StaleRevision = "STALE_REVISION",
+    NothingBefore = "NOTHING_BEFORE",
 }
 
 /// Statuses of HTTP, each as its own label.
@@ -239,6 +250,14 @@ label! {
         Waiting = "max_waiting",
         /// Dependencies that they have together.
         WaitingDependencies = "max_waiting_dependencies",
+        /// Backends.
+        Backends = "max_backends",
+        /// Frontends.
+        Frontends = "max_frontends",
+        /// Splits of a frontend.
+        Splits = "max_splits",
+        /// Entries of a frontend's history.
+        History = "max_history",
     }
 }
 
@@ -267,6 +286,10 @@ impl Limit {
             Self::Dependencies => limits.max_dependencies,
             Self::Waiting => limits.max_waiting,
             Self::WaitingDependencies => limits.max_waiting_dependencies,
+            Self::Backends => limits.max_backends,
+            Self::Frontends => limits.max_frontends,
+            Self::Splits => limits.max_splits,
+            Self::History => limits.max_history,
         }
     }
 

@@ -126,7 +126,7 @@ impl Rig {
 
     fn commit(&mut self, changes: &[Change]) -> Vec<WaitId> {
         self.revision += 3;
-        let events: Vec<Event> = self.registry.fold(self.revision, changes);
+        let events: Vec<Event> = self.registry.fold(self.revision, changes).events;
         let mut stirred = BTreeSet::new();
         events.iter().for_each(|event| self.waiting.follow(event, &mut stirred));
         stirred.into_iter().collect()

@@ -44,7 +44,7 @@ fn refused_or_whole(dir: &Path, model: &Model, what: &str) -> bool {
         }
         Err(OpenError::Corrupt { what: known, advice, .. }) => {
             assert!(!known.is_empty() && advice.contains("copy"), "{what}: {known}; {advice}");
-            for keyspace in 0..=4 {
+            for keyspace in 0..=5 {
                 assert!(dir.join(format!("store/keyspaces/{keyspace}")).exists(), "{what}: {keyspace} is gone");
             }
             false

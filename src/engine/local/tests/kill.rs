@@ -18,6 +18,7 @@ fn nth(revision: u64) -> Op {
     let key = (revision * 7 % 12) as u8;
     match revision % 5 {
         0 => Op::Delete { key },
+        2 => Op::Write { key, size: (revision * 17 % 900) as usize },
         3 => Op::Update { key },
         _ => Op::Register { key, size: (revision * 131 % 3_000) as usize },
     }
