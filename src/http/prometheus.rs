@@ -31,10 +31,11 @@ use crate::{
     registry::{Error, Violation},
 };
 
-const PATH: &str = "/v1/prometheus/sd";
+/// Where it is asked for.
+pub const PATH: &str = "/v1/prometheus/sd";
 static LOOKUP: PathAndQuery = PathAndQuery::from_static("/onair.v1.Registry/Lookup");
 /// What Prometheus says of how often it asks; it stops waiting for an answer after as long.
-const INTERVAL: &str = "x-prometheus-refresh-interval-seconds";
+pub const INTERVAL: &str = "x-prometheus-refresh-interval-seconds";
 /// How long an answer may take: for one who does not say, and bounds for one who does.
 const TIME: (Duration, Duration, Duration) =
     (Duration::from_secs(60), Duration::from_secs(1), Duration::from_secs(3_600));

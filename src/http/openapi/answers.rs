@@ -59,6 +59,11 @@ pub fn fixed(further: &[StatusCode]) -> BTreeMap<String, Response> {
     references(OF_ANY.into_iter().map(status_of).chain(further.iter().copied()))
 }
 
+/// The same where the answer is made of calls.
+pub fn of_calls() -> BTreeMap<String, Response> {
+    references(OF_ANY.into_iter().chain(OF_ROUTES).map(status_of))
+}
+
 fn references(statuses: impl Iterator<Item = StatusCode>) -> BTreeMap<String, Response> {
     let statuses: BTreeSet<_> = statuses.chain([StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE]).collect();
     let reference = |status| Response { reference: Some(reference(status)), ..Response::default() };

@@ -1,4 +1,5 @@
-//! What the server answers that no proto describes, written out one by one: probes, metrics, this document and its page.
+//! What the server answers that no proto describes, written out one by one: probes, metrics, targets, this document and
+//! its page.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,10 @@ use serde_json::json;
 
 use super::{
     answers,
-    model::{Header, Media, Operation, Ordered, Parameter, Response, Schema, Tag},
+    model::{Additional, Header, Media, Operation, Ordered, Parameter, Response, Schema, Tag},
     schema::Schemas,
 };
-use crate::http::pages;
+use crate::http::{pages, prometheus};
 
 const OPERATION: &str = "Operation";
 const DESCRIPTION: &str = "Description";
@@ -28,12 +29,14 @@ pub fn add(paths: &mut Ordered<Ordered<Operation>>, tags: &mut Vec<Tag>, schemas
         ("/healthz", probe("getHealth", "Ask whether the server lives", live)),
         ("/readyz", probe("getReadiness", "Ask whether everything can be served", ready)),
         ("/metrics", metrics()),
+        (prometheus::PATH, targets()),
         (pages::DOCUMENT, document()),
         (pages::PAGE, page()),
     ] {
         paths.entry(path).push("get", operation);
     }
-    let moved = "Probes and metrics. Where the server has `ops_listen`, they are there, and not on this port.";
+    let moved =
+        "For who operates it. Where the server has `ops_listen`, probes and metrics are there, and not on this port.";
     for (name, description) in [(OPERATION, moved), (DESCRIPTION, "What describes the API.")] {
         tags.push(Tag { name: name.to_owned(), description: description.to_owned() });
     }
@@ -76,16 +79,24 @@ fn report() -> Schema {
         ("ok", Schema::of("boolean").described("Whether it is well.")),
         ("detail", text("What was seen, for people.")),
     ];
-    let object = |members: Ordered<Schema>| Schema {
-        required: members.iter().map(|(name, _)| name.clone()).collect(),
-        properties: members,
-        ..Schema::of("object")
-    };
-    let check = object(check.map(|(name, of)| (name.to_owned(), of)).into_iter().collect());
-    let checks = Schema { items: Some(Box::new(check)), ..Schema::of("array").described("Each check.") };
+    let checks = Schema { items: Some(Box::new(object(check))), ..Schema::of("array").described("Each check.") };
     let ok = Schema::of("boolean").described("Whether all of them are well.");
-    let members = [("ok", ok), ("checks", checks)].map(|(name, of)| (name.to_owned(), of));
-    object(members.into_iter().collect()).described("The answer of a probe.")
+    object([("ok", ok), ("checks", checks)]).described("The answer of a probe.")
+}
+
+/// Of members that are always there.
+fn object<const N: usize>(members: [(&str, Schema); N]) -> Schema {
+    Schema {
+        required: members.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        properties: members.into_iter().map(|(name, of)| (name.to_owned(), of)).collect(),
+        ..Schema::of("object")
+    }
+}
+
+/// A parameter that may be left out.
+fn given(place: &'static str, name: &str, description: &str, schema: Schema) -> Parameter {
+    let (name, description) = (name.to_owned(), description.to_owned());
+    Parameter { name, place, description, required: false, schema, example: None }
 }
 
 fn metrics() -> Operation {
@@ -100,6 +111,42 @@ fn metrics() -> Operation {
     metrics.responses = answers::fixed(&[StatusCode::NOT_FOUND]);
     metrics.responses.insert("200".to_owned(), response("The metrics.", content, &[]));
     metrics
+}
+
+/// Prometheus' HTTP service discovery.
+fn targets() -> Operation {
+    let description = "What is registered, as Prometheus discovers it: a group of one target for each instance. Variables \
+                       mean what they mean to a lookup. A list that cannot be completed in time breaks off.";
+    let mut targets = operation(OPERATION, "getTargets", "List the targets of Prometheus", description);
+    let text = || Schema::of("string");
+    let query = [
+        ("namespace", "The namespace; `*` for all; left out: `default`.", Schema::named("OptionalName")),
+        ("service", "The service; left out: all of the namespace.", Schema::named("OptionalName")),
+        ("version", "A version or a range of them.", text()),
+        ("selector", "What it has to be like.", text()),
+        (
+            "port",
+            "The name of one of its ports; without one the main port. Who has no such port is left out.",
+            Schema { min_length: Some(1), ..text() },
+        ),
+    ];
+    targets.parameters = query.map(|(name, description, schema)| given("query", name, description, schema)).into();
+    let interval = "Seconds that the answer may take, 1 to 3,600; 60 without it, or if it is no number.";
+    targets.parameters.push(given("header", prometheus::INTERVAL, interval, text()));
+    let labels = Schema { additional_properties: Some(Additional::Each(Box::new(text()))), ..Schema::of("object") };
+    let list = Schema { items: Some(Box::new(text())), ..Schema::of("array") };
+    let group = object([
+        ("targets", list.described("The target: host and port.")),
+        ("labels", labels.described("What is known of it, by names that begin with `__meta_onair_`.")),
+    ]);
+    let schema = Schema { items: Some(Box::new(group)), ..Schema::of("array") };
+    let labels =
+        json!({"__meta_onair_namespace": "default", "__meta_onair_service": "web", "__meta_onair_id": "web-1"});
+    let example = Some(json!([{"targets": ["127.0.0.1:8000"], "labels": labels}]));
+    targets.responses = answers::of_calls();
+    let content = Content::from([(answers::JSON, Media { schema, example })]);
+    targets.responses.insert("200".to_owned(), response("The targets.", content, &[]));
+    targets
 }
 
 fn document() -> Operation {
@@ -120,14 +167,8 @@ fn kept(mut operation: Operation, kind: &'static str, schema: Schema) -> Operati
     let all = response(&operation.description, content, &["ETag"]);
     let unchanged = response("It is one that `If-None-Match` names.", Content::new(), &["ETag"]);
     operation.responses.extend([("200".to_owned(), all), ("304".to_owned(), unchanged)]);
-    operation.parameters.push(Parameter {
-        name: "If-None-Match".to_owned(),
-        place: "header",
-        description: "The `ETag` of the one that you have.".to_owned(),
-        required: false,
-        schema: Schema::of("string"),
-        example: None,
-    });
+    let tag = given("header", "If-None-Match", "The `ETag` of the one that you have.", Schema::of("string"));
+    operation.parameters.push(tag);
     operation
 }
 
