@@ -86,7 +86,8 @@ async fn serve() -> (Channel, SocketAddr, RegistryHandle) {
 
 /// The same services by HTTP.
 async fn serve_http(services: Routes) -> SocketAddr {
-    let routes = onair::http::router(services, ApiOptions { max_message_bytes: 1 << 22 }).unwrap();
+    let routes =
+        onair::http::router(services, ApiOptions { max_message_bytes: 1 << 22, max_json_values: 1 << 16 }).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

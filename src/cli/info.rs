@@ -97,7 +97,7 @@ fn breaker(breaker: &Breaker) -> String {
     }
 }
 
-fn limits(limits: &Limits) -> [(&'static str, String); 20] {
+fn limits(limits: &Limits) -> [(&'static str, String); 21] {
     [
         ("max instances", human_count(limits.max_instances)),
         ("max services", human_count(limits.max_services)),
@@ -119,6 +119,7 @@ fn limits(limits: &Limits) -> [(&'static str, String); 20] {
         ("max dependencies", human_count(limits.max_dependencies)),
         ("max waiting", human_count(limits.max_waiting)),
         ("max waiting dependencies", human_count(limits.max_waiting_dependencies)),
+        ("max json values", human_count(limits.max_json_values)),
     ]
 }
 

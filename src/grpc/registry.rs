@@ -29,7 +29,7 @@ use crate::{
     },
     registry::{
         LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES, MAX_SELECTOR_BYTES,
-        MAX_SPLITS, Record,
+        MAX_SPLITS, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Record,
     },
     watch::{Ending, WatchItem, WatchStream},
 };
@@ -244,8 +244,8 @@ fn breaker(metrics: &Metrics) -> Breaker {
 #[must_use]
 pub fn fixed_limits() -> Limits {
     Limits {
-        max_metadata_bytes: 16 * 1024,
-        max_metadata_depth: 32,
+        max_metadata_bytes: METADATA_BYTES_MAX as u64,
+        max_metadata_depth: METADATA_DEPTH_MAX as u64,
         max_page_size: 1_000,
         max_name_bytes: MAX_NAME_BYTES as u64,
         max_selector_bytes: MAX_SELECTOR_BYTES as u64,

@@ -292,6 +292,14 @@ pub fn too_large(maximum: u64) -> Status {
     Status::with_error_details(Code::ResourceExhausted, sentence, details)
 }
 
+/// A body of JSON with more in it than anyone needs to say.
+#[must_use]
+pub fn too_many_values(maximum: u64) -> Status {
+    let sentence = format!("the body has more than {maximum} values");
+    let details = limited(Reason::TooLarge, "max_json_values", maximum, maximum);
+    Status::with_error_details(Code::ResourceExhausted, sentence, details)
+}
+
 /// What the transport says of a request stream, as we promise it.
 #[must_use]
 pub fn of_transport(status: Status) -> Status {

@@ -11,6 +11,7 @@ use http::{
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
     request::Parts,
 };
+use tokio::sync::Semaphore;
 use tonic::service::Routes;
 
 use super::{
@@ -34,7 +35,12 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub struct ApiOptions {
     /// Most bytes of a body.
     pub max_message_bytes: usize,
+    /// Most values of a body.
+    pub max_json_values: usize,
 }
+
+/// Bodies beyond this are read apart, one at a time: who serves connections has no time for them.
+const APART_BYTES: usize = 64 * 1024;
 
 /// The services, and what they allow.
 #[derive(Debug)]
@@ -42,6 +48,8 @@ pub struct Api {
     grpc: Grpc,
     options: ApiOptions,
     watches: Watches,
+    /// The turn to read a large body.
+    large: Arc<Semaphore>,
 }
 
 /// Serves every route of the API over these services. One for each thread: nothing in it is shared.
@@ -51,7 +59,12 @@ pub struct Api {
 pub fn router(services: Routes, options: ApiOptions) -> Result<Router, RouteError> {
     let mut paths: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
     let table = Table::of_api()?;
-    let api = Arc::new(Api { grpc: Grpc::new(services), options, watches: Watches::new(&table)? });
+    let api = Arc::new(Api {
+        grpc: Grpc::new(services),
+        options,
+        watches: Watches::new(&table)?,
+        large: Arc::new(Semaphore::new(1)),
+    });
     for route in table.routes() {
         paths.entry(&route.path).or_default().push(route);
     }
@@ -111,7 +124,18 @@ impl Api {
             routes::Body::None => negotiate::none(&parts.headers, body).await.map(|()| Bytes::new())?,
             _ => negotiate::json(&parts.headers, body, self.options.max_message_bytes).await?,
         };
-        Ok(transcode::request(route, &parts.uri, &parts.headers, &body)?)
+        let max_values = self.options.max_json_values;
+        if body.len() <= APART_BYTES {
+            return Ok(transcode::request(route, &parts.uri, &parts.headers, &body, max_values)?);
+        }
+        let turn = Arc::clone(&self.large).acquire_owned().await;
+        let (route, uri, headers) = (route.clone(), parts.uri.clone(), parts.headers.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            // Kept until the end, also when nobody waits for it any more.
+            let _turn = turn;
+            transcode::request(&route, &uri, &headers, &body, max_values)
+        });
+        Ok(read.await.map_err(|error| status::plain(Reason::Internal, error.to_string()))??)
     }
 }
 

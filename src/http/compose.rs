@@ -250,7 +250,7 @@ mod tests {
             }
             let uri = Uri::from_str(&composed.target).unwrap();
             let body = composed.body.unwrap_or_default();
-            let read = transcode::request(route, &uri, &headers, body.as_bytes()).unwrap();
+            let read = transcode::request(route, &uri, &headers, body.as_bytes(), 1_000).unwrap();
             let mut read = LookupRequest::decode(&read[..]).unwrap();
             if lookup.namespace.is_empty() {
                 prop_assert_eq!(std::mem::take(&mut read.namespace), "default");

@@ -21,10 +21,12 @@ use crate::{
 /// The message that `bytes` are the JSON of. What breaks a rule is added to `violations`, and is not in the message.
 ///
 /// # Errors
-/// `MALFORMED` or `TOO_DEEP`: there is no telling what it says; the sentence says where.
+/// `MALFORMED` or `TOO_DEEP`: there is no telling what it says; the sentence says where. `TOO_LARGE` if there are more
+/// than `max_values`.
 pub fn message(
     descriptor: &MessageDescriptor,
     bytes: &[u8],
+    max_values: usize,
     at: &Path<'_>,
     violations: &mut Vec<Violation>,
 ) -> Result<DynamicMessage, Status> {
@@ -35,7 +37,7 @@ pub fn message(
         let sentence = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
         status::plain(Reason::Malformed, sentence)
     })?;
-    let found = Found::default();
+    let found = Found::new(max_values);
     let mut json = serde_json::Deserializer::from_str(text);
     let seed = MessageSeed { descriptor, path: at, found: &found };
     let read = seed.deserialize(&mut json).and_then(|read| json.end().map(|()| read));
@@ -44,6 +46,7 @@ pub fn message(
             violations.extend(found.into_violations());
             Ok(read.unwrap_or_else(|| DynamicMessage::new(descriptor.clone())))
         }
+        Err(_) if found.has_too_much() => Err(status::too_many_values(max_values as u64)),
         // Ours: there are more violations than anyone wants to read.
         Err(error) if error.is_data() => {
             violations.extend(found.into_violations());

@@ -255,7 +255,7 @@ mod tests {
 
     fn front(grpc: Routes, routes: Router) -> Front {
         let guard = Arc::new(Guard::new(&[], &ServeSettings::default()));
-        Front::new(grpc, routes, guard, ApiOptions { max_message_bytes: 1_000 }, Arc::default())
+        Front::new(grpc, routes, guard, ApiOptions { max_message_bytes: 1_000, max_json_values: 1_000 }, Arc::default())
     }
 
     fn asked(version: Version, kind: &'static str) -> Request<Body> {

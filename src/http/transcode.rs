@@ -20,10 +20,17 @@ use crate::{
 /// The bytes of the request message, or everything that is wrong with the request.
 ///
 /// # Errors
-/// INVALID_ARGUMENT: `MALFORMED` or `TOO_DEEP` of the body, `INVALID` with all violations.
-pub fn request(route: &Route, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Status> {
+/// INVALID_ARGUMENT: `MALFORMED` or `TOO_DEEP` of the body, `INVALID` with all violations. `TOO_LARGE`, if the body has
+/// more than `max_values`.
+pub fn request(
+    route: &Route,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &[u8],
+    max_values: usize,
+) -> Result<Vec<u8>, Status> {
     let mut reading = Reading { message: DynamicMessage::new(route.rpc.input()), violations: Vec::new() };
-    reading.body(&route.body, body)?;
+    reading.body(&route.body, body, max_values)?;
     reading.path(route, uri.path());
     reading.headers(route, headers);
     reading.query(route, uri.query().unwrap_or_default());
@@ -57,17 +64,18 @@ impl Reading {
         self.violations.push(Violation { field: field.into(), description: description.into() });
     }
 
-    fn body(&mut self, what: &Body, bytes: &[u8]) -> Result<(), Status> {
+    fn body(&mut self, what: &Body, bytes: &[u8], max_values: usize) -> Result<(), Status> {
+        let violations = &mut self.violations;
         match what {
             Body::None => {}
             Body::Whole => {
-                self.message = json::message(&self.message.descriptor(), bytes, &Path::Root, &mut self.violations)?;
+                self.message = json::message(&self.message.descriptor(), bytes, max_values, &Path::Root, violations)?;
             }
             Body::Field(field, descriptor) => {
                 let all = Path::Field(&Path::Root, field.name());
                 let one = Path::Index(&all, 0);
                 let path = if field.is_list() { &one } else { &all };
-                let member = Value::Message(json::message(descriptor, bytes, path, &mut self.violations)?);
+                let member = Value::Message(json::message(descriptor, bytes, max_values, path, violations)?);
                 self.message.set_field(field, if field.is_list() { Value::List(vec![member]) } else { member });
             }
         }

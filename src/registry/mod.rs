@@ -54,7 +54,7 @@ pub use needs::{IfMissing, MAX_DEPENDENCIES, Need, Needs, Resolved};
 pub use outline::Outline;
 pub use pick::{Candidate, Choice, MAX_PICK_KEY_BYTES, Share, pick, pick_behind};
 pub use record::{Lease, Record, names};
-pub use registration::{Context, LeaseTtl, Registration};
+pub use registration::{Context, LeaseTtl, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Registration};
 pub use selector::{MAX_SELECTOR_BYTES, Selector};
 pub use service::{ReplyBudget, ServiceSet};
 pub use snapshot::{Snapshot, SnapshotReader, disjoint};

@@ -20,6 +20,7 @@ mod metadata;
 mod tests;
 
 use location::Location;
+pub use metadata::{BYTES_MAX as METADATA_BYTES_MAX, DEPTH_MAX as METADATA_DEPTH_MAX};
 
 /// Makes metadata, or what is like it, canonical and tells which rules it breaks.
 pub(super) fn check_metadata(value: &mut prost_types::Value) -> Vec<String> {

@@ -212,6 +212,15 @@ fn actor_options(settings: &ServeSettings, metrics: Arc<Metrics>) -> ActorOption
     }
 }
 
+fn api_options(settings: &ServeSettings) -> ApiOptions {
+    ApiOptions { max_message_bytes: settings.max_message_bytes, max_json_values: max_json_values(settings) }
+}
+
+/// Values of a body: as many as the most beats have, and more than anything else has.
+fn max_json_values(settings: &ServeSettings) -> usize {
+    20_000 + 4 * settings.max_beats
+}
+
 fn members(settings: &ServeSettings, addresses: &[SocketAddr]) -> Vec<String> {
     match &settings.advertise {
         Some(address) => vec![address.clone()],
@@ -261,6 +270,7 @@ impl Services {
             max_concurrent_streams: u64::from(settings.max_concurrent_streams),
             max_log_bytes: settings.max_log_bytes,
             max_inbox: settings.max_inbox as u64,
+            max_json_values: max_json_values(settings) as u64,
             ..fixed_limits()
         };
         let metrics = self.handle.metrics();
@@ -293,7 +303,7 @@ impl Services {
         if settings.bench_floor {
             grpc = grpc.add_service(FloorServer::new(Floor::new()));
         }
-        let options = ApiOptions { max_message_bytes: settings.max_message_bytes };
+        let options = api_options(settings);
         let routes = http::router(grpc.clone(), options)
             .map_err(|error| ServeError::Broken(format!("the API cannot be served by HTTP: {error}")))?;
         let routes = routes.merge(http::prometheus::router(grpc.clone())).merge(self.ops.clone());

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::ServeSettings,
-    http::{self, ApiOptions, Front, Guard, ops::Ops},
+    http::{self, Front, Guard, ops::Ops},
     metrics::Metrics,
 };
 
@@ -46,7 +46,7 @@ impl OpsServer {
         server.addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let routes = http::ops::router(server.ops.clone()).fallback(http::no_route);
         let guard = Arc::new(Guard::new(&server.addresses, settings));
-        let options = ApiOptions { max_message_bytes: settings.max_message_bytes };
+        let options = super::api_options(settings);
         let front = Front::new(Routes::default(), routes, guard, options, Arc::clone(metrics));
         let protocols = Protocols::new(settings, Arc::clone(metrics));
         let serve = async move {

@@ -23,7 +23,8 @@ use crate::{
     proto::Limits,
 };
 
-const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+const MAX_MESSAGE_BYTES: usize = 128 * 1024;
+const MAX_JSON_VALUES: usize = 20_000;
 
 /// The API over an empty registry.
 fn api() -> Router {
@@ -36,7 +37,7 @@ fn api() -> Router {
     let metrics = Arc::clone(handle.metrics());
     let service = RegistryServer::new(RegistryService::new(handle, options));
     let services = Routes::new(CanonicalErrors::new(service, MAX_MESSAGE_BYTES as u64, metrics));
-    let options = ApiOptions { max_message_bytes: MAX_MESSAGE_BYTES };
+    let options = ApiOptions { max_message_bytes: MAX_MESSAGE_BYTES, max_json_values: MAX_JSON_VALUES };
     router(services, options).expect("the protos are right")
 }
 
@@ -158,4 +159,28 @@ async fn a_refusal_has_what_the_calls_status_has() {
     let ahead = ask(&api, "GET", &format!("{WEB}?minRevision=99&wait=0.01s"), None).await;
     assert_eq!((ahead.status(), &ahead.json["reason"]), (400, &json!("REVISION_AHEAD")));
     assert!(ahead.json["metadata"]["revision"].is_string(), "{}", ahead.json);
+}
+
+#[test]
+fn who_sends_a_large_body_holds_up_nobody() {
+    // With one thread for what is done apart, and that one taken.
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let api = api();
+        let (go_on, held_up) = std::sync::mpsc::channel::<()>();
+        let holds_up = tokio::task::spawn_blocking(move || held_up.recv());
+        let tokens = vec!["x".repeat(70); 1_000];
+        let mut large = Box::pin(ask(&api, "POST", "/v1/deregister", Some(json!({"leaseTokens": tokens}))));
+        for _ in 0..3 {
+            let small = ok(&api, "GET", "/v1/info", None);
+            tokio::select! {
+                biased;
+                answer = &mut large => panic!("it was read here: {answer:?}"),
+                _ = small => {}
+            }
+        }
+        go_on.send(()).expect("it waits");
+        assert_eq!(large.await.status(), 400, "more tokens than max_beats");
+        holds_up.await.expect("it ends").expect("it was told");
+    });
 }

@@ -10,9 +10,10 @@ use serde_json::Value as Json;
 use super::{
     Path,
     found::Found,
-    tree::Tree,
+    tree,
     value::{float, integer, is_well_known, map_key, of_text, wanted, well_known},
 };
+use crate::registry::METADATA_BYTES_MAX;
 
 /// Reads a message; none: it is none, which is noted.
 pub(super) struct MessageSeed<'a> {
@@ -27,6 +28,7 @@ impl<'de> DeserializeSeed<'de> for MessageSeed<'_> {
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         let kind = Kind::Message(self.descriptor.clone());
         let one = One { kind: &kind, path: self.path, found: self.found };
+        self.found.value()?;
         let read = json.deserialize_any(one)?;
         if let Given::Null = read {
             self.found.note(self.path, wanted(&kind))?;
@@ -105,13 +107,20 @@ impl<'de> DeserializeSeed<'de> for One<'_> {
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Given, D::Error> {
         match self.kind {
             Kind::Message(descriptor) if is_well_known(descriptor) => {
-                let tree = Tree { path: self.path, found: self.found }.deserialize(json)?;
+                let tree = tree::read(json, self.path, self.found)?;
+                let Some(tree) = tree else {
+                    self.found.note(self.path, format!("must be at most {METADATA_BYTES_MAX} bytes encoded"))?;
+                    return Ok(Given::Wrong);
+                };
                 match tree {
                     Json::Null if descriptor.full_name() != "google.protobuf.Value" => Ok(Given::Null),
                     tree => self.or_wrong(well_known(descriptor, tree)),
                 }
             }
-            _ => json.deserialize_any(self),
+            _ => {
+                self.found.value()?;
+                json.deserialize_any(self)
+            }
         }
     }
 }
@@ -268,7 +277,8 @@ impl<'de> Visitor<'de> for Whole<'_> {
     }
 }
 
-fn skip<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
+/// Passes over what is left of an object.
+pub(super) fn skip<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
     while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
     Ok(())
 }

@@ -9,10 +9,13 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::{http::transcode::to_json, proto};
+use crate::{http::transcode::to_json, proto, registry::METADATA_BYTES_MAX};
 
 static POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).expect("descriptors"));
+
+/// More values than a test has.
+const MANY: usize = 100_000;
 
 fn descriptor(name: &str) -> MessageDescriptor {
     POOL.get_message_by_name(&format!("onair.v1.{name}")).expect("a message of the API")
@@ -21,7 +24,7 @@ fn descriptor(name: &str) -> MessageDescriptor {
 /// What is read of a body, as canonical JSON; or its violations.
 fn read(name: &str, body: &str) -> Result<String, Vec<(String, String)>> {
     let mut violations = Vec::new();
-    let read = message(&descriptor(name), body.as_bytes(), &Path::Root, &mut violations);
+    let read = message(&descriptor(name), body.as_bytes(), MANY, &Path::Root, &mut violations);
     let read = read.unwrap_or_else(|status| panic!("{body}: {status}"));
     if violations.is_empty() {
         let json = to_json(&read.descriptor(), &read.encode_to_vec()).expect("JSON");
@@ -185,7 +188,8 @@ fn what_is_no_json_is_told_with_its_place() {
         (bomb.as_bytes(), "TOO_DEEP", "line 1 column"),
     ] {
         let text = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
-        let status = message(&descriptor("Instance"), body, &Path::Root, &mut Vec::new()).map(|_| ()).expect_err(&text);
+        let read = message(&descriptor("Instance"), body, MANY, &Path::Root, &mut Vec::new());
+        let status = read.map(|_| ()).expect_err(&text);
         assert_eq!(status.code(), Code::InvalidArgument, "{text}");
         assert_eq!(status.get_details_error_info().map(|info| info.reason).as_deref(), Some(reason), "{text}");
         assert!(status.message().contains(place), "{text}: {}", status.message());
@@ -198,6 +202,57 @@ fn violations_without_end_cost_no_memory() {
     let violations = read("Instance", &body).expect_err("violations");
     assert_eq!(violations.len(), 101);
     assert!(violations[100].1.contains("not read to its end"), "{violations:?}");
+}
+
+/// How many values were taken in of a body that may have so many, and what is wrong with it.
+fn values_of(name: &str, body: &str, max_values: usize) -> (usize, Vec<(String, String)>) {
+    let found = Found::new(max_values);
+    let seed = MessageSeed { descriptor: &descriptor(name), path: &Path::Root, found: &found };
+    let read = seed.deserialize(&mut serde_json::Deserializer::from_str(body));
+    assert_eq!(read.is_err(), found.has_too_much(), "{name}");
+    let values = found.values();
+    (values, found.into_violations().into_iter().map(|found| (found.field, found.description)).collect())
+}
+
+#[test]
+fn values_beyond_the_limit_are_not_read() {
+    let list = |name: &str, one: &str, times: usize| {
+        format!(r#"{{"{name}": [{}{one}]}}"#, format!("{one},").repeat(times - 1))
+    };
+    assert_eq!(values_of("HeartbeatRequest", &list("beats", "{}", 98), 100), (99, vec![]), "the message counts, too");
+    let ports = (0..100_000).map(|n| format!(r#""{n}":1,"#)).collect::<String>();
+    for (name, body) in [
+        ("HeartbeatRequest", list("beats", "{}", 1_000_000)),
+        ("DeregisterRequest", list("leaseTokens", r#""""#, 1_000_000)),
+        ("Instance", format!(r#"{{"ports": {{{ports}"z": 1}}}}"#)),
+    ] {
+        assert_eq!(values_of(name, &body, 1_000), (1_001, vec![]), "{name}");
+        let refused = message(&descriptor(name), body.as_bytes(), 1_000, &Path::Root, &mut Vec::new());
+        let refused = refused.map(|_| ()).expect_err("too many");
+        let info = refused.get_details_error_info().expect("a reason");
+        assert_eq!((refused.code(), info.reason.as_str()), (Code::ResourceExhausted, "TOO_LARGE"));
+        assert_eq!(info.metadata["limit"], "max_json_values");
+    }
+}
+
+#[test]
+fn metadata_beyond_all_bounds_is_passed_over() {
+    let many = |value: &str| format!(r#"{{"metadata": [{}{value}]}}"#, format!("{value},").repeat(300_000));
+    let keys = (0..300_000).map(|n| format!(r#""k{n}":[],"#)).collect::<String>();
+    let keys = format!(r#"{{"metadata": {{{keys}"z": 0}}, "ports": 7}}"#);
+    let text = format!(r#"{{"metadata": ["{}", 1]}}"#, "x".repeat(1_000_000));
+    let large = ("metadata".to_owned(), format!("must be at most {METADATA_BYTES_MAX} bytes encoded"));
+    for body in [many("0"), many("{}"), many("[[]]"), many(r#""""#), many("null"), text] {
+        let (values, violations) = values_of("Instance", &body, MANY);
+        assert!(values <= METADATA_BYTES_MAX / 2 + 2, "{values} values of {}", &body[..40]);
+        assert_eq!(violations, std::slice::from_ref(&large), "{}", &body[..40]);
+    }
+    // What comes after it is read all the same.
+    let (_, violations) = values_of("Instance", &keys, MANY);
+    assert_eq!(violations, [large, ("ports".to_owned(), "must be an object".to_owned())]);
+    // What is a little too large the registry refuses, and says by how much.
+    let body = format!(r#"{{"metadata": "{}"}}"#, "x".repeat(METADATA_BYTES_MAX + 1));
+    assert_eq!(values_of("Instance", &body, MANY), (2, vec![]));
 }
 
 /// Choices that a test case makes; when they are used up, the least of each.
@@ -307,7 +362,7 @@ proptest! {
             let sent = choices.message(&descriptor, 3).encode_to_vec();
             let json = to_json(&descriptor, &sent).expect("JSON");
             let mut violations = Vec::new();
-            let read = message(&descriptor, &json, &Path::Root, &mut violations).expect("readable");
+            let read = message(&descriptor, &json, MANY, &Path::Root, &mut violations).expect("readable");
             let json = String::from_utf8_lossy(&json);
             prop_assert_eq!(&violations, &[], "{}", json);
             // As messages: the entries of maps have no order.

@@ -34,7 +34,11 @@ fn front() -> (Router, RegistryHandle) {
     let metrics = Arc::clone(handle.metrics());
     let service = RegistryServer::new(RegistryService::new(handle.clone(), options));
     let services = Routes::new(CanonicalErrors::new(service, 65_536, metrics));
-    (router(services, ApiOptions { max_message_bytes: 65_536 }).expect("the protos are right"), handle)
+    (
+        router(services, ApiOptions { max_message_bytes: 65_536, max_json_values: 1_000 })
+            .expect("the protos are right"),
+        handle,
+    )
 }
 
 async fn get(front: &Router, target: &str, accept: &str) -> Response<Body> {

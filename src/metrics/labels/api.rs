@@ -258,6 +258,8 @@ label! {
         Splits = "max_splits",
         /// Entries of a frontend's history.
         History = "max_history",
+        /// Values of a body of JSON.
+        JsonValues = "max_json_values",
     }
 }
 
@@ -290,6 +292,7 @@ impl Limit {
             Self::Frontends => limits.max_frontends,
             Self::Splits => limits.max_splits,
             Self::History => limits.max_history,
+            Self::JsonValues => limits.max_json_values,
         }
     }
 

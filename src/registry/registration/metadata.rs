@@ -4,9 +4,9 @@ use prost::Message;
 use prost_types::{Value, value::Kind};
 
 /// Largest metadata, in bytes of its protobuf encoding.
-pub(super) const BYTES_MAX: usize = 16 * 1024;
+pub const BYTES_MAX: usize = 16 * 1024;
 /// Objects and lists within one another: `1` is 0 deep, `{}` is 1 deep, `[[]]` is 2 deep.
-pub(super) const DEPTH_MAX: usize = 32;
+pub const DEPTH_MAX: usize = 32;
 
 /// Makes `value` canonical and tells which rules it breaks. A value without a kind, which JSON cannot say, is null.
 pub(super) fn check(value: &mut Value) -> Vec<String> {

@@ -191,7 +191,7 @@ async fn a_call_that_nobody_waits_for_is_dropped() {
     });
     let settings = ServeSettings::default();
     let guard = Arc::new(Guard::new(&[], &settings));
-    let options = ApiOptions { max_message_bytes: 1_000 };
+    let options = ApiOptions { max_message_bytes: 1_000, max_json_values: 1_000 };
     let front = Front::new(endless.clone().into(), endless, guard, options, Arc::default());
     let sockets = Sockets::serve(front, Protocols::new(&settings, Arc::default()));
     let two = |kind| [PREFACE.to_vec(), head(1, "/a", kind), frame(0, 1, 1, b"{}")].concat();
