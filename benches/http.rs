@@ -29,6 +29,8 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
+/// Values that a body may have.
+const VALUES: usize = 60_000;
 const WEB: &str = "/v1/namespaces/default/services/web/instances";
 const LOOKUP: PathAndQuery = PathAndQuery::from_static("/onair.v1.Registry/Lookup");
 
@@ -62,7 +64,8 @@ impl Scene {
         let service = RegistryServer::new(RegistryService::new(handle, options));
         let services = Routes::new(CanonicalErrors::new(service, 4 << 20, metrics));
         let grpc = Grpc::new(services.clone());
-        let api = router(services, ApiOptions { max_message_bytes: 4 << 20 }).expect("the protos are right");
+        let api = router(services, ApiOptions { max_message_bytes: 4 << 20, max_json_values: VALUES })
+            .expect("the protos are right");
         let table = Table::of_api().expect("the protos are right");
         let mut scene = Self { runtime, grpc, api: api.with_state(()), table, token: String::new() };
         for id in 0..10 {
@@ -126,7 +129,7 @@ fn part_request_of_a_lookup(bencher: Bencher<'_, '_>) {
     let scene = Scene::new();
     let route = scene.route("GET", "/{service}/instances");
     let (uri, headers) = (http::Uri::from_static(WEB), HeaderMap::new());
-    bencher.bench_local(|| transcode::request(route, black_box(&uri), &headers, b""));
+    bencher.bench_local(|| transcode::request(route, black_box(&uri), &headers, b"", VALUES));
 }
 
 #[divan::bench]
@@ -144,5 +147,5 @@ fn part_request_of_a_registration(bencher: Bencher<'_, '_>) {
     let uri = http::Uri::from_static("/v1/namespaces/default/services/web/instances/web-1");
     let body = br#"{"instance": {"host": "10.0.0.1", "port": 8000, "version": "1.2.3", "zone": "a",
         "metadata": {"team": "shop", "tier": ["gold", 1, true]}}, "ttl": "3600s"}"#;
-    bencher.bench_local(|| transcode::request(route, black_box(&uri), &HeaderMap::new(), body));
+    bencher.bench_local(|| transcode::request(route, black_box(&uri), &HeaderMap::new(), body, VALUES));
 }

@@ -18,13 +18,14 @@ use super::{
     call::{Caller, Grpc},
     negotiate, pages,
     problem::{self, Refusal},
+    reply,
     routes::{self, Route, RouteError, Table},
     transcode,
     watches::{self, Watches},
 };
 use crate::{
     grpc::status::{self, Reason},
-    metrics::Front,
+    metrics::{Front, Rpc},
 };
 
 /// The content type of replies.
@@ -39,7 +40,8 @@ pub struct ApiOptions {
     pub max_json_values: usize,
 }
 
-/// Bodies beyond this are read apart, one at a time: who serves connections has no time for them.
+/// Bodies beyond this are read apart, one at a time: who serves connections has no time for them. Not so beats:
+/// the lease clock counts on it that they are heard in the turn in which they are read.
 const APART_BYTES: usize = 64 * 1024;
 
 /// The services, and what they allow.
@@ -112,7 +114,7 @@ impl Api {
             Ok(reply) => reply,
             Err(status) => return Ok(problem::of_call(&status)),
         };
-        let mut response = Response::new(Body::from(transcode::to_json(&route.rpc.output(), &reply)?));
+        let mut response = Response::new(reply::body(&route.rpc.output(), reply)?);
         response.headers_mut().insert(CONTENT_TYPE, JSON);
         Ok(response)
     }
@@ -125,7 +127,7 @@ impl Api {
             _ => negotiate::json(&parts.headers, body, self.options.max_message_bytes).await?,
         };
         let max_values = self.options.max_json_values;
-        if body.len() <= APART_BYTES {
+        if body.len() <= APART_BYTES || Rpc::of_path(route.grpc_path.path()).brings_beats() {
             return Ok(transcode::request(route, &parts.uri, &parts.headers, &body, max_values)?);
         }
         let turn = Arc::clone(&self.large).acquire_owned().await;

@@ -22,8 +22,10 @@ mod pages;
 pub mod problem;
 pub mod prometheus;
 pub mod query;
+mod reply;
 pub mod routes;
 pub mod transcode;
+mod turn;
 pub mod watches;
 pub mod web;
 

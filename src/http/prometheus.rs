@@ -27,7 +27,7 @@ use super::{
 use crate::{
     grpc::status::{self, Reason},
     metrics::Front,
-    proto::{Instance, LookupRequest, LookupResponse},
+    proto::{Instance, LookupRequest},
     registry::{Error, Violation},
 };
 
@@ -41,6 +41,8 @@ const TIME: (Duration, Duration, Duration) =
     (Duration::from_secs(60), Duration::from_secs(1), Duration::from_secs(3_600));
 /// Bytes after which a part of the answer is sent.
 const PART_BYTES: usize = 32 * 1024;
+/// So much of what was found is read and written; then others have their turn.
+const TURN_BYTES: usize = 16 * 1024;
 
 /// The route, over these services.
 pub fn router(services: Routes) -> Router {
@@ -53,8 +55,12 @@ pub fn router(services: Routes) -> Router {
 }
 
 async fn discover(grpc: &Grpc, request: Request<Body>) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    if let Err(refusal) = negotiate::accepted(&parts.headers, &["application/json"]) {
+    let (mut parts, body) = request.into_parts();
+    let taken = match negotiate::accepted(&parts.headers, &["application/json"]) {
+        Ok(_) => negotiate::none(&parts.headers, body).await,
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = taken {
         return refusal.into_response();
     }
     let wanted = Wanted::of(&parts.uri);
@@ -66,6 +72,7 @@ async fn discover(grpc: &Grpc, request: Request<Body>) -> Response<Body> {
         wanted,
         page: Vec::new().into_iter(),
         part: b"[".to_vec(),
+        read: 0,
         until,
         phase: Phase::First,
     };
@@ -109,7 +116,7 @@ impl Wanted {
         let mut seen = Vec::new();
         for (name, value) in query::variables(uri.query().unwrap_or_default()) {
             let name = name.unwrap_or_else(|fault| {
-                wanted.refuse("", format!("the name of a query variable {fault}"));
+                wanted.refuse("query", format!("has a name that {fault}"));
                 String::new()
             });
             if name.is_empty() {
@@ -145,6 +152,19 @@ impl Wanted {
     }
 }
 
+/// What a page of a lookup says to us.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Page {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    instances: Vec<Bytes>,
+    #[prost(string, tag = "4")]
+    next_page_token: String,
+}
+
+fn unreadable(error: prost::DecodeError) -> Status {
+    status::plain(Reason::Internal, format!("a page that cannot be read: {error}"))
+}
+
 /// How far an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -162,9 +182,12 @@ struct Listing {
     grpc: Grpc,
     caller: Caller,
     wanted: Wanted,
-    page: std::vec::IntoIter<Instance>,
+    /// The instances that are left of it, as they came: one is read when it is written.
+    page: std::vec::IntoIter<Bytes>,
     /// Written, and not yet sent.
     part: Vec<u8>,
+    /// Bytes of instances that were read in this turn.
+    read: usize,
     until: Instant,
     phase: Phase,
 }
@@ -175,8 +198,7 @@ impl Listing {
         let lookup = self.wanted.lookup.encode_to_vec();
         let call = self.grpc.unary(&LOOKUP, self.caller.clone(), &lookup);
         let reply = timeout_at(self.until, call).await.map_err(|_| status::out_of_time())??;
-        let found =
-            LookupResponse::decode(reply).map_err(|error| status::plain(Reason::Internal, error.to_string()))?;
+        let found = Page::decode(reply).map_err(unreadable)?;
         self.page = found.instances.into_iter();
         self.wanted.lookup.page_token = found.next_page_token;
         Ok(())
@@ -189,7 +211,12 @@ impl Listing {
         }
         while self.part.len() < PART_BYTES {
             if let Some(instance) = self.page.next() {
-                self.write(&instance);
+                self.read += instance.len();
+                self.write(&Instance::decode(instance).map_err(|error| io::Error::other(unreadable(error)))?);
+                if self.read >= TURN_BYTES {
+                    self.read = 0;
+                    tokio::task::yield_now().await;
+                }
             } else if self.wanted.lookup.page_token.is_empty() {
                 self.part.extend_from_slice(b"]\n");
                 self.phase = Phase::Ended;

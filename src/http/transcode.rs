@@ -2,6 +2,8 @@
 //! of the request message, a reply's bytes become canonical proto JSON. Nothing here is written for one method, and no
 //! rule of the registry lives here.
 
+use std::io;
+
 use http::{HeaderMap, Uri};
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, Kind, MessageDescriptor, ReflectMessage as _, SerializeOptions, Value};
@@ -44,14 +46,34 @@ pub fn request(
 /// # Errors
 /// INTERNAL, when they are not of this type.
 pub fn to_json(descriptor: &MessageDescriptor, bytes: &[u8]) -> Result<Vec<u8>, Status> {
-    let fault = |error: &dyn std::fmt::Display| {
-        tracing::error!(message = descriptor.full_name(), %error, "a reply cannot be written as JSON");
-        status::plain(Reason::Internal, "the reply cannot be written as JSON")
-    };
-    let message = DynamicMessage::decode(descriptor.clone(), bytes).map_err(|error| fault(&error))?;
-    let mut json = serde_json::Serializer::new(Vec::with_capacity(bytes.len() * 3));
-    message.serialize_with_options(&mut json, &SerializeOptions::new()).map_err(|error| fault(&error))?;
+    let message = DynamicMessage::decode(descriptor.clone(), bytes).map_err(|error| unwritable(descriptor, &error))?;
+    let mut json = serde_json::Serializer::with_formatter(Vec::with_capacity(bytes.len() * 3), Numbers);
+    message
+        .serialize_with_options(&mut json, &SerializeOptions::new())
+        .map_err(|error| unwritable(descriptor, &error))?;
     Ok(json.into_inner())
+}
+
+/// What is told of a reply that cannot be written; why, the log says.
+pub(super) fn unwritable(descriptor: &MessageDescriptor, error: &dyn std::fmt::Display) -> Status {
+    tracing::error!(message = descriptor.full_name(), %error, "a reply cannot be written as JSON");
+    status::plain(Reason::Internal, "the reply cannot be written as JSON")
+}
+
+/// Writes whole numbers without a fraction: a 1 in metadata comes back as 1, which is an integer to those readers to whom
+/// 1.0 is none.
+struct Numbers;
+
+/// Beyond this doubles are no longer exact as integers.
+const INTEGERS: f64 = 9_007_199_254_740_992.0;
+
+impl serde_json::ser::Formatter for Numbers {
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        if value.fract() == 0.0 && value.abs() <= INTEGERS && (value != 0.0 || value.is_sign_positive()) {
+            return write!(writer, "{}", value as i64);
+        }
+        serde_json::ser::CompactFormatter.write_f64(writer, value)
+    }
 }
 
 struct Reading {
@@ -101,6 +123,8 @@ impl Reading {
             match (value.to_str(), values.next()) {
                 (_, Some(_)) => self.refuse(place.name(), format!("the header {name} is given twice")),
                 (Err(_), _) => self.refuse(place.name(), format!("the header {name} is not ASCII")),
+                // As in the path: without the variable it would be another request, and that of an operator.
+                (Ok(""), None) => self.refuse(place.name(), format!("the header {name} is empty: leave it out")),
                 (Ok(text), None) => self.put(place, text),
             }
         }

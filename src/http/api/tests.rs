@@ -179,6 +179,9 @@ fn who_sends_a_large_body_holds_up_nobody() {
                 _ = small => {}
             }
         }
+        // Beats are heard at once.
+        let beats = json!({"beats": vec![json!({"leaseToken": "x".repeat(1_000)}); 100]});
+        assert_eq!(ok(&api, "POST", "/v1/heartbeat", Some(beats)).await["results"].as_array().map(Vec::len), Some(100));
         go_on.send(()).expect("it waits");
         assert_eq!(large.await.status(), 400, "more tokens than max_beats");
         holds_up.await.expect("it ends").expect("it was told");

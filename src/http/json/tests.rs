@@ -52,12 +52,17 @@ fn what_proto_json_allows_is_taken() {
         ("Instance", r#"{"weight": 0, "ports": {"a": 1}}"#, r#"{"weight":0,"ports":{"a":1}}"#),
         ("Instance", r#"{"metadata": null}"#, r#"{"metadata":null}"#),
         ("Instance", r#"{"metadata": [1, {"a": null}, "b"]}"#, r#"{"metadata":[1,{"a":null},"b"]}"#),
+        ("Instance", r#"{"metadata": [1, 1.0, 1e3, -7, 0]}"#, r#"{"metadata":[1,1,1000,-7,0]}"#),
+        ("Instance", r#"{"metadata": [0.5, -0.0, 1e300]}"#, r#"{"metadata":[0.5,-0.0,1e+300]}"#),
+        (
+            "Instance",
+            r#"{"metadata": [9007199254740992, -9007199254740992]}"#,
+            r#"{"metadata":[9007199254740992,-9007199254740992]}"#,
+        ),
         ("Instance", r#"{"metadata": 0.1234567890123456789e-5}"#, r#"{"metadata":1.2345678901234567e-6}"#),
         ("Instance", r#"{"onlineSince": "2026-11-21T10:00:00+01:00"}"#, r#"{"onlineSince":"2026-11-21T09:00:00Z"}"#),
     ] {
-        // Numbers of metadata are doubles, which JSON may write with or without a fraction.
-        let got = read(name, body).map(|json| json.replace(".0,", ",").replace(".0]", "]"));
-        assert_eq!(got.as_deref(), Ok(same), "{body}");
+        assert_eq!(read(name, body).as_deref(), Ok(same), "{body}");
     }
 }
 

@@ -20,13 +20,10 @@ use tokio_stream::Stream as _;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use super::{
-    EVENTS, streamed,
-    told::{Teller, Turn},
-};
+use super::{EVENTS, streamed, told::Teller};
 use crate::{
     grpc::status,
-    http::{call::Replies, problem},
+    http::{call::Replies, problem, turn::Turn},
 };
 
 /// The answer to a watch that was opened.

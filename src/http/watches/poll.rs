@@ -22,14 +22,14 @@ use tonic::Status;
 
 use super::{
     JSON, streamed,
-    told::{Teller, Told, Turn},
+    told::{Teller, Told},
 };
 use crate::{
     grpc::{
         self,
         status::{self, Reason},
     },
-    http::call::Replies,
+    http::{call::Replies, turn::Turn},
     proto::WatchRequest,
 };
 

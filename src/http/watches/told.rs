@@ -5,7 +5,6 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
 };
 
 use bytes::{BufMut as _, Bytes};
@@ -16,7 +15,7 @@ use tonic::Status;
 
 use crate::{
     grpc::status::{self, Reason},
-    http::transcode,
+    http::{transcode, turn::Turn},
 };
 
 /// Most bytes of messages, and of what was written of them, that are kept.
@@ -60,26 +59,6 @@ pub(super) struct Told {
     pub(super) snapshot_end: bool,
 }
 
-/// A reader writes so much, then lets others have their turn: a large snapshot takes far longer to write as JSON than to
-/// send, and leases wait for the thread as well.
-const TURN_BYTES: usize = 64 * 1024;
-
-/// How much a reader wrote in its turn.
-#[derive(Debug, Default)]
-pub(super) struct Turn(usize);
-
-impl Turn {
-    /// Pending, once, when the turn is over.
-    pub(super) fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
-        if self.0 < TURN_BYTES {
-            return Poll::Ready(());
-        }
-        self.0 = 0;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
 /// Writes messages, and keeps what it wrote last.
 #[derive(Debug)]
 pub(super) struct Teller {
@@ -111,7 +90,7 @@ impl Teller {
             return Ok(Arc::clone(told));
         }
         let told = Arc::new(self.write(message)?);
-        turn.0 += told.event.len();
+        turn.took(told.event.len());
         self.kept().keep(message, &told);
         Ok(told)
     }
@@ -166,6 +145,8 @@ fn size_of_kept(message: &Bytes, told: &Told) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Context;
+
     use super::*;
     use crate::{
         http::routes::Table,

@@ -70,6 +70,12 @@ impl Rpc {
         }
     }
 
+    /// Whether it brings beats.
+    #[must_use]
+    pub fn brings_beats(self) -> bool {
+        matches!(self, Self::Heartbeat | Self::HeartbeatStream)
+    }
+
     /// Whether its answer is a stream, which lasts as long as the caller likes.
     #[must_use]
     pub fn is_stream(self) -> bool {

@@ -199,3 +199,16 @@ async fn a_body_is_cut_while_it_is_read() {
     assert_eq!(send(&api, request).await.status(), 400);
     assert!(read.load(Ordering::Relaxed) <= 2_000);
 }
+
+#[tokio::test]
+async fn an_empty_token_is_not_taken_for_none() {
+    let api = api();
+    let put = put(&format!("{WEB}/a"), &json!({"instance": {"port": 80}}));
+    assert_eq!(send(&api, put).await.status(), 200);
+    let leave = |token: &str| {
+        let request = Request::delete(format!("{WEB}/a")).header("onair-lease-token", token);
+        request.body(Body::empty()).expect("a request")
+    };
+    is_invalid(&api, leave(""), &[("lease_token", "the header onair-lease-token is empty: leave it out")]).await;
+    assert_eq!(ask(&api, "GET", &format!("{WEB}/a"), None).await.status(), 200, "it is still there");
+}
