@@ -67,7 +67,13 @@ fn registration(number: u64, round: u64) -> Proposal {
     };
     let put = Put {
         description: Bytes::from(instance.encode_to_vec()),
-        lease: Lease { ttl: 10_000, secret: SecretHash([number as u8; 16]), request: number, principal: None },
+        lease: Lease {
+            ttl: 10_000,
+            secret: SecretHash([number as u8; 16]),
+            request: number,
+            principal: None,
+            unfenced: false,
+        },
         incarnation: Stamp::Commit,
         ordinal: 0,
         revision: Stamp::Commit,

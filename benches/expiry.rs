@@ -134,7 +134,8 @@ fn lapsed(services: usize) -> (Registry, Timekeeping) {
             url: format!("http://10.0.0.1:{number}/some/where"),
             ..Instance::default()
         };
-        let lease = Lease { ttl: TTL as u32, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let lease =
+            Lease { ttl: TTL as u32, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let description = instance.encode_to_vec().into();
         let (incarnation, revision) = (Stamp::Commit, Stamp::Commit);
         let put = Put { description, lease, incarnation, ordinal: 0, revision };

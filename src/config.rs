@@ -148,6 +148,8 @@ settings! {
         /// Hosts, besides localhost and the addresses listened on, by which browsers and HTTP clients may call this server:
         /// names that lead to it, without ports. Default: that of `advertise`.
         http_hosts: Vec<Host> = Vec::new(), Hosts;
+        /// Take registrations without a lease token by the routes under `/registrations`: on or off. Default on.
+        unfenced_http: bool = true, OnOff;
         /// Origins of other servers' pages that may call this one from a browser, like `https://shop.example`. Default
         /// none.
         cors_origins: Vec<WebOrigin> = Vec::new(), Origins;

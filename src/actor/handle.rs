@@ -267,19 +267,19 @@ impl RegistryHandle {
     }
 
     /// Refused at once when there is no room, never queued silently.
-    fn send(&self, request: Request) -> Result<(), Error> {
+    pub(super) fn send(&self, request: Request) -> Result<(), Error> {
         self.inbox.try_send(request).map_err(|refused| refusal(&refused, &self.inbox))
     }
 }
 
-fn refusal<T>(refused: &mpsc::error::TrySendError<T>, lane: &mpsc::Sender<T>) -> Error {
+pub(super) fn refusal<T>(refused: &mpsc::error::TrySendError<T>, lane: &mpsc::Sender<T>) -> Error {
     match refused {
         mpsc::error::TrySendError::Full(_) => Error::Overloaded { maximum: lane.max_capacity() as u64 },
         mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
     }
 }
 
-fn fresh_secret() -> Result<Secret, Error> {
+pub(super) fn fresh_secret() -> Result<Secret, Error> {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).map_err(|error| Error::StoreUnavailable {
         reason: smol_str::format_smolstr!("no random numbers: {error}"),

@@ -14,6 +14,7 @@ mod request;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod unfenced;
 mod verified;
 mod vitals;
 mod waiting;
@@ -191,6 +192,7 @@ impl<E: Engine> Actor<E> {
             match item {
                 Lane::Beats { beats, answer } => self.beats(beats, answer),
                 Lane::Mark { runtime, at } => self.mark(runtime, at),
+                Lane::Keep { keep, answer, since } => self.keep(keep, answer, since),
                 // Whoever asked may be gone.
                 Lane::Turn { answer } => _ = answer.send(()),
             }

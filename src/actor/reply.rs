@@ -45,6 +45,12 @@ impl<E: Engine> Actor<E> {
                 let dependencies = resolved.into_iter().map(|found| (found.service, found.url)).collect();
                 Ok(Reply::Registered { record, token, dependencies, revision })
             }
+            Outcome::Kept(key) => {
+                let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));
+                let Some((slot, record)) = found else { return Err(Error::Deadline) };
+                self.leases.lock().time.hear(slot);
+                Ok(Reply::Kept { record, revision })
+            }
             Outcome::Removed(removed) => Ok(Reply::Removed { removed, revision }),
             Outcome::Deployed(key, before) => {
                 Ok(Reply::Deployed { deployed: deployed(&registry, &key), before, revision })

@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::waiting::Call;
 use crate::{
     metrics::BeatState,
-    registry::{Backend, Command, Document, Error, FilterSet, Frontend, LeaseToken, Record, Revision, Status},
+    registry::{Backend, Command, Document, Error, FilterSet, Frontend, Keep, LeaseToken, Record, Revision, Status},
     watch::WatchStream,
 };
 
@@ -60,6 +60,13 @@ pub enum Reply {
         token: LeaseToken,
         /// What it needs, and where that is.
         dependencies: Vec<(SmolStr, SmolStr)>,
+        /// At which revision.
+        revision: Revision,
+    },
+    /// The registration as it stands, of which nobody has a token.
+    Kept {
+        /// The record.
+        record: Arc<Record>,
         /// At which revision.
         revision: Revision,
     },
@@ -158,6 +165,15 @@ pub enum Lane {
         runtime: usize,
         /// When.
         at: Instant,
+    },
+    /// The renewal of a registration that nobody has a token of: a beat by another name.
+    Keep {
+        /// Which.
+        keep: Box<Keep>,
+        /// To whom.
+        answer: Answer<Reply>,
+        /// When it was put in.
+        since: Instant,
     },
     /// Whoever asks wants to know that there are turns.
     Turn {

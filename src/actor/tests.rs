@@ -39,7 +39,9 @@ fn registration(service: &str, port: u32) -> Registration {
 async fn register(handle: &RegistryHandle, service: &str, port: u32) -> Result<(Arc<Record>, LeaseToken), Error> {
     match handle.register(registration(service, port), None, anyone(), None).await? {
         Reply::Registered { record, token, .. } => Ok((record, token)),
-        Reply::Removed { .. } | Reply::Deployed { .. } => panic!("a registration was answered as a removal"),
+        Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Kept { .. } => {
+            panic!("a registration was answered as a removal")
+        }
     }
 }
 

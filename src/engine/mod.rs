@@ -211,7 +211,7 @@ mod tests {
         };
         let (namespace, service, id) = ("default".into(), "web".into(), "read".into());
         let read = Instance { namespace, service, id, ..Instance::default() };
-        let lease = Lease { ttl: 1_000, secret: Secret([0; 16]).hash(), request: 0, principal: None };
+        let lease = Lease { ttl: 1_000, secret: Secret([0; 16]).hash(), request: 0, principal: None, unfenced: false };
         let read = Arc::new(Record::new(&read.encode_to_vec(), lease, 1, 0, 1));
         let proposal = |(ticket, (id, reads)): (u64, (&str, bool))| Proposal {
             ticket: Ticket(ticket),

@@ -76,7 +76,13 @@ fn documents_of(recovered: &Recovered) -> BTreeMap<DocumentKey, Arc<Document>> {
 
 fn lease(ttl: u32, principal: Option<&str>) -> Lease {
     let secret = SecretHash([ttl as u8; 16]);
-    Lease { ttl, secret, request: u64::MAX - u64::from(ttl), principal: principal.map(Into::into) }
+    Lease {
+        ttl,
+        secret,
+        request: u64::MAX - u64::from(ttl),
+        principal: principal.map(Into::into),
+        unfenced: ttl.is_multiple_of(2),
+    }
 }
 
 fn describe(key: &Key, status: Status, size: usize) -> bytes::Bytes {

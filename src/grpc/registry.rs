@@ -77,7 +77,7 @@ fn registered(reply: Reply) -> Result<RegisterResponse, Status> {
             dependencies: dependencies.into_iter().map(|(name, url)| (name.into(), url.into())).collect(),
             revision,
         }),
-        Reply::Removed { .. } | Reply::Deployed { .. } => {
+        Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Kept { .. } => {
             Err(status::plain(status::Reason::Internal, "a registration was answered as something else"))
         }
     }
@@ -117,7 +117,7 @@ impl Registry for RegistryService {
         let target = convert::target(request.into_inner(), self.max_beats())?;
         match self.handle.deregister(target, anyone(), deadline).await? {
             Reply::Removed { removed, revision } => Ok(Response::new(DeregisterResponse { removed, revision })),
-            Reply::Registered { .. } | Reply::Deployed { .. } => {
+            Reply::Registered { .. } | Reply::Deployed { .. } | Reply::Kept { .. } => {
                 Err(status::plain(status::Reason::Internal, "a removal was answered as something else"))
             }
         }

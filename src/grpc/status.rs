@@ -194,6 +194,11 @@ impl From<Error> for Status {
                 details.set_resource_info("onair.v1.Instance", key, "", "registered by another principal");
                 (Reason::KeyHeld, details)
             }
+            Error::Fenced { key } => {
+                let mut details = details(Reason::KeyHeld, []);
+                details.set_resource_info("onair.v1.Instance", key, "", "registered with a lease token");
+                (Reason::KeyHeld, details)
+            }
             Error::Superseded { key, holder } => {
                 let mut details = details(Reason::Superseded, [("holder", holder.clone())]);
                 details.set_resource_info("onair.v1.Instance", key, "", "registered anew");

@@ -15,6 +15,7 @@ pub mod curl;
 mod docs;
 pub mod guard;
 pub mod json;
+pub mod legacy;
 pub mod negotiate;
 mod openapi;
 pub mod ops;

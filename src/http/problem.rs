@@ -157,6 +157,8 @@ fn whole_seconds(delay: Duration) -> u64 {
 #[must_use]
 pub fn http_status(code: Code, reason: &str) -> StatusCode {
     let own = [
+        // Nothing is wrong with the request: it clashes with what is there.
+        (Reason::InUse, StatusCode::CONFLICT),
         (Reason::MethodNotAllowed, StatusCode::METHOD_NOT_ALLOWED),
         (Reason::NotAcceptable, StatusCode::NOT_ACCEPTABLE),
         (Reason::SlowBody, StatusCode::REQUEST_TIMEOUT),

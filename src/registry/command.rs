@@ -16,6 +16,7 @@ use super::{
     record::Record,
     registration::Registration,
     token::{LeaseToken, Secret},
+    unfenced::{Keep, Place},
 };
 
 /// On whose behalf a command is run.
@@ -47,6 +48,8 @@ pub enum Command {
         /// When, in Unix seconds.
         at: u64,
     },
+    /// Register an instance that nobody gets a token of, or renew it.
+    Keep(Box<Keep>),
     /// A beat that brings a status, or that ends SUSPECT.
     SetStatus {
         /// Whose.
@@ -114,6 +117,8 @@ pub enum Target {
     Lease(Option<LeaseToken>),
     /// Those of these tokens.
     Leases(Vec<LeaseToken>),
+    /// Who is at this place without a token.
+    Place(Place),
     /// A key, by an operator's right.
     Key(Key),
     /// All instances of a service, by an operator's right.
@@ -153,6 +158,8 @@ pub enum Outcome {
         /// What it needs, and where that is.
         resolved: Vec<Resolved>,
     },
+    /// The key is registered as its record says, and nobody has a token of it.
+    Kept(Key),
     /// Each of those who were to be admitted is registered.
     Admitted(Vec<Outcome>),
     /// The lease is good, with its status as wanted.
@@ -205,11 +212,13 @@ impl Command {
             Self::Admit { members, .. } => {
                 members.iter().map(|member| member.registration.key().fingerprint()).collect()
             }
+            Self::Keep(keep) => keep.place.fingerprints(),
             Self::SetStatus { token, .. } => vec![token.key],
             Self::Deregister { target, .. } => match target {
                 Target::Lease(token) => token.iter().map(|token| token.key).collect(),
                 Target::Leases(tokens) => tokens.iter().map(|token| token.key).collect(),
                 Target::Key(key) => vec![key.fingerprint()],
+                Target::Place(place) => place.fingerprints(),
                 Target::Service { .. } => Vec::new(),
             },
             Self::Expire { lapses, .. } => lapses.iter().map(|lapse| lapse.record.fingerprint).collect(),
@@ -222,7 +231,7 @@ impl Command {
 /// The cause that a removal by `target` has.
 pub(super) fn cause_of(target: &Target) -> Cause {
     match target {
-        Target::Lease(_) | Target::Leases(_) => Cause::Deregistered,
+        Target::Lease(_) | Target::Leases(_) | Target::Place(_) => Cause::Deregistered,
         Target::Key(_) | Target::Service { .. } => Cause::Operator,
     }
 }

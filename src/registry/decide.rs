@@ -22,6 +22,7 @@ impl Registry {
     pub fn decide(&self, command: &Command, in_flight: u64) -> Decision {
         match command {
             Command::Register(register) => self.register_with_needs(register, in_flight),
+            Command::Keep(keep) => self.keep(keep, in_flight),
             Command::Admit { members, at } => self.admit(members, in_flight, *at),
             Command::SetStatus { token, status } => self.set_status(token, *status),
             Command::Deregister { target, principal, at } => self.deregister(target, principal, *at),
@@ -44,7 +45,9 @@ impl Registry {
         let Some(slot) = self.slot_for(token) else { return Verdict::Expired };
         let Some(record) = self.record(slot) else { return Verdict::Expired };
         match record.lease_id().cmp(&token.lease) {
-            std::cmp::Ordering::Equal if record.lease.secret.accepts(&token.secret) => Verdict::Live(slot),
+            std::cmp::Ordering::Equal if !record.lease.unfenced && record.lease.secret.accepts(&token.secret) => {
+                Verdict::Live(slot)
+            }
             std::cmp::Ordering::Equal => Verdict::Denied,
             std::cmp::Ordering::Greater => Verdict::Superseded(slot),
             // Made by nobody: the key has an older lease than the token claims.
@@ -94,7 +97,7 @@ impl Registry {
         }
     }
 
-    fn check_room(&self, key: &Key, in_flight: u64) -> Result<(), Error> {
+    pub(super) fn check_room(&self, key: &Key, in_flight: u64) -> Result<(), Error> {
         let limits = &self.limits;
         let check =
             |limit, maximum, usage| if usage < maximum { Ok(()) } else { Err(Error::Limit { limit, maximum, usage }) };
@@ -174,6 +177,7 @@ impl Registry {
                 slots.dedup();
                 propose_removal(slots.into_iter().filter_map(|slot| self.record(slot)), cause, at)
             }
+            Target::Place(place) => self.let_go(place, principal, at),
             Target::Key(_) | Target::Service { .. } if !principal.operator => {
                 Decision::Reply(Err(Error::Permission { permission: "operate" }))
             }
@@ -185,9 +189,16 @@ impl Registry {
     }
 }
 
-/// The whole description is replaced; what the server set, and an omitted status, stay.
 fn update(register: &Register, key: Key, secret: Secret, current: &Arc<Record>) -> Decision {
     let outcome = Outcome::Registered { key, secret, resolved: Vec::new() };
+    match renewed(register, current) {
+        None => Decision::Reply(Ok(outcome)),
+        Some(changed) => Decision::Propose(vec![changed], outcome),
+    }
+}
+
+/// The whole description is replaced; what the server set, and an omitted status, stay. None: nothing is other.
+pub(super) fn renewed(register: &Register, current: &Arc<Record>) -> Option<Guarded> {
     let was = current.instance();
     let mut instance = register.registration.instance.clone();
     instance.online_since = was.online_since;
@@ -198,11 +209,11 @@ fn update(register: &Register, key: Key, secret: Secret, current: &Arc<Record>) 
     let same = description == current.description();
     let lease = Lease { ttl: register.registration.ttl.millis(), ..current.lease.clone() };
     if same && lease == current.lease {
-        return Decision::Reply(Ok(outcome));
+        return None;
     }
     let revision = if same { Stamp::At(current.revision) } else { Stamp::Commit };
     let (incarnation, ordinal) = (Stamp::At(current.incarnation), current.ordinal);
-    Decision::Propose(vec![guarded(Put { description, lease, incarnation, ordinal, revision }, Some(current))], outcome)
+    Some(guarded(Put { description, lease, incarnation, ordinal, revision }, Some(current)))
 }
 
 /// Whether it is the same call again that made the current registration.
@@ -234,8 +245,13 @@ fn take_over(register: &Register, key: Key, current: &Arc<Record>) -> Decision {
     insert(register, key, Some(current))
 }
 
-/// A new incarnation.
 fn insert(register: &Register, key: Key, current: Option<&Arc<Record>>) -> Decision {
+    let outcome = Outcome::Registered { key, secret: register.secret, resolved: Vec::new() };
+    Decision::Propose(vec![fresh(register, current, false)], outcome)
+}
+
+/// A new incarnation.
+pub(super) fn fresh(register: &Register, current: Option<&Arc<Record>>, unfenced: bool) -> Guarded {
     let mut instance = register.registration.instance.clone();
     instance.online_since = Some(register.at);
     if instance.status() == Status::Unspecified {
@@ -248,13 +264,13 @@ fn insert(register: &Register, key: Key, current: Option<&Arc<Record>>) -> Decis
             secret: register.secret.hash(),
             request: register.registration.request_id.unwrap_or(0),
             principal: register.principal.name.clone(),
+            unfenced,
         },
         incarnation: Stamp::Commit,
         ordinal: 0,
         revision: Stamp::Commit,
     };
-    let outcome = Outcome::Registered { key, secret: register.secret, resolved: Vec::new() };
-    Decision::Propose(vec![guarded(put, current)], outcome)
+    guarded(put, current)
 }
 
 fn describe(mut instance: Instance) -> Bytes {
@@ -297,7 +313,11 @@ fn removal(record: &Arc<Record>, cause: Cause, at: u64) -> Guarded {
     Guarded::of_instance(Change::Delete(Delete { key: record.key(), cause, at }), Some(record))
 }
 
-fn propose_removal<'a>(records: impl IntoIterator<Item = &'a Arc<Record>>, cause: Cause, at: u64) -> Decision {
+pub(super) fn propose_removal<'a>(
+    records: impl IntoIterator<Item = &'a Arc<Record>>,
+    cause: Cause,
+    at: u64,
+) -> Decision {
     let changes: Vec<Guarded> = records.into_iter().map(|record| removal(record, cause, at)).collect();
     let outcome = Outcome::Removed(changes.len() as u64);
     if changes.is_empty() { Decision::Reply(Ok(outcome)) } else { Decision::Propose(changes, outcome) }

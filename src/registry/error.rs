@@ -25,6 +25,11 @@ pub enum Error {
         /// `namespace/service/id`.
         key: String,
     },
+    /// The key is live, and what is asked for needs its token.
+    Fenced {
+        /// `namespace/service/id`.
+        key: String,
+    },
     /// A newer incarnation holds the key.
     Superseded {
         /// `namespace/service/id`.
@@ -156,6 +161,9 @@ impl fmt::Display for Error {
                 list(f, "the request uses what this server does not support yet:", violations)
             }
             Self::KeyHeld { key } => write!(f, "{key} is online and was registered by another principal"),
+            Self::Fenced { key } => {
+                write!(f, "{key} is online, and only who has its lease token keeps it or takes it away")
+            }
             Self::Superseded { key, holder } => {
                 write!(f, "{key} was registered anew and now runs at {holder}; stop, and do not register again")
             }

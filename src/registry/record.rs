@@ -33,6 +33,8 @@ pub struct Lease {
     pub request: u64,
     /// Who registered it; none when everyone is one principal.
     pub principal: Option<Arc<str>>,
+    /// Whether nobody holds a token of it: whoever registered it keeps it by naming its place.
+    pub unfenced: bool,
 }
 
 /// An instance as committed. Immutable: a change makes a new one.

@@ -221,7 +221,7 @@ mod tests {
     fn record(id: &str, status: Status) -> Arc<Record> {
         let (namespace, service) = ("default".to_owned(), "web".to_owned());
         let instance = Instance { namespace, service, id: id.into(), status: status.into(), ..Instance::default() };
-        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         Arc::new(Record::new(&instance.encode_to_vec(), lease, 1, 0, 1))
     }
 

@@ -341,7 +341,7 @@ mod tests {
     fn put(service: &str) -> Change {
         let (namespace, id) = ("default".to_owned(), "a".to_owned());
         let instance = Instance { namespace, service: service.into(), id, ..Instance::default() };
-        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let (incarnation, revision) = (Stamp::Commit, Stamp::Commit);
         Change::Put(Put { description: instance.encode_to_vec().into(), lease, incarnation, ordinal: 0, revision })
     }

@@ -36,7 +36,7 @@ use crate::{
         CanonicalErrors, DeploymentsService, RegistryService, ServiceOptions, floor::Floor, health::HealthService,
         registry::fixed_limits, server::deployments_server::DeploymentsServer,
     },
-    http::{self, ApiOptions, Front, Guard},
+    http::{self, ApiOptions, Front, Guard, legacy::Legacy},
     metrics::Metrics,
     proto::{self, bench::floor_server::FloorServer},
     registry::StateLimits,
@@ -139,6 +139,7 @@ async fn serve<E: Engine>(
         members: members(&settings, &addresses),
         guard: Arc::new(Guard::new(&addresses, &settings)),
         ops: ops.shared(),
+        legacy: Legacy::new(handle.clone(), settings.unfenced_http, settings.max_message_bytes),
     });
     let (mut workers, inputs) = start_workers(&services, &stopping)?;
     for listener in listeners {
@@ -252,6 +253,7 @@ struct Services {
     guard: Arc<Guard>,
     /// Probes and scrapes, if they have no port of their own.
     ops: Router,
+    legacy: Legacy,
 }
 
 impl Services {
@@ -306,7 +308,10 @@ impl Services {
         let options = api_options(settings);
         let routes = http::router(grpc.clone(), options)
             .map_err(|error| ServeError::Broken(format!("the API cannot be served by HTTP: {error}")))?;
-        let routes = routes.merge(http::prometheus::router(grpc.clone())).merge(self.ops.clone());
+        let routes = routes
+            .merge(http::prometheus::router(grpc.clone()))
+            .merge(http::legacy::router(&self.legacy))
+            .merge(self.ops.clone());
         let guard = Arc::clone(&self.guard);
         Ok(Front::new(grpc, routes, guard, options, Arc::clone(metrics)))
     }

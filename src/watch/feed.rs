@@ -299,7 +299,7 @@ mod tests {
         let (namespace, service, id) = ("default".to_owned(), "web".to_owned(), revision.to_string());
         let status = Status::Serving.into();
         let instance = Instance { namespace, service, id, status, ..Instance::default() };
-        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let record = Record::new(&instance.encode_to_vec(), lease, revision, 0, revision);
         log.publish(
             revision,

@@ -270,7 +270,7 @@ mod tests {
     /// An event of about `size` bytes.
     fn piece(size: &usize) -> Bytes {
         let instance = Instance { zone: "x".repeat(*size), ..Instance::default() };
-        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let record = Record::new(&instance.encode_to_vec(), lease, 1, 0, 1);
         let mut events = Vec::new();
         push_event(EventType::Online, Cause::Registered, &record, &mut events);
@@ -290,7 +290,7 @@ mod tests {
     fn the_generated_types_read_what_is_put_together_here() {
         let instance =
             Instance { namespace: "default".into(), service: "web".into(), id: "a".into(), ..Instance::default() };
-        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let record = Record::new(&instance.encode_to_vec(), lease, 300, 0, 301);
         let mut events = Vec::new();
         push_event(EventType::Online, Cause::Registered, &record, &mut events);

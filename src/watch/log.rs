@@ -395,7 +395,7 @@ mod tests {
     fn event(service: &str, revision: Revision) -> Event {
         let (namespace, id) = ("default".to_owned(), revision.to_string());
         let instance = Instance { namespace, service: service.into(), id, ..Instance::default() };
-        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let record = Record::new(&instance.encode_to_vec(), lease, revision, 0, revision);
         Event { before: None, after: Some(Arc::new(record)), cause: Cause::Registered, slot: 0 }
     }

@@ -104,7 +104,7 @@ impl World {
         let read = match op {
             Op::Put { id, service: of, version, zone, serving } => {
                 let description = instance(*id, *of, *version, *zone, *serving).encode_to_vec().into();
-                let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None };
+                let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
                 let held = self.registry.slot_of(&Key::new("default", service(*of), id.to_string()));
                 let before = held.and_then(|slot| self.registry.record(slot));
                 // The other zone is another registration.

@@ -156,14 +156,14 @@ impl Rig {
     ) -> Result<(Arc<Record>, LeaseToken), Error> {
         match within(self.handle.register(registration, token, anyone(), None)).await? {
             Reply::Registered { record, token, .. } => Ok((record, token)),
-            Reply::Removed { .. } | Reply::Deployed { .. } => panic!("a registration was answered as something else"),
+            other => panic!("a registration was answered as {other:?}"),
         }
     }
 
     pub async fn deregister(&self, target: Target) -> Result<(u64, u64), Error> {
         match within(self.handle.deregister(target, anyone(), None)).await? {
             Reply::Removed { removed, revision } => Ok((removed, revision)),
-            Reply::Registered { .. } | Reply::Deployed { .. } => panic!("a removal was answered as a registration"),
+            other => panic!("a removal was answered as {other:?}"),
         }
     }
 

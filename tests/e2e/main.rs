@@ -7,7 +7,7 @@
 //! | 1 never early | `lease::never_early_a_frozen_server_expires_none_of_1000_who_keep_beating`, `lease::never_early_a_suspend_of_server_and_clients_expires_nobody` |
 //! | 2 never late | `lease::never_late_a_killed_join_is_offline_when_its_ttl_has_passed`, `lease::never_late_and_never_early_whenever_a_client_falls_silent` |
 //! | 3 restart grace | `restart::restart_grace_gives_every_lease_its_time`, `restart::exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline` |
-//! | 4 fencing, 5 healing | `lease::fencing_and_healing_each_token_is_answered_for_itself`, `lease::the_end_of_a_heartbeat_stream_expires_nothing`, `lease::a_client_that_was_suspended_heals_by_itself`, `restart::a_join_registers_again_with_a_registry_that_lost_its_data`, `cli::every_command_has_its_exit_codes_and_json` |
+//! | 4 fencing, 5 healing | `bender::what_has_a_lease_token_is_left_alone`, `lease::fencing_and_healing_each_token_is_answered_for_itself`, `lease::the_end_of_a_heartbeat_stream_expires_nothing`, `lease::a_client_that_was_suspended_heals_by_itself`, `restart::a_join_registers_again_with_a_registry_that_lost_its_data`, `cli::every_command_has_its_exit_codes_and_json` |
 //! | 6 breaker | `breaker::six_of_a_zone_that_are_killed_are_held_back_for_a_ttl_and_no_others_are`, `breaker::a_zone_that_comes_back_is_as_it_was`, `breaker::a_restart_gives_the_suspects_their_grace_and_they_go`, `breaker::turned_off_nothing_is_held_back` |
 //! | 7 snapshot joins live | `watch::snapshot_joins_live_while_many_register`, `subscribe::each_subscription_is_for_itself_and_groups_come_together`, `polls::every_way_of_watching_sees_the_same` |
 //! | 8 ordered, atomic | `watch::atomic_a_big_snapshot_and_a_big_revision_span_messages` |
@@ -29,6 +29,7 @@ mod history;
 mod tools;
 
 mod bench;
+mod bender;
 mod breaker;
 mod cli;
 mod curl;

@@ -98,7 +98,7 @@ pub fn answers(reply: &Result<Outcome, Error>, answer: &Answer) {
         Ok(Outcome::NotRenewed(verdict)) => Answer::NotRenewed(worth(*verdict)),
         Ok(Outcome::Removed(removed)) => Answer::Removed(*removed),
         Ok(Outcome::Done) => Answer::Done,
-        Ok(Outcome::Deployed(..)) => unreachable!("nothing is deployed in these histories"),
+        Ok(Outcome::Deployed(..) | Outcome::Kept(_)) => unreachable!("nothing is deployed in these histories"),
         Err(Error::Superseded { .. }) => Answer::Superseded,
         Err(Error::KeyHeld { .. }) => Answer::KeyHeld,
         Err(Error::LeaseDenied) => Answer::Denied,

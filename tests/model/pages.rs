@@ -21,7 +21,7 @@ fn put(namespace: &str, service: &str, id: &str, status: Status) -> Change {
         status: status as i32,
         ..Instance::default()
     };
-    let lease = Lease { ttl: 10_000, secret: SecretHash([0; 16]), request: 0, principal: None };
+    let lease = Lease { ttl: 10_000, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
     let description = Bytes::from(instance.encode_to_vec());
     Change::Put(Put { description, lease, incarnation: Stamp::Commit, ordinal: 0, revision: Stamp::Commit })
 }

@@ -56,7 +56,7 @@ async fn register_as(handle: &RegistryHandle, registration: Registration, token:
             let named = dependencies.into_iter().map(|(name, url)| (name.to_string(), url.to_string()));
             Ok((record.incarnation, named.collect(), token))
         }
-        Reply::Removed { .. } | Reply::Deployed { .. } => panic!("a registration was answered as something else"),
+        other => panic!("a registration was answered as {other:?}"),
     }
 }
 

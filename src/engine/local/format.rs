@@ -5,7 +5,7 @@
 //! | format | what a reader of the one before would lose |
 //! | --- | --- |
 //! | 1 | |
-//! | 2 | documents: backends and frontends, and their changes in the log |
+//! | 2 | documents: backends and frontends, and their changes in the log; which leases nobody holds a token of |
 
 use std::sync::Arc;
 
@@ -60,6 +60,9 @@ pub(super) struct StoredRecord {
     /// Who registered it; absent when everyone is one principal.
     #[prost(string, optional, tag = "9")]
     principal: Option<String>,
+    /// Nobody holds a token of it.
+    #[prost(bool, tag = "10")]
+    unfenced: bool,
 }
 
 /// One change in a `StoredRevision`.
@@ -235,6 +238,7 @@ impl StoredRecord {
             secret_low: secret as u64,
             request: lease.request,
             principal: lease.principal.as_deref().map(Into::into),
+            unfenced: lease.unfenced,
         }
     }
 
@@ -274,6 +278,7 @@ impl Decoder {
             secret: SecretHash(secret.to_be_bytes()),
             request: stored.request,
             principal: stored.principal.map(|principal| self.shared(&principal)),
+            unfenced: stored.unfenced,
         };
         Ok(Record::new(&stored.description, lease, stored.incarnation, stored.ordinal, stored.revision))
     }

@@ -97,7 +97,9 @@ impl Rig {
         let settings = ServeSettings::default();
         let protocols = Protocols::new(&settings, Arc::clone(handle.metrics()));
         let guard = Arc::new(Guard::new(&[], &settings));
-        let services = Services { handle: handle.clone(), settings, members: vec![], guard, ops: axum::Router::new() };
+        let legacy = crate::http::legacy::Legacy::new(handle.clone(), true, 1_000);
+        let ops = axum::Router::new();
+        let services = Services { handle: handle.clone(), settings, members: vec![], guard, ops, legacy };
         let sockets = Sockets::serve(services.front().unwrap(), protocols);
         Self { handle, sockets }
     }

@@ -1,0 +1,59 @@
+//! Registrations that nobody gets a token of: the way in, and their renewals, which are heard as beats are. Whose they are
+//! is the registry's to say.
+
+use std::sync::Arc;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    Actor, RegistryHandle,
+    handle::{fresh_secret, refusal, wall_clock},
+    request::{Answer, Lane, Reply, Request},
+};
+use crate::{
+    engine::Engine,
+    registry::{Command, Error, Keep, Place, Principal, Record, Register, Registration},
+};
+
+impl RegistryHandle {
+    /// Registers what left its id to the server, or renews it, without a token.
+    ///
+    /// # Errors
+    /// `Fenced`, and those of every registration.
+    pub async fn keep(&self, mut registration: Registration, principal: Principal) -> Result<Arc<Record>, Error> {
+        let place = Place::of(&mut registration);
+        let renews = matches!(self.hub.registry().unfenced_at(&place, &principal), Ok(Some(_)));
+        let register = Register { registration, token: None, principal, secret: fresh_secret()?, at: wall_clock() };
+        let keep = Box::new(Keep { register, place });
+        let (answer, answered) = oneshot::channel();
+        let since = Instant::now();
+        if renews {
+            // A beat has to be in the beats' lane before the mark that says that all were heard.
+            let item = Lane::Keep { keep, answer, since };
+            self.lane.try_send(item).map_err(|refused| refusal(&refused, &self.lane))?;
+        } else {
+            self.send(Request::Command { command: Command::Keep(keep), deadline: None, answer, since })?;
+        }
+        match answered.await.map_err(|_| Error::ShuttingDown)?? {
+            Reply::Kept { record, .. } => Ok(record),
+            // The actor answers a command with what goes with it.
+            Reply::Registered { .. } | Reply::Removed { .. } | Reply::Deployed { .. } => Err(Error::Deadline),
+        }
+    }
+}
+
+impl<E: Engine> Actor<E> {
+    /// A renewal: heard whatever becomes of what it says, unless its lease is over.
+    pub(super) fn keep(&mut self, keep: Box<Keep>, answer: Answer<Reply>, since: Instant) {
+        {
+            let registry = self.hub.registry();
+            let held = registry.unfenced_at(&keep.place, &keep.register.principal);
+            let slot = held.ok().flatten().and_then(|_| registry.slot_of(&keep.place.key));
+            let mut table = self.leases.lock();
+            if let Some(slot) = slot.filter(|slot| !table.time.is_expiring(*slot)) {
+                table.time.hear(slot);
+            }
+        }
+        self.request(Request::Command { command: Command::Keep(keep), deadline: None, answer, since });
+    }
+}
