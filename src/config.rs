@@ -177,6 +177,9 @@ settings! {
         max_header_bytes: u32 = 16 << 10, Size<1024, { 1 << 24 }>;
         /// Limit on calls and streams open at once on one connection. Default 2000.
         max_concurrent_streams: u32 = 2_000, Count<1, { 1 << 31 }>;
+        /// Limit on connections open at once; one more is closed at once. There are never more than the limit on open files
+        /// leaves room for: a part of it is kept back for the store and for `ops_listen`. Default 100000.
+        max_connections: usize = 100_000, Count<1, { u32::MAX as u64 }>;
         /// Limit on commands that wait for the state; one more is refused at once. Default 8192.
         max_inbox: usize = 8_192, Count<16, 1_000_000>;
     }

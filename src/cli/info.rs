@@ -97,7 +97,7 @@ fn breaker(breaker: &Breaker) -> String {
     }
 }
 
-fn limits(limits: &Limits) -> [(&'static str, String); 21] {
+fn limits(limits: &Limits) -> [(&'static str, String); 22] {
     [
         ("max instances", human_count(limits.max_instances)),
         ("max services", human_count(limits.max_services)),
@@ -120,6 +120,7 @@ fn limits(limits: &Limits) -> [(&'static str, String); 21] {
         ("max waiting", human_count(limits.max_waiting)),
         ("max waiting dependencies", human_count(limits.max_waiting_dependencies)),
         ("max json values", human_count(limits.max_json_values)),
+        ("max connections", human_count(limits.max_connections)),
     ]
 }
 

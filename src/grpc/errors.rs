@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 
@@ -21,6 +21,9 @@ use super::{
     status::{self, Reason},
 };
 use crate::metrics::Metrics;
+
+/// The encodings that a message may have.
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// Wraps a service of the server.
 #[derive(Clone, Debug)]
@@ -68,10 +71,22 @@ where
             let response = response?;
             let response = match Status::from_header_map(response.headers()) {
                 Some(told) if told.code() == Code::OutOfRange => status::too_large(max_message_bytes).into_http(),
+                Some(told) if told.code() == Code::Unimplemented && told.details().is_empty() => {
+                    explained(&told, &response)
+                }
                 Some(told) if told.code() == Code::Internal => status::of_transport(told).into_http(),
                 _ => response,
             };
             Ok(measured.answer(response))
         })
     }
+}
+
+/// What the transport or the generated code does not know, with a reason, and with the encodings that the transport does.
+fn explained(told: &Status, response: &Response<Body>) -> Response<Body> {
+    let sentence = if told.message().is_empty() { "there is no such method" } else { told.message() };
+    let mut explained = status::plain(Reason::NotSupported, sentence).into_http();
+    let encodings = response.headers().get(ACCEPT_ENCODING).cloned();
+    explained.headers_mut().extend(encodings.map(|encodings| (ACCEPT_ENCODING, encodings)));
+    explained
 }

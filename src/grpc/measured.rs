@@ -3,7 +3,10 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -17,6 +20,22 @@ use tonic_types::StatusExt as _;
 use super::{deadline, status::Reason};
 use crate::metrics::{Front, Limit, Metrics, Rpc};
 
+/// Among the extensions of a request whose replies somebody may stop reading when there were enough: to leave then is to
+/// end the call, not to cancel it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Enough(Arc<AtomicBool>);
+
+impl Enough {
+    /// There were.
+    pub(crate) fn say(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_said(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A call under way.
 #[derive(Debug)]
 pub(super) struct Call {
@@ -26,6 +45,7 @@ pub(super) struct Call {
     begun: Instant,
     /// How long its caller waits.
     timeout: Option<Duration>,
+    enough: Option<Enough>,
     /// Counted already.
     ended: bool,
 }
@@ -36,7 +56,8 @@ impl Call {
         let front = request.extensions().get().copied().unwrap_or(Front::Grpc);
         let rpc = Rpc::of_path(request.uri().path());
         let timeout = deadline::timeout(request.headers());
-        Self { metrics: Arc::clone(metrics), front, rpc, begun: Instant::now(), timeout, ended: false }
+        let enough = request.extensions().get().cloned();
+        Self { metrics: Arc::clone(metrics), front, rpc, begun: Instant::now(), timeout, enough, ended: false }
     }
 
     /// Its answer is ready, or the beginning of it.
@@ -75,6 +96,9 @@ impl Drop for Call {
     fn drop(&mut self) {
         if self.ended {
             return;
+        }
+        if self.enough.as_ref().is_some_and(Enough::is_said) {
+            return self.end(Code::Ok);
         }
         if self.timeout.is_some_and(|timeout| self.begun.elapsed() >= timeout) {
             self.metrics.refusals.of((Reason::Deadline,)).inc();

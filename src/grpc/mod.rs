@@ -25,5 +25,5 @@ pub mod server {
 pub use convert::wait;
 pub use deployments::DeploymentsService;
 pub use errors::CanonicalErrors;
-pub(crate) use measured::count_refusal;
+pub(crate) use measured::{Enough, count_refusal};
 pub use registry::{RegistryService, ServiceOptions};

@@ -106,10 +106,10 @@ impl Api {
     async fn answer(&self, route: &Route, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
         let message = self.message(route, &parts, body).await?;
-        let caller = Caller::of(&mut parts, Front::Http);
         if route.rpc.is_server_streaming() {
-            return self.watches.answer(&self.grpc, route, caller, &parts.headers, &message).await;
+            return self.watches.answer(&self.grpc, route, parts, &message).await;
         }
+        let caller = Caller::of(&mut parts, Front::Http);
         let reply = match self.grpc.unary(&route.grpc_path, caller, &message).await {
             Ok(reply) => reply,
             Err(status) => return Ok(problem::of_call(&status)),

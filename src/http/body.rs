@@ -29,11 +29,13 @@ pub async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(status::too_large(limit as u64)),
         Ok(Err(error)) => Err(broken(error.as_ref())),
-        Err(_) => {
-            let sentence = format!("the body did not come within {} s", BODY_WAIT.as_secs());
-            Err(status::plain(Reason::SlowBody, sentence))
-        }
+        Err(_) => Err(slow()),
     }
+}
+
+/// A body did not come in time.
+pub(super) fn slow() -> Status {
+    status::plain(Reason::SlowBody, format!("the body did not come within {} s", BODY_WAIT.as_secs()))
 }
 
 /// Whoever sent it seldom reads this: it is gone, or wrote what is no body.
@@ -46,6 +48,13 @@ fn broken(error: &(dyn Error + Send + Sync + 'static)) -> Status {
 pub fn is_plain(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
     codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether a request's body is one, or pieces of one: of another transfer coding it would be read as it is not meant.
+#[must_use]
+pub fn is_framed_plainly(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 #[cfg(test)]
@@ -109,6 +118,24 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(reason(read(Body::new(Silent), 4).await), "SLOW_BODY");
         assert_eq!(begun.elapsed(), BODY_WAIT);
+    }
+
+    #[test]
+    fn bodies_in_pieces() {
+        for (codings, wanted) in [
+            (&[][..], true),
+            (&["chunked"], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["identity"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for coding in codings {
+                headers.append(header::TRANSFER_ENCODING, coding.parse().unwrap());
+            }
+            assert_eq!(is_framed_plainly(&headers), wanted, "{codings:?}");
+        }
     }
 
     #[test]

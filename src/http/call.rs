@@ -21,7 +21,10 @@ use tonic::{Code, Status, body::Body, service::Routes};
 use tower::ServiceExt as _;
 
 use crate::{
-    grpc::status::{self, Reason},
+    grpc::{
+        Enough,
+        status::{self, Reason},
+    },
     metrics::Front,
 };
 
@@ -96,13 +99,15 @@ impl Grpc {
         *request.uri_mut() = Uri::from(path.clone());
         *request.headers_mut() = caller.headers;
         *request.extensions_mut() = caller.extensions;
+        let enough = Enough::default();
+        request.extensions_mut().insert(enough.clone());
         let response = match self.0.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
         match Status::from_header_map(response.headers()) {
             Some(status) if status.code() != Code::Ok => Err(status),
-            _ => Ok(Replies { body: response.into_body(), chunk: Bytes::new(), ended: false }),
+            _ => Ok(Replies { body: response.into_body(), chunk: Bytes::new(), ended: false, enough }),
         }
     }
 }
@@ -119,9 +124,15 @@ pub struct Replies {
     /// What came and is not yet given out.
     chunk: Bytes,
     ended: bool,
+    enough: Enough,
 }
 
 impl Replies {
+    /// There were enough: when they are dropped, the call is over, and counted as one that ended well.
+    pub fn enough(&self) {
+        self.enough.say();
+    }
+
     /// The next message, if all of it is there.
     fn take(&mut self) -> Option<Bytes> {
         let len = self.chunk.get(1..HEAD)?.get_u32() as usize;

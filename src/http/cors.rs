@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, header};
+use http::{HeaderName, Method, Request, header};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
 use super::guard::Guard;
@@ -19,6 +19,15 @@ const EXPOSED: [HeaderName; 6] = [
     header::LOCATION,
     header::RETRY_AFTER,
 ];
+
+/// Whether the layer has something to say to a request. It takes every OPTIONS for the question before a call; what
+/// asks for the methods of a path is answered as everywhere.
+#[must_use]
+pub fn concerns<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    request.method() != Method::OPTIONS
+        || headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
 
 /// The headers for the origins that `guard` lets in; none if there are none.
 #[must_use]

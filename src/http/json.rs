@@ -75,6 +75,7 @@ pub fn text(field: &FieldDescriptor, text: &str) -> Result<Value, String> {
     let value = match (&kind, text) {
         (Kind::Bool, "true") => Some(Value::Bool(true)),
         (Kind::Bool, "false") => Some(Value::Bool(false)),
+        (Kind::Enum(_), text) => value::of_text(&kind, text).or_else(|| value::of_number(&kind, text)),
         (Kind::Message(descriptor), text) => value::well_known(descriptor, serde_json::Value::from(text)),
         (kind, text) => value::of_text(kind, text),
     };

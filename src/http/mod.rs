@@ -25,6 +25,7 @@ pub mod prometheus;
 pub mod query;
 mod reply;
 pub mod routes;
+mod timely;
 pub mod transcode;
 mod turn;
 pub mod watches;
@@ -44,24 +45,27 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Version,
-    header::{ALLOW, CONTENT_TYPE, ORIGIN},
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, ORIGIN},
 };
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body, service::Routes};
 use tower::{Layer as _, Service};
 use tower_http::cors::CorsLayer;
 
-use self::web::{Form, Web};
 pub use self::{
     api::{ApiOptions, no_route, router},
     guard::Guard,
+};
+use self::{
+    timely::Timely,
+    web::{Form, Web},
 };
 use crate::{
     grpc::{
         count_refusal, deadline,
         status::{self, Reason},
     },
-    metrics::Metrics,
+    metrics::{Metrics, Rpc},
 };
 
 /// With what the content types of all kinds of gRPC begin.
@@ -95,7 +99,7 @@ impl Front {
     /// Gives a request to whom it is for.
     pub fn call<B>(&self, request: Request<B>) -> Answer
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let is_grpc = is_grpc(&request);
@@ -107,12 +111,14 @@ impl Front {
         }
         if is_grpc {
             let time = deadline::timeout(request.headers()).map(|time| Box::pin(sleep(time)));
+            let is_awaited = Rpc::of_path(request.uri().path()).has_one_request();
+            let request = request.map(|body| Timely::new(body, is_awaited));
             return Answer(Kind::Grpc { call: self.grpc.clone().call(request), time });
         }
         let request = request.map(AnyBody::new);
         Answer(Kind::Http(match &self.cors {
-            None => self.inside.clone().call(request),
-            Some(cors) => Box::pin(cors.layer(self.inside.clone()).call(request)),
+            Some(cors) if cors::concerns(&request) => Box::pin(cors.layer(self.inside.clone()).call(request)),
+            _ => self.inside.clone().call(request),
         }))
     }
 
@@ -141,6 +147,12 @@ struct Inside {
 
 impl Inside {
     async fn answer(mut self, request: Request<AnyBody>) -> Response<Body> {
+        if !body::is_framed_plainly(request.headers()) {
+            let mut response = refusal(Reason::NotSupported, "of the transfer codings there is chunked alone");
+            // Where its body ends is not known to us.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            return response;
+        }
         match Form::of(request.headers()) {
             Some(form) if request.method() == Method::POST => self.web.call(form, request).await,
             Some(_) => {
@@ -250,6 +262,7 @@ mod tests {
 
     use axum::routing::post;
     use http::{StatusCode, header::HOST};
+    use http_body_util::BodyExt as _;
     use tokio::time::Instant;
     use tonic::Code;
 
@@ -294,6 +307,27 @@ mod tests {
         let response = front.call(request).await.unwrap();
         let status = Status::from_header_map(response.headers()).expect("a status");
         assert_eq!((status.code(), begun.elapsed()), (Code::DeadlineExceeded, Duration::from_millis(1_500)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_message_of_a_call_is_not_waited_for_longer_than_any_body() {
+        let reads = Router::new().fallback(async |request: Request<AnyBody>| {
+            let failed = request.into_body().collect().await.expect_err("nothing comes");
+            Status::from_error(failed.into()).into_http::<AnyBody>()
+        });
+        let front = front(reads.into(), Router::new());
+        let silent =
+            || Body::new(http_body_util::StreamBody::new(futures_util::stream::pending::<Result<_, Status>>()));
+        for (method, waits) in [("Lookup", false), ("Watch", false), ("HeartbeatStream", true), ("Subscribe", true)] {
+            let mut request = asked(Version::HTTP_2, "application/grpc").map(|_| silent());
+            *request.uri_mut() = format!("/onair.v1.Registry/{method}").parse().expect("a path");
+            let begun = Instant::now();
+            let answer = tokio::time::timeout(2 * body::BODY_WAIT, front.call(request)).await;
+            assert_eq!(answer.is_err(), waits, "{method}");
+            let Ok(Ok(response)) = answer else { continue };
+            let status = Status::from_header_map(response.headers()).expect("a status");
+            assert_eq!((status::reason_of(&status), begun.elapsed()), (Reason::SlowBody, body::BODY_WAIT), "{method}");
+        }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ mod told;
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use http::{HeaderName, HeaderValue, Method, Response, header, request::Parts};
 use tonic::Code;
 
 use self::told::Teller;
@@ -20,6 +20,7 @@ use super::{
     problem::{self, Refusal},
     routes::{Route, RouteError, Table},
 };
+use crate::metrics::Front;
 
 /// Tells nginx, and proxies that learnt from it, to hand on what comes when it comes.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -53,13 +54,18 @@ impl Watches {
         &self,
         grpc: &Grpc,
         route: &Route,
-        caller: Caller,
-        headers: &HeaderMap,
+        mut parts: Parts,
         message: &[u8],
     ) -> Result<Response<Body>, Refusal> {
-        let kind = negotiate::accepted(headers, &ANSWERS)?;
+        let kind = negotiate::accepted(&parts.headers, &ANSWERS)?;
         let wait = poll::wait(message)?;
+        let caller = Caller::of(&mut parts, if kind == EVENTS { Front::Sse } else { Front::Http });
         let (opened, teller) = (grpc.stream(&route.grpc_path, caller, message).await, Arc::clone(&self.teller));
+        if let Ok(replies) = &opened
+            && parts.method == Method::HEAD
+        {
+            replies.enough();
+        }
         Ok(match opened {
             Ok(replies) if kind == EVENTS => events::answer(replies, teller),
             Ok(replies) => poll::answer(replies, teller, wait),

@@ -2,6 +2,8 @@
 //! in time and within the limit, and goes the way of any other. Knows no method.
 
 use axum::body::Body as AnyBody;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use tokio::time::timeout;
@@ -85,8 +87,12 @@ impl Web {
         }
         let limit = FRAME_HEAD + self.max_message_bytes;
         let limit = if form.is_text() { limit.div_ceil(3) * 4 } else { limit };
-        let message = body::read(body, limit).await.map_err(|status| self.as_message(status))?;
-        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.0));
+        let mut message = body::read(body, limit).await.map_err(|status| self.as_message(status))?;
+        if form.is_text() {
+            message = decode(&message)?;
+        }
+        // As text it would have to be in one piece.
+        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(BINARY[0]));
         parts.headers.insert(header::ACCEPT, HeaderValue::from_static(answer_form.0));
         parts.extensions.insert(crate::metrics::Front::GrpcWeb);
         let time = deadline::timeout(&parts.headers);
@@ -98,7 +104,7 @@ impl Web {
         let Ok(response) = response;
         let told = Status::from_header_map(response.headers());
         match told.as_ref().and_then(|status| status.message().strip_prefix(COMPLAINT)) {
-            Some(complaint) => Err(status::plain(Reason::Malformed, format!("the body is no gRPC-Web: {complaint}"))),
+            Some(complaint) => Err(malformed(&complaint)),
             None => Ok(response),
         }
     }
@@ -107,5 +113,46 @@ impl Web {
     fn as_message(&self, status: Status) -> Status {
         let is_large = status.code() == Code::ResourceExhausted;
         if is_large { status::too_large(self.max_message_bytes as u64) } else { status }
+    }
+}
+
+/// What base64 says, in one piece or in several, each padded by itself, as frames are when each is sent as it comes.
+fn decode(text: &[u8]) -> Result<Bytes, Status> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len() / 4 * 3), text);
+    while !rest.is_empty() {
+        let padding = rest.iter().position(|byte| *byte == b'=');
+        let piece = rest.len().min(padding.map_or(usize::MAX, |at| (at / 4 + 1) * 4));
+        let (piece, after) = rest.split_at(piece);
+        BASE64_STANDARD.decode_vec(piece, &mut bytes).map_err(|error| malformed(&error))?;
+        rest = after;
+    }
+    Ok(bytes.into())
+}
+
+fn malformed(complaint: &dyn std::fmt::Display) -> Status {
+    status::plain(Reason::Malformed, format!("the body is no gRPC-Web: {complaint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_may_come_in_pieces() {
+        for (text, bytes) in [
+            ("", Some("")),
+            ("YQ==", Some("a")),
+            ("YQ==YmM=", Some("abc")),
+            ("YWJjZA==ZQ==Zmdo", Some("abcdefgh")),
+            ("YQ", None),
+            ("YQ==YQ", None),
+            ("YQ==Y", None),
+            ("Y=Q=", None),
+            ("=", None),
+            ("YQ=======", None),
+            ("Y Q==", None),
+        ] {
+            assert_eq!(decode(text.as_bytes()).ok().as_deref(), bytes.map(str::as_bytes), "{text}");
+        }
     }
 }

@@ -95,6 +95,8 @@ metrics! {
         "Connections open now, by what they speak";
     connections_opened: Family<(Protocol,), Counter> = Family::default(), "onair_connections_opened",
         "Connections that said what they speak";
+    connections_refused: Counter = Counter::default(), "onair_connections_refused",
+        "Connections that were closed at once: max_connections were open, or on the port of probes as many as it has places for";
 
     inbox: Family<(Lane,), Gauge> = Family::default(), "onair_inbox",
         "What waits for the registry's task now";

@@ -4,7 +4,7 @@
 use std::{
     fmt,
     marker::PhantomData,
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -118,34 +118,44 @@ impl Value for Seconds {
 
 /// How much there is.
 #[derive(Debug, Default)]
-pub struct Gauge(AtomicI64);
+pub struct Gauge {
+    now: AtomicI64,
+    /// It was ever anything but what it began with.
+    moved: AtomicBool,
+}
 
 impl Gauge {
     /// So much.
     pub fn set(&self, now: u64) {
-        self.0.store(i64::try_from(now).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.now.store(i64::try_from(now).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.moved.store(true, Ordering::Relaxed);
     }
 
     /// One more.
     pub fn inc(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.now.fetch_add(1, Ordering::Relaxed);
+        self.moved.store(true, Ordering::Relaxed);
     }
 
     /// One less.
     pub fn dec(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.now.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How much now.
     #[must_use]
     pub fn get(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
+        self.now.load(Ordering::Relaxed)
     }
 }
 
 impl Value for Gauge {
     fn kind(&self) -> MetricType {
         MetricType::Gauge
+    }
+
+    fn is_unused(&self) -> bool {
+        !self.moved.load(Ordering::Relaxed)
     }
 
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
@@ -386,5 +396,19 @@ impl Value for Info {
 
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         encoder.encode_info(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_that_was_moved_is_shown_also_at_zero() {
+        let gauge = Gauge::default();
+        assert!(gauge.is_unused());
+        gauge.inc();
+        gauge.dec();
+        assert!(!gauge.is_unused() && gauge.get() == 0);
     }
 }

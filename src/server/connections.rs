@@ -17,7 +17,7 @@ use tonic::{body::Body, transport::server::TcpConnectInfo};
 
 use super::{
     greeting::{Spoken, greet},
-    listen,
+    listen::{self, Admitted},
 };
 use crate::{
     config::ServeSettings,
@@ -75,7 +75,7 @@ impl Protocols {
 pub(super) async fn serve(
     front: Front,
     protocols: Protocols,
-    mut connections: mpsc::Receiver<TcpStream>,
+    mut connections: mpsc::Receiver<Admitted>,
     mut stopping: watch::Receiver<bool>,
 ) {
     // Each connection holds a sender of this until it ends; nothing is ever sent.
@@ -85,9 +85,9 @@ pub(super) async fn serve(
             connection = connections.recv() => connection,
             () = told(&mut stopping) => None,
         };
-        let Some(connection) = connection else { break };
+        let Some(Admitted { stream, place }) = connection else { break };
         // A stream accepted on another thread belongs to that thread's reactor until it is moved to this one.
-        let connection = match listen::adopt(connection) {
+        let connection = match listen::adopt(stream) {
             Ok(connection) => connection,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken over");
@@ -99,7 +99,7 @@ pub(super) async fn serve(
             if let Err(error) = serve_one(connection, front, &protocols, stopping).await {
                 tracing::debug!(%error, "a connection failed");
             }
-            drop(open);
+            drop((open, place));
         });
     }
     drop((connections, open));

@@ -12,7 +12,6 @@ use std::{io::Write as _, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use axum::Router;
 use tokio::{
-    net::TcpStream,
     runtime::Builder,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -23,7 +22,11 @@ use tokio_stream::StreamExt as _;
 use tonic::service::Routes;
 use uuid::Uuid;
 
-use self::{connections::Protocols, ops::OpsServer};
+use self::{
+    connections::Protocols,
+    listen::{Admitted, Door},
+    ops::OpsServer,
+};
 use crate::{
     actor::{ActorOptions, RegistryHandle},
     config::ServeSettings,
@@ -83,16 +86,17 @@ impl ServeError {
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
-pub fn run(settings: ServeSettings) -> Result<(), ServeError> {
+pub fn run(mut settings: ServeSettings) -> Result<(), ServeError> {
     logging::init(&settings);
-    files::raise_limit();
+    let places = files::raise_limit(settings.max_connections);
+    settings.max_connections = places.connections;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::system("a runtime"))?;
     // Addresses come first: a second server on the same port must not touch the store.
     let listeners = runtime.block_on(listen::bind(&settings.listen))?;
     let (epoch, fresh_registry_id) = (random(), random_uuid());
     let metrics = Arc::<Metrics>::default();
     // Before the store is read, so that somebody answers while it is.
-    let ops = OpsServer::start(&settings, &metrics)?;
+    let ops = OpsServer::start(&settings, places.ops, &metrics)?;
     if settings.ephemeral {
         let recovered = MemoryEngine::recovered(fresh_registry_id, epoch);
         return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, listeners, ops, metrics));
@@ -142,8 +146,9 @@ async fn serve<E: Engine>(
         legacy: Legacy::new(handle.clone(), settings.unfenced_http, settings.max_message_bytes),
     });
     let (mut workers, inputs) = start_workers(&services, &stopping)?;
+    let door = Door::new(settings.max_connections, handle.metrics());
     for listener in listeners {
-        tokio::spawn(listen::accept(listener, inputs.clone(), stopping.clone()));
+        tokio::spawn(listen::accept(listener, door.clone(), inputs.clone(), stopping.clone()));
     }
     drop(inputs);
     // Whoever reads that we listen may send a signal at once.
@@ -273,6 +278,7 @@ impl Services {
             max_log_bytes: settings.max_log_bytes,
             max_inbox: settings.max_inbox as u64,
             max_json_values: max_json_values(settings) as u64,
+            max_connections: settings.max_connections as u64,
             ..fixed_limits()
         };
         let metrics = self.handle.metrics();
@@ -323,7 +329,7 @@ type Workers = futures_util::stream::FuturesUnordered<JoinHandle<()>>;
 fn start_workers(
     services: &Arc<Services>,
     stopping: &watch::Receiver<bool>,
-) -> Result<(Workers, Vec<mpsc::Sender<TcpStream>>), ServeError> {
+) -> Result<(Workers, Vec<mpsc::Sender<Admitted>>), ServeError> {
     let (workers, mut inputs) = (Workers::new(), Vec::new());
     for worker in 0..services.settings.io_threads {
         let (input, connections) = mpsc::channel(ACCEPTED_MAX);

@@ -34,8 +34,8 @@ pub(super) struct OpsServer {
 }
 
 impl OpsServer {
-    /// Listens where `ops_listen` says, if it says so.
-    pub(super) fn start(settings: &ServeSettings, metrics: &Arc<Metrics>) -> Result<Self, ServeError> {
+    /// Listens where `ops_listen` says, if it says so; so many connections have a place there, whatever there is elsewhere.
+    pub(super) fn start(settings: &ServeSettings, places: usize, metrics: &Arc<Metrics>) -> Result<Self, ServeError> {
         let (stop, stopping) = watch::channel(false);
         let mut server = Self { ops: Ops::new(Arc::clone(metrics)), addresses: Vec::new(), stop };
         if settings.ops_listen.is_empty() {
@@ -49,10 +49,11 @@ impl OpsServer {
         let options = super::api_options(settings);
         let front = Front::new(Routes::default(), routes, guard, options, Arc::clone(metrics));
         let protocols = Protocols::new(settings, Arc::clone(metrics));
+        let door = listen::Door::new(places, metrics);
         let serve = async move {
             let (input, connections) = mpsc::channel(ACCEPTED_MAX);
             for listener in listeners {
-                tokio::spawn(listen::accept(listener, vec![input.clone()], stopping.clone()));
+                tokio::spawn(listen::accept(listener, door.clone(), vec![input.clone()], stopping.clone()));
             }
             drop(input);
             connections::serve(front, protocols, connections, stopping).await;
@@ -141,7 +142,7 @@ mod tests {
         let metrics = Arc::<Metrics>::default();
         let ops_listen = vec!["127.0.0.1:0".parse().unwrap()];
         let settings = ServeSettings { ops_listen, ..ServeSettings::default() };
-        let server = OpsServer::start(&settings, &metrics).unwrap();
+        let server = OpsServer::start(&settings, 8, &metrics).unwrap();
         let address = server.addresses()[0];
         // Before there is a registry.
         assert_eq!((get(address, "/healthz").0, get(address, "/readyz").0, get(address, "/").0), (200, 503, 404));

@@ -141,6 +141,7 @@ async fn a_refusal_by_grpc_web_has_its_status_and_details_in_headers() {
     for (body, more, wanted) in [
         (&b"no base64"[..], "", (Code::InvalidArgument, "MALFORMED")),
         (b"AAAA", "", (Code::InvalidArgument, "MALFORMED")), // half a frame
+        (b"AA=A", "", (Code::InvalidArgument, "MALFORMED")),
         (large.as_bytes(), "", (Code::ResourceExhausted, "TOO_LARGE")),
         (b"AAAAAAA=", "Content-Encoding: gzip\r\n", (Code::InvalidArgument, "UNSUPPORTED_MEDIA_TYPE")),
     ] {
@@ -181,6 +182,11 @@ async fn pages_of_configured_origins_may_call_and_nobody_elses() {
     let said = ask("OPTIONS", &own, &format!("Origin: https://shop.example\r\n{asking}")).await;
     assert_eq!((said.status, said.header("access-control-allow-origin")), (200, "https://shop.example"), "{said:?}");
     assert_eq!(said.header("access-control-allow-headers"), "content-type,x-grpc-web");
+    // Who only asks for the methods is answered as without any origins.
+    for more in ["", "Origin: https://shop.example\r\n"] {
+        let said = ask("OPTIONS", &own, more).await;
+        assert_eq!((said.status, said.header("allow")), (204, "GET, HEAD, OPTIONS"), "{more}");
+    }
     let said = ask("GET", &own, "Origin: http://localhost:3000\r\n").await;
     assert_eq!((said.status, said.header("access-control-allow-origin")), (200, "http://localhost:3000"), "{said:?}");
     assert!(said.header("access-control-expose-headers").contains("grpc-status-details-bin"));

@@ -8,6 +8,7 @@ use onair::proto::{
     SubscribeRequest, SubscribeResponse, WatchRequest, WatchResponse, registry_client::RegistryClient,
     subscribe_request::Command,
 };
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Streaming, transport::Channel};
 
@@ -281,6 +282,37 @@ async fn a_watcher_that_does_not_read_is_seen_to_lag() {
     assert_eq!(Scrape::of(address).await.get("onair_watch_lagging"), 0.0);
 }
 
+/// Where a server answers probes alone.
+fn of_probes(server: &Server) -> SocketAddr {
+    let log = server.log();
+    let (_, ops) = log.split_once("answering probes and scrapes addresses=[").unwrap_or_else(|| panic!("{log}"));
+    ops.split_once(']').unwrap().0.parse().unwrap()
+}
+
+#[tokio::test]
+async fn probes_are_answered_while_every_place_is_taken() {
+    let few = ["sh", "-c", "ulimit -n 64 && exec \"$@\"", "sh"];
+    let server = Server::start_under(&few, &["--ops-listen", "127.0.0.1:0"]).await;
+    let ops = of_probes(&server);
+    assert_eq!(server.info().await.limits.unwrap().max_connections, 32);
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(TcpStream::connect(server.address()).await.unwrap());
+    }
+    let last = crowd.last_mut().unwrap();
+    assert_eq!(within("the end", last.read(&mut [0])).await.unwrap(), 0, "it has no place");
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(get(ops, path).await.0, 200, "{path}");
+    }
+    let (_, text) = get(ops, "/metrics").await;
+    let refused = text.lines().find_map(|line| line.strip_prefix("onair_connections_refused_total ")).unwrap();
+    assert!(refused.parse::<u64>().unwrap() >= 68, "{refused}");
+    assert!(server.log().matches("max_connections are open").count() < 10, "{}", server.log());
+    // Whoever goes makes room.
+    drop(crowd);
+    within("a place", crate::hostile::until_let_in(&server)).await;
+}
+
 #[tokio::test]
 async fn probes_answer_on_the_port_or_on_one_of_their_own() {
     let server = Server::ephemeral(&[]).await;
@@ -291,9 +323,7 @@ async fn probes_answer_on_the_port_or_on_one_of_their_own() {
     let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
     assert_eq!((status, &ready["ok"], ready["checks"].as_array().unwrap().len()), (200, &true.into(), 4));
     let mut server = Server::start(&["--ops-listen", "127.0.0.1:0"]).await;
-    let log = server.log();
-    let (_, ops) = log.split_once("answering probes and scrapes addresses=[").unwrap_or_else(|| panic!("{log}"));
-    let ops: SocketAddr = ops.split_once(']').unwrap().0.parse().unwrap();
+    let ops = of_probes(&server);
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!((get(ops, path).await.0, get(server.address(), path).await.0), (200, 404), "{path}");
     }

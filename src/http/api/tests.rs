@@ -107,6 +107,8 @@ async fn an_instance_lives_by_http_alone() {
     assert_eq!(found["instances"], json!([posted["instance"], put["instance"]]));
     let one = ok(&api, "GET", "/v1/namespaces/*/instances?selector=metadata.a&limit=5", None).await;
     assert_eq!(one["instances"], json!([posted["instance"]]));
+    let picked = ok(&api, "GET", &format!("{WEB}?pick=1&limit=5"), None).await;
+    assert_eq!(picked["instances"], found["instances"], "a number stands for the name");
     let listed = ok(&api, "GET", "/v1/namespaces/shop/services", None).await;
     assert_eq!(listed["services"][0]["routable"], 2);
 

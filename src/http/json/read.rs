@@ -86,13 +86,14 @@ impl One<'_> {
             let path = Path::Field(self.path, field.name());
             if given.contains(&field) {
                 self.found.note(&path, "is given twice")?;
-            } else if let Some(oneof) = field.containing_oneof()
-                && given.iter().any(|other| other.containing_oneof().as_ref() == Some(&oneof))
-            {
-                self.found.note(&path, format!("must not be given with another {}", oneof.name()))?;
             }
             let value = map.next_value_seed(Whole { field: &field, path: &path, found: self.found })?;
             if let Some(value) = value {
+                if let Some(oneof) = field.containing_oneof()
+                    && oneof.fields().any(|other| other != field && message.has_field(&other))
+                {
+                    self.found.note(&path, format!("must not be given with another {}", oneof.name()))?;
+                }
                 message.set_field(&field, value);
             }
             given.push(field);

@@ -48,6 +48,9 @@ fn what_proto_json_allows_is_taken() {
         ("LookupRequest", r#"{"pick": null, "wait": null, "service": null, "limit": null}"#, r"{}"),
         ("LookupRequest", r#"{"wait": "1.5s"}"#, r#"{"wait":"1.500s"}"#),
         ("RegisterRequest", r#"{"instance": null, "mocks": null}"#, r"{}"),
+        ("LookupRequest", r#"{"wait": "1.123456789s"}"#, r#"{"wait":"1.123456789s"}"#),
+        ("SubscribeRequest", r#"{"ack": null, "drop": {"id": "a"}}"#, r#"{"drop":{"id":"a"}}"#),
+        ("SubscribeRequest", r#"{"drop": {"id": "a"}, "ack": null}"#, r#"{"drop":{"id":"a"}}"#),
         ("RegisterRequest", r#"{"instance": {}}"#, r#"{"instance":{}}"#),
         ("Instance", r#"{"weight": 0, "ports": {"a": 1}}"#, r#"{"weight":0,"ports":{"a":1}}"#),
         ("Instance", r#"{"metadata": null}"#, r#"{"metadata":null}"#),
@@ -74,6 +77,7 @@ fn refuses(name: &str, body: &str, violations: &[(&str, &str)]) {
 
 #[test]
 fn everything_wrong_is_found_in_one_pass_with_its_place() {
+    let picks = "must be one of PICK_ALL, PICK_RANDOM, PICK_ROUND_ROBIN, PICK_WEIGHTED, PICK_RENDEZVOUS";
     let u32s = "must be an integer from 0 to 4294967295";
     let u64s = "must be an integer from 0 to 18446744073709551615";
     for (name, body, violations) in [
@@ -98,8 +102,8 @@ fn everything_wrong_is_found_in_one_pass_with_its_place() {
         ("LookupRequest", r#"{"limit": "inf"}"#, &[("limit", u32s)]),
         ("LookupRequest", r#"{"minRevision": 18446744073709551616}"#, &[("min_revision", u64s)]),
         ("LookupRequest", r#"{"minRevision": 1e300}"#, &[("min_revision", u64s)]),
-        ("LookupRequest", r#"{"pick": "RANDOM"}"#, &[("pick", "must be a name of Pick (such as PICK_RENDEZVOUS)")]),
-        ("LookupRequest", r#"{"pick": 1.5}"#, &[("pick", "must be a name of Pick (such as PICK_RENDEZVOUS)")]),
+        ("LookupRequest", r#"{"pick": "RANDOM"}"#, &[("pick", picks)]),
+        ("LookupRequest", r#"{"pick": 1.5}"#, &[("pick", picks)]),
     ] {
         refuses(name, body, violations);
     }
@@ -144,7 +148,7 @@ fn everything_wrong_inside_is_found_in_one_pass_with_its_place() {
         ),
         (
             "RegisterRequest",
-            r#"{"ttl": "10", "wait": 10}"#,
+            r#"{"ttl": "10.0000000000s", "wait": 10}"#,
             &[
                 ("ttl", "must be a duration such as \"1.5s\", of at most 315576000000s"),
                 ("wait", "must be a duration such as \"1.5s\", of at most 315576000000s"),

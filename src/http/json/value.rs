@@ -24,10 +24,12 @@ pub(super) fn wanted(kind: &Kind) -> String {
         Kind::Uint32 | Kind::Fixed32 => format!("must be an integer from 0 to {}", u32::MAX),
         Kind::Uint64 | Kind::Fixed64 => format!("must be an integer from 0 to {}", u64::MAX),
         Kind::Float | Kind::Double => "must be a number".to_owned(),
-        Kind::Enum(known) => match known.values().last() {
-            Some(value) => format!("must be a name of {} (such as {})", known.name(), value.name()),
-            None => format!("must be a name of {}", known.name()),
-        },
+        Kind::Enum(known) => {
+            // That it is unspecified is not what anyone wants to say.
+            let names: Vec<_> =
+                known.values().filter(|value| value.number() != 0).map(|value| value.name().to_owned()).collect();
+            format!("must be one of {}", names.join(", "))
+        }
         Kind::Message(message) => match message.full_name() {
             "google.protobuf.Duration" => "must be a duration such as \"1.5s\", of at most 315576000000s".to_owned(),
             // Whatever it is, nothing else can be wrong with it.
@@ -80,19 +82,31 @@ pub(super) fn of_text(kind: &Kind, text: &str) -> Option<Value> {
         (Kind::Double | Kind::Float, "Infinity") => float(kind, f64::INFINITY),
         (Kind::Double | Kind::Float, "-Infinity") => float(kind, f64::NEG_INFINITY),
         (Kind::Bool | Kind::Message(_), _) => None,
-        (kind, text) => {
-            // Only what JSON would write as a number: Rust reads more than that.
-            let number: serde_json::Number = text.parse().ok()?;
-            match number.as_i128() {
-                Some(number) => integer(kind, number),
-                None => float(kind, number.as_f64()?),
-            }
-        }
+        (kind, text) => of_number(kind, text),
     }
 }
 
+/// What a number, written as JSON writes it, is as a value of this kind.
+pub(super) fn of_number(kind: &Kind, text: &str) -> Option<Value> {
+    // Only what JSON would write as a number: Rust reads more than that.
+    let number: serde_json::Number = text.parse().ok()?;
+    match number.as_i128() {
+        Some(number) => integer(kind, number),
+        None => float(kind, number.as_f64()?),
+    }
+}
+
+/// Digits of a fraction of a second that there are nanoseconds for.
+const NANOS_DIGITS: usize = 9;
+
 /// A message of `google.protobuf`, which has a JSON of its own.
 pub(super) fn well_known(descriptor: &MessageDescriptor, json: Json) -> Option<Value> {
+    if matches!(descriptor.name(), "Duration" | "Timestamp")
+        && let Some((_, fraction)) = json.as_str().and_then(|text| text.split_once('.'))
+        && fraction.bytes().take_while(u8::is_ascii_digit).count() > NANOS_DIGITS
+    {
+        return None;
+    }
     DynamicMessage::deserialize(descriptor.clone(), json).ok().map(Value::Message)
 }
 

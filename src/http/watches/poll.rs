@@ -103,7 +103,9 @@ impl Poll {
 
     /// Ends the watch, and says what comes after the last message.
     fn close(&mut self) -> String {
-        self.replies = None;
+        if let Some(replies) = self.replies.take().filter(|_| self.whole) {
+            replies.enough();
+        }
         self.place.take().map_or_else(String::new, |place| {
             let (token, revision) = (Json::from(place.token.as_str()), place.revision);
             format!("],\"resumeToken\":{token},\"revision\":\"{revision}\"}}")

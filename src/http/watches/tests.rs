@@ -7,7 +7,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::Value as Json;
 use tokio::time::Instant;
-use tonic::service::Routes;
+use tonic::{Code, service::Routes};
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
@@ -19,6 +19,7 @@ use crate::{
         server::registry_server::RegistryServer,
     },
     http::{ApiOptions, router},
+    metrics::{Front as Way, Rpc},
     proto::Limits,
 };
 
@@ -122,4 +123,29 @@ async fn a_watch_ends_when_its_reader_leaves() {
         assert_eq!((response.status(), &response.headers()[header::CONTENT_TYPE]), (StatusCode::OK, &kind));
         assert_eq!(handle.hub().watches(), 0, "{accept}");
     }
+}
+
+#[tokio::test]
+async fn watches_are_counted_by_their_way_and_their_end() {
+    let (front, handle) = front();
+    let metrics = handle.metrics();
+    let open = |way| metrics.streams.of((way, Rpc::Watch)).get();
+    let ended = |way, code| metrics.calls.of((way, Rpc::Watch, code)).get();
+    let mut events = get(&front, WATCH, "text/event-stream").await.into_body();
+    next(&mut events).await;
+    assert_eq!((open(Way::Sse), open(Way::Http)), (1, 0));
+    // A poll that was answered; and one whose reader leaves before it is.
+    let poll = json(get(&front, WATCH, "*/*").await).await;
+    assert_eq!((ended(Way::Http, Code::Ok), ended(Way::Http, Code::Cancelled)), (1, 0), "{poll}");
+    let mut left = get(&front, WATCH, "*/*").await.into_body();
+    next(&mut left).await;
+    drop(left);
+    assert_eq!((ended(Way::Http, Code::Ok), ended(Way::Http, Code::Cancelled)), (1, 1));
+    for accept in ["text/event-stream", "application/json"] {
+        let head = Request::head(WATCH).header(header::ACCEPT, accept).body(Body::empty()).expect("a request");
+        front.clone().oneshot(head).await.expect("never fails");
+    }
+    assert_eq!((ended(Way::Http, Code::Ok), ended(Way::Sse, Code::Ok)), (2, 1), "who asks for the head has all of it");
+    drop(events);
+    assert_eq!((open(Way::Sse), ended(Way::Sse, Code::Cancelled)), (0, 1));
 }

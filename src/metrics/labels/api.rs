@@ -76,6 +76,12 @@ impl Rpc {
         matches!(self, Self::Heartbeat | Self::HeartbeatStream)
     }
 
+    /// Whether it is known, and its request is a single message.
+    #[must_use]
+    pub fn has_one_request(self) -> bool {
+        !matches!(self, Self::HeartbeatStream | Self::Subscribe | Self::Other)
+    }
+
     /// Whether its answer is a stream, which lasts as long as the caller likes.
     #[must_use]
     pub fn is_stream(self) -> bool {
@@ -266,6 +272,8 @@ label! {
         History = "max_history",
         /// Values of a body of JSON.
         JsonValues = "max_json_values",
+        /// Connections.
+        Connections = "max_connections",
     }
 }
 
@@ -299,6 +307,7 @@ impl Limit {
             Self::Splits => limits.max_splits,
             Self::History => limits.max_history,
             Self::JsonValues => limits.max_json_values,
+            Self::Connections => limits.max_connections,
         }
     }
 
@@ -343,6 +352,7 @@ mod tests {
             let rpc = Rpc::of_path(&format!("/onair.v1.Registry/{}", method.name()));
             assert_eq!(Rpc::LABEL.values[rpc.place()], method.name());
             assert_eq!(rpc.is_stream(), method.is_server_streaming(), "{}", method.name());
+            assert_eq!(rpc.has_one_request(), !method.is_client_streaming(), "{}", method.name());
         }
         let limits = pool.get_message_by_name("onair.v1.Limits").expect("the message");
         let mut fields: Vec<_> = limits.fields().collect();

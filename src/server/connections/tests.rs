@@ -20,7 +20,7 @@ use crate::{
     engine::memory::MemoryEngine,
     http::{ApiOptions, Guard},
     proto::{Beat, HeartbeatRequest},
-    server::Services,
+    server::{Services, listen::Door},
 };
 
 /// Connections on which a beat waits, at once: more than a runtime runs tasks before it looks at its sockets again.
@@ -65,7 +65,8 @@ struct Rig {
 
 /// Where clients connect to.
 struct Sockets {
-    connections: mpsc::Sender<TcpStream>,
+    connections: mpsc::Sender<Admitted>,
+    door: Door,
     listener: TcpListener,
     _stop: watch::Sender<bool>,
 }
@@ -75,7 +76,8 @@ impl Sockets {
         let (input, connections) = mpsc::channel(CROWD);
         let (stop, stopping) = watch::channel(false);
         tokio::spawn(serve(front, protocols, connections, stopping));
-        Self { connections: input, listener: TcpListener::bind("127.0.0.1:0").unwrap(), _stop: stop }
+        let door = Door::new(CROWD, &Arc::default());
+        Self { connections: input, door, listener: TcpListener::bind("127.0.0.1:0").unwrap(), _stop: stop }
     }
 
     /// The client's side of a connection that the server is about to take over.
@@ -83,7 +85,8 @@ impl Sockets {
         let client = std::net::TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         let (server, _) = self.listener.accept().unwrap();
         server.set_nonblocking(true).unwrap();
-        self.connections.try_send(TcpStream::from_std(server).unwrap()).unwrap();
+        let admitted = self.door.admit(TcpStream::from_std(server).unwrap()).unwrap();
+        self.connections.try_send(admitted).unwrap();
         client
     }
 }

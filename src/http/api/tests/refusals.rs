@@ -60,7 +60,7 @@ async fn what_path_query_headers_and_body_say_has_to_agree() {
         ("limit", limit),
         ("colour", "is no query variable of this path"),
         ("limit", "is given twice"),
-        ("pick", "must be a name of Pick (such as PICK_RENDEZVOUS)"),
+        ("pick", "must be one of PICK_ALL, PICK_RANDOM, PICK_ROUND_ROBIN, PICK_WEIGHTED, PICK_RENDEZVOUS"),
         ("wait", "must be a duration such as \"1.5s\", of at most 315576000000s"),
         ("min_revision", "must be an integer from 0 to 18446744073709551615"),
         ("query", "has a name that has a percent sign that two hexadecimal digits do not follow"),
