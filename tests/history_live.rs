@@ -4,7 +4,7 @@
 #[path = "history/mod.rs"]
 mod history;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use history::{AnyWatched, Client, Fold, Recorder, Settings, Way};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -18,7 +18,7 @@ use onair::{
     },
     http::ApiOptions,
     proto::{
-        AddSubscription, Beat, DeregisterRequest, DropSubscription, HeartbeatRequest, Limits, LookupRequest,
+        AddSubscription, Beat, DeregisterRequest, DropSubscription, HeartbeatRequest, IfMissing, Limits, LookupRequest,
         RegisterRequest, Selector, SubscribeRequest, WatchRequest, subscribe_request::Command,
     },
     registry::{Instance, Status},
@@ -137,7 +137,7 @@ fn description(dice: &mut Dice) -> RegisterRequest {
         namespace: (*dice.pick(&["", "", "other"])).to_owned(),
         service: (*dice.pick(&["web", "web", "api"])).to_owned(),
         id: format!("i{}", dice.roll(IDS)),
-        port: 80,
+        port: 8_000 + dice.roll(IDS) as u32,
         version: (*dice.pick(&["1.2.3", "1.3.0", "2.0.0", "next"])).to_owned(),
         zone: (*dice.pick(&["", "north", "south"])).to_owned(),
         status: *dice.pick(&[0, 0, Status::Starting.into()]),
@@ -145,7 +145,17 @@ fn description(dice: &mut Dice) -> RegisterRequest {
         ..Instance::default()
     };
     let ttl = (*dice.pick(&[SHORT, Duration::from_secs(60)])).try_into().ok();
-    RegisterRequest { instance: Some(instance), ttl, ..RegisterRequest::default() }
+    // Some need others, and do not wait for long.
+    let (web, api) = (("web".to_owned(), "^1".to_owned()), ("api".to_owned(), String::new()));
+    let dependencies = match dice.roll(6) {
+        0 => [web].into(),
+        1 => [api].into(),
+        2 => [web, api].into(),
+        _ => BTreeMap::new(),
+    };
+    let if_missing = (*dice.pick(&[IfMissing::Fail, IfMissing::Wait, IfMissing::Ignore])).into();
+    let wait = Duration::from_millis(dice.roll(100) as u64).try_into().ok();
+    RegisterRequest { instance: Some(instance), ttl, dependencies, if_missing, wait, ..RegisterRequest::default() }
 }
 
 /// Registers, beats, updates, deregisters and looks up, with good tokens and old ones.

@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use history::{Fold, History, Message, Recorder, Request, Settings, assert_clean, check_all, report};
 use onair::{
-    proto::{Emptiness, LookupRequest, LookupResponse, ResetReason},
-    registry::Status,
+    proto::{Emptiness, LookupRequest, LookupResponse, RegisterRequest, ResetReason},
+    registry::{Instance, Status},
 };
 use tonic::Code;
+use tonic_types::PreconditionViolation;
 use world::{World, error, everything, of};
 
 const SERVING: Status = Status::Serving;
@@ -42,6 +43,7 @@ pub fn story() -> History {
     world.add(many, "web", of("web"));
     world.add(many, "all", vec![]);
     let api = world.register("api", &["x", "y"], 60);
+    world.register_with("shop", "s", &[("web", ""), ("auth", "^1")], &[("auth", "localhost:3000")]);
     let brief = world.register("web", &["brief"], 2);
     world.beat(&[(&web[0], SAME), ("no token", SAME), (&brief[0], SERVING)]);
     world.lookup(&of("web")[0]);
@@ -78,6 +80,18 @@ pub fn story() -> History {
         details.add_bad_request_violation("selector", "is none");
     });
     world.refuse(LookupRequest { selector: "=".into(), ..LookupRequest::default() }, refused);
+    let missing = |names: &[&str]| {
+        let number = [("missing", names.len().to_string())];
+        let violation = |name: &&str| PreconditionViolation::new("MISSING_DEPENDENCY", *name, "no routable instance");
+        error(Code::FailedPrecondition, "MISSING_DEPENDENCY", &[("missing", &number[0].1)], |details| {
+            details.set_precondition_failure(names.iter().map(violation).collect::<Vec<_>>());
+        })
+    };
+    let needs = ["web", "api", "auth"].map(|name| (name.to_owned(), String::new()));
+    let instance = Instance { service: "late".into(), ..Instance::default() };
+    let needing = RegisterRequest { instance: Some(instance), dependencies: needs.into(), ..Default::default() };
+    world.refuse(needing, missing(&["api", "auth"]));
+    world.lookup(&of("web")[0]);
     world.refuse(
         LookupRequest { min_revision: 999, ..LookupRequest::default() },
         error(Code::FailedPrecondition, "REVISION_AHEAD", &[("revision", "30")], |_| ()),

@@ -100,6 +100,7 @@ fn lacking(reason: ErrorReason, details: &ErrorDetails) -> Option<String> {
         ErrorReason::InUse => &["frontends"],
         ErrorReason::HostNotAllowed => &["host"],
         ErrorReason::OriginNotAllowed => &["origin"],
+        ErrorReason::MissingDependency => &["missing"],
         _ => &[],
     };
     let has = |name: &&&str| details.error_info().is_some_and(|info| info.metadata.contains_key(**name));
@@ -113,6 +114,10 @@ fn lacking(reason: ErrorReason, details: &ErrorDetails) -> Option<String> {
     let violations = details.bad_request().map_or(&[][..], |bad| &bad.field_violations);
     if reason == ErrorReason::Invalid && violations.is_empty() {
         return Some("no `BadRequest`".to_owned());
+    }
+    let missing = details.precondition_failure().map_or(&[][..], |failure| &failure.violations);
+    if reason == ErrorReason::MissingDependency && missing.is_empty() {
+        return Some("no `PreconditionFailure`".to_owned());
     }
     let nameless = violations.iter().any(|one| one.field.is_empty() || one.description.is_empty());
     nameless.then(|| "a violation without field or description".to_owned())

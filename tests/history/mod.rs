@@ -26,6 +26,7 @@ mod http;
 mod json;
 mod leases;
 mod legal;
+mod needs;
 mod order;
 mod print;
 mod reads;
@@ -266,6 +267,7 @@ pub const CHECKERS: [(u8, &str, Check); 15] = [
     (15, "read your writes", writes::read_your_writes),
     (16, "typed emptiness", reads::typed_emptiness),
     (18, "every error", errors::every_error),
+    (20, "needs are met at once", needs::needs_met_at_once),
 ];
 
 /// Every promise that `history` shows broken.

@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use onair::{
     proto::{
-        BeatState, Emptiness, Event, HeartbeatResponse, Instance, LookupResponse, RegisterResponse, ResetReason,
-        SubscribeResponse, WatchResponse,
+        BeatState, Emptiness, Event, HeartbeatResponse, Instance, LookupResponse, RegisterRequest, RegisterResponse,
+        ResetReason, SubscribeResponse, WatchResponse,
     },
     registry::{Cause, EventType, Status},
 };
 use tonic::Code;
+use tonic_types::PreconditionViolation;
 
 use crate::{
     MANY, RESET, RESUMED, TRUTH, WEB, WEB_TOO,
@@ -258,6 +259,39 @@ pub const ALL: &[(u8, &str, &str, Plant)] = &[
     (18, "a limit without its numbers", "no `maximum`", |h| {
         refuse(h, error(Code::ResourceExhausted, "LIMIT", &[("limit", "max_watches")], |_| ()));
     }),
+    (18, "something is missing, and nothing named", "no `PreconditionFailure`", |h| {
+        refuse(h, error(Code::FailedPrecondition, "MISSING_DEPENDENCY", &[("missing", "1")], |_| ()));
+    }),
+    (20, "registered without what it needs", "not told where that is", |h| {
+        granted(h).1.dependencies.remove("web");
+    }),
+    (20, "told of a url that nobody has", "was not at http://elsewhere", |h| {
+        granted(h).1.dependencies.insert("web".into(), "http://elsewhere".into());
+    }),
+    (20, "what it needs is of another version", "web@^3 was not at", |h| {
+        granted(h).0.dependencies.insert("web".into(), "^3".into());
+    }),
+    (20, "it is its own answer", "was not at http://s", |h| {
+        let (request, reply) = granted(h);
+        request.dependencies.insert("shop".into(), String::new());
+        reply.dependencies.insert("shop".into(), "http://s".into());
+    }),
+    (20, "what it needs has gone by then", "web@ was not at", |h| {
+        // As if it had come when all of them were gone.
+        let all_of_web = |event: &&mut Event| event.instance.as_ref().is_some_and(|one| one.service == "web");
+        for (_, message) in &mut h.streams[TRUTH].messages {
+            let Message::Watch(message) = message else { continue };
+            message.events.iter_mut().filter(all_of_web).for_each(|event| {
+                event.instance.as_mut().unwrap().status = Status::Draining.into();
+            });
+        }
+    }),
+    (20, "another mock than the given", "its mock is localhost:3000", |h| {
+        granted(h).1.dependencies.insert("auth".into(), "localhost:4000".into());
+    }),
+    (20, "refused for what is there", "web, which was there all the time", |h| missing(h, &["web"])),
+    (20, "refused for what it does not need", "store, which it does not need", |h| missing(h, &["store"])),
+    (20, "what is missing is out of order", "api is not named in order", |h| missing(h, &["auth", "api"])),
     (18, "a shutdown without a delay", "no `RetryInfo`", |h| {
         h.streams[WEB_TOO].end.as_mut().unwrap().1 = End::Error(error(Code::Unavailable, "SHUTTING_DOWN", &[], |_| ()));
     }),
@@ -396,6 +430,34 @@ fn renew(history: &mut History, from: BeatState) {
 /// The last call is refused so.
 fn refuse(history: &mut History, status: tonic::Status) {
     history.operations.last_mut().unwrap().outcome.as_mut().unwrap().1 = Err(status);
+}
+
+/// The registration that needs others.
+fn granted(history: &mut History) -> (&mut RegisterRequest, &mut RegisterResponse) {
+    let of = |operation: &mut Operation| {
+        matches!(&operation.request, Request::Register(request) if !request.dependencies.is_empty())
+            && operation.reply().is_some()
+    };
+    let place = history.operations.iter_mut().position(|operation| of(operation)).unwrap();
+    let operation = &mut history.operations[place];
+    match (&mut operation.request, &mut operation.outcome) {
+        (Request::Register(request), Some((_, Ok(Reply::Register(reply))))) => (request, reply),
+        _ => panic!("it was granted"),
+    }
+}
+
+/// Something else is missing for the registration that is refused.
+fn missing(history: &mut History, names: &[&str]) {
+    let number = names.len().to_string();
+    let status = error(Code::FailedPrecondition, "MISSING_DEPENDENCY", &[("missing", &number)], |details| {
+        let violation = |name: &&str| PreconditionViolation::new("MISSING_DEPENDENCY", *name, "no routable instance");
+        details.set_precondition_failure(names.iter().map(violation).collect::<Vec<_>>());
+    });
+    let needing = |operation: &&mut Operation| {
+        matches!(&operation.request, Request::Register(request) if !request.dependencies.is_empty())
+            && operation.reply().is_none()
+    };
+    history.operations.iter_mut().find(needing).unwrap().outcome.as_mut().unwrap().1 = Err(status);
 }
 
 /// What was registered under an id.

@@ -183,6 +183,26 @@ impl World {
         tokens
     }
 
+    /// Registers an instance that needs others, each at a url that is given.
+    pub fn register_with(&mut self, service: &str, id: &str, needs: &[(&str, &str)], mocks: &[(&str, &str)]) -> String {
+        let first = self.history.operations.len();
+        let token = self.register(service, &[id], 60).remove(0);
+        let operation = &mut self.history.operations[first];
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        if let (Request::Register(request), Some((_, Ok(Reply::Register(reply))))) =
+            (&mut operation.request, &mut operation.outcome)
+        {
+            (request.dependencies, request.mocks) = (map(needs), map(mocks));
+            let at = |name: &&str| {
+                let mut entries = self.entries.values().filter(|entry| entry.instance.service == **name);
+                entries.next().map(|entry| entry.instance.url.clone())
+            };
+            reply.dependencies = needs.iter().filter_map(|(name, _)| Some(((*name).to_owned(), at(name)?))).collect();
+            reply.dependencies.extend(request.mocks.clone());
+        }
+        token
+    }
+
     /// Beats with tokens and the status that each brings.
     pub fn beat(&mut self, beats: &[(&str, InstanceStatus)]) {
         let beat = |(token, status): &(&str, InstanceStatus)| Beat {
@@ -438,7 +458,7 @@ impl World {
 }
 
 fn register(service: &str, id: &str, ttl: u64) -> RegisterRequest {
-    let (service, id, host, url) = (service.to_owned(), id.to_owned(), "h".to_owned(), "http://h".to_owned());
+    let (service, id, host, url) = (service.to_owned(), id.to_owned(), id.to_owned(), format!("http://{id}"));
     let namespace = "default".to_owned();
     let instance = Instance { namespace, service, id, host, url, protocol: "http".into(), ..Instance::default() };
     let ttl = Duration::from_secs(ttl).try_into().ok();
