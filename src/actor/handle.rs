@@ -21,6 +21,7 @@ use super::{
     latch::Latches,
     leases::Leases,
     lookup::end_of,
+    publish::Pace,
     request::{Beat, BeatReply, Lane, Reply, Request},
     waiting::{Call, WaitingRoom},
 };
@@ -72,6 +73,7 @@ pub struct RegistryHandle {
     pub(super) lease_count: Arc<AtomicUsize>,
     pub(super) turns: Arc<super::lookup::Turns>,
     waits: Arc<Waits>,
+    pub(super) pace: Arc<Pace>,
 }
 
 /// Names for those who wait, and the way to say that one left.
@@ -116,6 +118,7 @@ impl RegistryHandle {
             lease_count: Arc::clone(&lease_count),
             turns,
             waits: Arc::new(Waits { next: AtomicU64::new(0), left }),
+            pace: Arc::new(Pace::new()),
         };
         let mut actor = Actor {
             hub,
@@ -288,7 +291,7 @@ pub(super) fn fresh_secret() -> Result<Secret, Error> {
     Ok(Secret(bits))
 }
 
-/// The wall clock, for `online_since`.
+/// The wall clock, for what is told to people.
 pub(super) fn wall_clock() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() as i32 }

@@ -9,6 +9,7 @@ mod handle;
 mod latch;
 mod leases;
 mod lookup;
+mod publish;
 mod reply;
 mod request;
 mod resolve;

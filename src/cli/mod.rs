@@ -17,6 +17,7 @@ mod join;
 mod lookup;
 mod needs;
 mod print;
+mod publish;
 mod resolve;
 mod serve;
 mod session;
@@ -63,6 +64,8 @@ enum Command {
     Lookup(lookup::LookupArgs),
     /// Find where the dependencies of a service are.
     Resolve(resolve::Args),
+    /// Publish an event of an application to those who watch its service.
+    Publish(publish::Args),
     /// List the known services.
     List(lookup::ListArgs),
     /// Print who is online, then every change as it happens.
@@ -115,6 +118,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Leave(args) => client(lookup::leave(args)),
         Command::Lookup(args) => client(lookup::lookup(args)),
         Command::Resolve(args) => client(resolve::run(args)),
+        Command::Publish(args) => client(publish::run(args)),
         Command::List(args) => client(lookup::list(args)),
         Command::Watch(args) => client(watch::run(args)),
         Command::Backend(args) => client(deploy::backend(args)),

@@ -15,7 +15,7 @@ use crate::{
     proto::{self, Emptiness},
     registry::{
         ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, IfMissing, Key, LeaseToken,
-        MAX_PICK_KEY_BYTES, Needs, Record, Registration, Resolved, Status, Target, Violation, check_name,
+        MAX_PICK_KEY_BYTES, Needs, Publication, Record, Registration, Resolved, Status, Target, Violation, check_name,
         check_new_namespace,
     },
     watch::{LOOKUP_FRONTENDS, push_frontend},
@@ -265,7 +265,7 @@ fn filter(selector: &proto::Selector, prefix: &str, violations: &mut Vec<Violati
     if !selector.frontend.is_empty() && !selector.service.is_empty() {
         violations.push(violation(format!("{prefix}frontend"), "must not be given together with service"));
     }
-    let proto::Selector { namespace, service, frontend, version, selector } = selector;
+    let proto::Selector { namespace, service, frontend, version, selector, published: _ } = selector;
     let read = match frontend.is_empty() {
         true => Filter::new(namespace, service, version, selector),
         false => Filter::of_frontend(namespace, frontend, version, selector),
@@ -312,6 +312,36 @@ fn filters_unless(
     Ok(FilterSet::new(filters))
 }
 
+/// Those of the selectors, which were read before, that also ask for what is published.
+pub(super) fn published(selectors: &[proto::Selector]) -> Result<Vec<Filter>, Error> {
+    let mut violations = Vec::new();
+    let asking = selectors.iter().enumerate().filter(|(_, selector)| selector.published);
+    let filters = asking
+        .filter_map(|(place, selector)| {
+            if !selector.frontend.is_empty() {
+                let field = format!("selectors[{place}].published");
+                violations.push(violation(field, "follows services, not frontends"));
+            }
+            filter(selector, &format!("selectors[{place}]."), &mut violations)
+        })
+        .collect();
+    checked(violations)?;
+    Ok(filters)
+}
+
+/// What to publish, and the token that came with it.
+pub(super) fn publication(request: proto::PublishRequest) -> Result<(Publication, Option<LeaseToken>), Error> {
+    let proto::PublishRequest { namespace, service, kind, data, lease_token } = request;
+    let token = LeaseToken::decode(&lease_token);
+    let publication = Publication::parse(&namespace, &service, &kind, data);
+    let unreadable = !lease_token.is_empty() && token.is_none();
+    let of_token = unreadable.then(|| violation("lease_token", "is no lease token"));
+    match (publication, of_token) {
+        (Ok(publication), None) => Ok((publication, token)),
+        (found, of_token) => Err(Error::Invalid(found.err().into_iter().flatten().chain(of_token).collect())),
+    }
+}
+
 /// What to find.
 pub(super) fn lookup(request: proto::LookupRequest, deadline: Option<Instant>) -> Result<LookupQuery, Error> {
     let mut violations = Vec::new();
@@ -339,6 +369,7 @@ pub(super) fn lookup(request: proto::LookupRequest, deadline: Option<Instant>) -
         frontend: request.frontend,
         version: request.version,
         selector: request.selector,
+        published: false,
     };
     let filter = filter(&selector, "", &mut violations);
     checked(violations)?;

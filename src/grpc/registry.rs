@@ -24,14 +24,14 @@ use crate::{
     proto::{
         Breaker, Counts, DeregisterRequest, DeregisterResponse, GetInstanceRequest, GetServerInfoRequest,
         GetServerInfoResponse, Intervals, Lease, Limits, ListServicesRequest, ListServicesResponse, LookupRequest,
-        RegisterRequest, RegisterResponse, ResolveRequest, ResolveResponse, ServiceSummary, SubscribeRequest,
-        WatchRequest,
+        PublishRequest, PublishResponse, RegisterRequest, RegisterResponse, ResolveRequest, ResolveResponse,
+        ServiceSummary, SubscribeRequest, WatchRequest,
     },
     registry::{
-        LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES, MAX_SELECTOR_BYTES,
-        MAX_SPLITS, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Record,
+        LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES, MAX_PUBLISHED_BYTES,
+        MAX_SELECTOR_BYTES, MAX_SPLITS, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Record,
     },
-    watch::{Ending, WatchItem, WatchStream},
+    watch::{Ending, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
 };
 
 /// What the service has to know of the server around it.
@@ -149,6 +149,12 @@ impl Registry for RegistryService {
         Ok(Response::new(convert::resolve_response(self.handle.resolve(query).await?)))
     }
 
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        let (publication, token) = convert::publication(request.into_inner())?;
+        let handed = self.handle.publish(&publication, token.as_ref())?;
+        Ok(Response::new(PublishResponse { watches: handed.watches }))
+    }
+
     async fn list_services(
         &self,
         request: Request<ListServicesRequest>,
@@ -176,8 +182,9 @@ impl Registry for RegistryService {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<WatchReplies>, Status> {
         let request = request.into_inner();
         let filters = convert::watch(&request, self.options.limits.max_selectors as usize)?;
+        let published = convert::published(&request.selectors)?;
         let stream = self.handle.watch(filters, request.resume_token).await?;
-        Ok(Response::new(WatchReplies(stream)))
+        Ok(Response::new(WatchReplies(stream.with_published(published))))
     }
 
     type SubscribeStream = SubscribeReplies;
@@ -256,6 +263,9 @@ pub fn fixed_limits() -> Limits {
         max_frontends: MAX_FRONTENDS,
         max_splits: MAX_SPLITS as u64,
         max_history: MAX_HISTORY as u64,
+        max_published_bytes: MAX_PUBLISHED_BYTES as u64,
+        max_published_rate: RATE_MAX,
+        max_published_rate_total: RATE_TOTAL_MAX,
         ..Limits::default()
     }
 }

@@ -85,7 +85,10 @@ impl SubscribeReplies {
             return Err(Error::invalid("add.id", format!("must have 1 to {ID_BYTES_MAX} bytes")));
         }
         let filters = convert::filters(&add.selectors, self.max_selectors)?;
-        self.subscriptions.add(&add.id, filters, &add.resume_token)
+        let published = convert::published(&add.selectors)?;
+        self.subscriptions.add(&add.id, filters, &add.resume_token)?;
+        self.subscriptions.add_published(&add.id, published);
+        Ok(())
     }
 }
 

@@ -109,6 +109,13 @@ metrics! {
     proposals: Gauge = Gauge::default(), "onair_proposals",
         "Changes that the store has and has not committed yet";
 
+    published: Counter = Counter::default(), "onair_published",
+        "Events that applications published";
+    published_handed: Counter = Counter::default(), "onair_published_handed",
+        "How often one of them was handed to a watch";
+    published_lost: Counter = Counter::default(), "onair_published_lost",
+        "Of those, the ones that a slow reader lost";
+
     waiting: Gauge = Gauge::default(), "onair_waiting_registrations",
         "Registrations that wait for what they need";
 

@@ -21,6 +21,7 @@ mod name;
 mod needs;
 mod outline;
 mod pick;
+mod publication;
 mod record;
 mod registration;
 mod selector;
@@ -54,6 +55,7 @@ pub use name::{ALL_NAMESPACES, DEFAULT_NAMESPACE, MAX_NAME_BYTES, check_name, ch
 pub use needs::{IfMissing, MAX_DEPENDENCIES, Need, Needs, Resolved};
 pub use outline::Outline;
 pub use pick::{Candidate, Choice, MAX_PICK_KEY_BYTES, Share, pick, pick_behind};
+pub use publication::{MAX_PUBLISHED_BYTES, Publication};
 pub use record::{Lease, Record, names};
 pub use registration::{Context, LeaseTtl, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Registration};
 pub use selector::{MAX_SELECTOR_BYTES, Selector};

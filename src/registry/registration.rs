@@ -15,7 +15,7 @@ use super::{
 };
 
 mod location;
-mod metadata;
+pub(super) mod metadata;
 #[cfg(test)]
 mod tests;
 

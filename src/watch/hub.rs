@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
+    board::Board,
     feed::Feed,
     lag::Lags,
     log::EventLog,
@@ -71,6 +72,7 @@ pub struct Hub {
     /// Why changes cannot be committed, while they cannot.
     away: Mutex<Option<SmolStr>>,
     replies: Arc<ReplyBudget>,
+    board: Arc<Board>,
     options: HubOptions,
 }
 
@@ -114,6 +116,7 @@ impl Hub {
             lags: Arc::default(),
             away: Mutex::default(),
             replies: ReplyBudget::new(REPLY_BYTES_MAX),
+            board: Arc::default(),
             options,
         };
         hub.replace(recovered);
@@ -183,6 +186,12 @@ impl Hub {
     #[must_use]
     pub fn replies(&self) -> &Arc<ReplyBudget> {
         &self.replies
+    }
+
+    /// Where what applications publish is handed out.
+    #[must_use]
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// What is counted.

@@ -1,6 +1,7 @@
 //! What watchers share: the log of events, the messages made from it, and each reader's place. Knows nothing of gRPC
 //! beyond the bytes of a message, and nothing of commands.
 
+mod board;
 mod feed;
 mod frame;
 mod hub;
@@ -9,6 +10,7 @@ mod lag;
 mod listener;
 mod log;
 mod pointers;
+mod rate;
 mod resume;
 mod snapshot;
 mod stream;
@@ -16,6 +18,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
+pub use board::{BOX_BYTES_MAX, BOX_EVENTS_MAX, Board, Handed, Letterbox, Post};
 pub use feed::{Feed, Message, Next};
 pub use frame::{LOOKUP_FRONTENDS, push_frontend};
 pub use hub::WatchPermit;
@@ -24,6 +27,7 @@ pub use judge::{Seen, judge, judge_turn};
 pub use lag::{Lag, Lagging, Lags};
 pub use listener::{Listener, ONLY_PART};
 pub use log::{Entry, EventLog, Extent, Forgotten};
+pub use rate::{RATE_MAX, RATE_TOTAL_MAX, Rates};
 pub use resume::{ResetReason, ResumeToken};
 pub use stream::{Ending, WatchItem, WatchStream};
 pub use subscriptions::Subscriptions;

@@ -13,14 +13,15 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 
 use super::{
+    board::Letterbox,
     feed::{Feed, Next},
-    frame::{Trailer, watch_response},
+    frame::{EVENTS_BYTES_MAX, Trailer, watch_response},
     hub::{Hub, WatchPermit},
     listener::{Listener, ONLY_PART},
     resume::ResetReason,
     snapshot::{Part, SnapshotPart},
 };
-use crate::registry::{Error, FilterSet, Revision};
+use crate::registry::{Error, Filter, FilterSet, Revision};
 
 /// What a watch yields.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub struct WatchStream {
     /// Something has to be said at once, even if there is nothing.
     greet: bool,
     timer: Pin<Box<Sleep>>,
+    /// What is published for those who asked.
+    published: Option<Letterbox>,
     _permit: WatchPermit,
 }
 
@@ -97,8 +100,16 @@ impl WatchStream {
             queue: VecDeque::new(),
             greet: true,
             timer,
+            published: None,
             _permit: permit,
         })
+    }
+
+    /// Also yields what is published for services that `filters` match, from now on; nothing if there are none.
+    #[must_use]
+    pub fn with_published(mut self, filters: Vec<Filter>) -> Self {
+        self.published = (!filters.is_empty()).then(|| self.hub.board().open(filters, &self.listener, ONLY_PART));
+        self
     }
 
     /// The state was replaced: the watch begins anew with a feed of the new history.
@@ -127,9 +138,22 @@ impl WatchStream {
     }
 
     fn bookmark(&mut self) {
+        self.bookmark_with(&[]);
+    }
+
+    /// Queues a bookmark that brings more fields.
+    fn bookmark_with(&mut self, fields: &[u8]) {
         let token = self.feed.token(self.cursor);
         let trailer = Trailer { revision: self.cursor, token: &token, ..Trailer::default() };
-        self.queue.push_back(watch_response(&[], trailer));
+        self.queue.push_back(watch_response(fields, trailer));
+    }
+
+    /// Queues what was published. False: nothing was.
+    fn read_published(&mut self) -> bool {
+        let Some(published) = self.published.as_ref().filter(|published| !published.is_empty()) else { return false };
+        let fields = published.take(EVENTS_BYTES_MAX);
+        self.bookmark_with(&fields);
+        true
     }
 
     /// Queues what is new. False: nothing is, for now.
@@ -199,7 +223,7 @@ impl Stream for WatchStream {
                 // Before the log: a reader that lags goes on from here with the next server.
                 this.bookmark();
                 this.phase = Phase::Closing;
-            } else if this.read_log() {
+            } else if this.read_log() || this.read_published() {
                 // Queued.
             } else if this.greet || this.timer.as_mut().poll(context).is_ready() {
                 this.bookmark();

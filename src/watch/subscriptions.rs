@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
+    board::Letterbox,
     feed::{Feed, Message, Next},
     frame::{EVENTS_BYTES_MAX, Group, Share, push_group, subscribe_response, subscribe_responses},
     hub::{Hub, WatchPermit},
@@ -23,7 +24,7 @@ use super::{
     snapshot::{Part, SnapshotPart},
     stream::{Ending, WatchItem},
 };
-use crate::registry::{Error, FilterSet, Revision};
+use crate::registry::{Error, Filter, FilterSet, Revision};
 
 /// Messages that wait for a reader before no more is read from its requests.
 const QUEUE_MAX: usize = 256;
@@ -45,6 +46,8 @@ struct Subscription {
     cursor: Revision,
     /// It was not answered yet.
     greet: bool,
+    /// What is published for those who asked.
+    published: Option<Letterbox>,
     _permit: WatchPermit,
 }
 
@@ -66,6 +69,8 @@ pub struct Subscriptions {
     free: Vec<u32>,
     /// Parts that may have something in the log.
     dirty: BTreeSet<u32>,
+    /// Parts that may have something in their letterboxes.
+    published: BTreeSet<u32>,
     /// Parts that read a snapshot.
     snapshots: VecDeque<u32>,
     /// What was read and not queued yet: at most one message of each part.
@@ -89,6 +94,7 @@ impl Subscriptions {
             parts: Vec::new(),
             free: Vec::new(),
             dirty: BTreeSet::new(),
+            published: BTreeSet::new(),
             snapshots: VecDeque::new(),
             pending: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -131,10 +137,27 @@ impl Subscriptions {
             Phase::Live => _ = self.dirty.insert(part),
             Phase::Snapshot(_) => self.snapshots.push_back(part),
         }
-        let subscription = Subscription { id: id.into(), feed, listening, phase, cursor, greet: true, _permit: permit };
+        let subscription = Subscription {
+            id: id.into(),
+            feed,
+            listening,
+            phase,
+            cursor,
+            greet: true,
+            published: None,
+            _permit: permit,
+        };
         self.parts[part as usize] = Some(subscription);
         self.by_id.insert(id.into(), part);
         Ok(())
+    }
+
+    /// Lets the subscription also yield what is published for services that `filters` match, from now on.
+    pub fn add_published(&mut self, id: &str, filters: Vec<Filter>) {
+        let Some(part) = self.by_id.get(id).copied().filter(|_| !filters.is_empty()) else { return };
+        if let Some(Some(subscription)) = self.parts.get_mut(part as usize) {
+            subscription.published = Some(self.hub.board().open(filters, &self.listener, part));
+        }
     }
 
     /// Ends a subscription; one that is not there is answered all the same.
@@ -172,6 +195,7 @@ impl Subscriptions {
         let Some(gone) = self.parts[part as usize].take() else { return };
         self.hub.log().ignore(gone.feed.matcher().scopes(), gone.listening);
         self.dirty.remove(&part);
+        self.published.remove(&part);
         self.snapshots.retain(|other| *other != part);
         for messages in self.pending.values_mut() {
             messages.retain(|(other, _)| *other != part);
@@ -198,7 +222,13 @@ impl Subscriptions {
     /// Reads the log for every part that may have something, until no mark is left, and queues the oldest revision.
     fn read_log(&mut self) -> bool {
         loop {
-            self.dirty.extend(self.listener.take_dirty());
+            for part in self.listener.take_dirty() {
+                self.dirty.insert(part);
+                let subscription = self.parts.get(part as usize).and_then(Option::as_ref);
+                if subscription.and_then(|one| one.published.as_ref()).is_some_and(|published| !published.is_empty()) {
+                    self.published.insert(part);
+                }
+            }
             let Some(part) = self.dirty.pop_first() else { break };
             self.fetch(part);
         }
@@ -283,6 +313,34 @@ impl Subscriptions {
         true
     }
 
+    /// Queues what was published, a group for each subscription that it is for, with what it has seen. Called when all of
+    /// them have seen everything up to `head`. False: nothing was.
+    fn read_published(&mut self, head: Revision) -> bool {
+        let reading = |part: &u32| match self.parts.get(*part as usize) {
+            Some(Some(subscription)) => matches!(subscription.phase, Phase::Snapshot(_)),
+            _ => false,
+        };
+        // What comes while a snapshot is read comes after it.
+        let ready = self.published.iter().copied().find(|part| !reading(part));
+        let Some(part) = ready else { return false };
+        self.published.remove(&part);
+        let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return true };
+        let Some(published) = subscription.published.as_ref().filter(|published| !published.is_empty()) else {
+            return true;
+        };
+        let fields = published.take(EVENTS_BYTES_MAX - 1_024);
+        if !published.is_empty() {
+            self.published.insert(part);
+        }
+        subscription.cursor = subscription.cursor.max(head);
+        let token = subscription.feed.token(subscription.cursor);
+        let mut groups = Vec::new();
+        push_group(Group { id: &subscription.id, events: &fields, token: &token, ..Group::default() }, &mut groups);
+        let reached = self.parts.iter().flatten().map(|part| part.cursor).max().unwrap_or(head);
+        self.queue.push_back(subscribe_response(reached, &groups, false));
+        true
+    }
+
     /// Queues a group for each subscription that has its snapshot: with what it has seen, which for all of them is
     /// everything up to `head`.
     fn bookmark(&mut self, head: Revision) {
@@ -347,7 +405,7 @@ impl Subscriptions {
                 }
                 continue;
             }
-            if !self.queue.is_empty() {
+            if !self.queue.is_empty() || self.read_published(head) {
                 continue;
             }
             self.listener.has_caught_up();

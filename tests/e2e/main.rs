@@ -54,6 +54,7 @@ mod load;
 mod lookup;
 mod metrics;
 mod polls;
+mod publish;
 mod readme;
 mod restart;
 mod soak;

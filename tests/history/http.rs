@@ -109,7 +109,7 @@ fn asked(request: &WatchRequest, wait: Option<Duration>) -> Request<Full<Bytes>>
         let asked = asked.header(header::CONTENT_TYPE, "application/json");
         return asked.body(Full::from(body.to_string())).unwrap();
     };
-    let Selector { namespace, service, version, selector, frontend } = selector;
+    let Selector { namespace, service, version, selector, frontend, published } = selector;
     let namespace = if namespace.is_empty() { "default" } else { namespace };
     let mut target = format!("/v1/namespaces/{}", percent(namespace));
     if !service.is_empty() {
@@ -122,6 +122,7 @@ fn asked(request: &WatchRequest, wait: Option<Duration>) -> Request<Full<Bytes>>
         ("version", version.as_str()),
         ("selector", selector),
         ("frontend", frontend),
+        ("published", if *published { "true" } else { "" }),
         ("resume_token", in_query),
         ("wait", &wait),
     ];

@@ -251,7 +251,7 @@ impl<'h> View<'h> {
 pub type Check = fn(&View<'_>) -> Vec<Fault>;
 
 /// Every checker, by the promise it is for.
-pub const CHECKERS: [(u8, &str, Check); 15] = [
+pub const CHECKERS: [(u8, &str, Check); 16] = [
     (1, "never early", leases::never_early),
     (2, "never late", leases::never_late),
     (4, "fencing", leases::fencing),

@@ -438,7 +438,7 @@ fn granted(history: &mut History) -> (&mut RegisterRequest, &mut RegisterRespons
         matches!(&operation.request, Request::Register(request) if !request.dependencies.is_empty())
             && operation.reply().is_some()
     };
-    let place = history.operations.iter_mut().position(|operation| of(operation)).unwrap();
+    let place = history.operations.iter_mut().position(of).unwrap();
     let operation = &mut history.operations[place];
     match (&mut operation.request, &mut operation.outcome) {
         (Request::Register(request), Some((_, Ok(Reply::Register(reply))))) => (request, reply),

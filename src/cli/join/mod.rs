@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long)]
     weight: Option<u32>,
     /// Anything else to know about it, as JSON.
-    #[arg(long, value_name = "JSON", value_parser = metadata)]
+    #[arg(long, value_name = "JSON", value_parser = json_argument)]
     metadata: Option<prost_types::Value>,
     /// Which copy of the service it is. Default: host:port.
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -174,7 +174,11 @@ fn named_port(text: &str) -> Result<(String, u32), String> {
     }
 }
 
-fn metadata(text: &str) -> Result<prost_types::Value, String> {
+/// Reads any JSON for clap.
+///
+/// # Errors
+/// A sentence.
+pub fn json_argument(text: &str) -> Result<prost_types::Value, String> {
     serde_json::from_str(text).map(to_proto).map_err(|error| format!("it is not JSON: {error}"))
 }
 

@@ -6,8 +6,9 @@ use tonic::{Code, Status as Refusal};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{
+    json_argument,
     keeper::{Keeper, Stop},
-    metadata, named_port,
+    named_port,
 };
 use crate::{
     cli::{
@@ -186,11 +187,11 @@ async fn no_token_is_printed() {
 #[test]
 fn metadata_is_kept() {
     let text = r#"{"a":[1.0,true,null,"x"],"b":{"c":-2.5}}"#;
-    let instance = Instance { metadata: Some(metadata(text).unwrap()), ..Instance::default() };
+    let instance = Instance { metadata: Some(json_argument(text).unwrap()), ..Instance::default() };
     let json = to_json("RegisterRequest", &RegisterRequest { instance: Some(instance), ..Default::default() });
     let kept = &json.unwrap()["instance"]["metadata"];
     assert_eq!(*kept, serde_json::from_str::<serde_json::Value>(text).unwrap());
-    assert!(metadata("{").unwrap_err().starts_with("it is not JSON"));
+    assert!(json_argument("{").unwrap_err().starts_with("it is not JSON"));
 }
 
 #[test]

@@ -16,11 +16,14 @@ use super::{
     lookup::bare,
     print::{note, to_json},
     session::{Backoff, Session, chance, from_wire},
-    text::{Tone, clock, human, safe},
+    text::{Tone, clock, human, safe, safe_json},
 };
 use crate::{
     config::{ClientSettings, Given},
-    proto::{EventType, Reset, ResetReason, Selector, WatchRequest, WatchResponse, registry_client::RegistryClient},
+    proto::{
+        EventType, Published, Reset, ResetReason, Selector, WatchRequest, WatchResponse,
+        registry_client::RegistryClient,
+    },
 };
 use fold::{Fold, Step};
 
@@ -34,6 +37,7 @@ Examples:
   onair watch
   onair watch web api --selector 'zone=eu'
   onair watch web --version '^2' --output json
+  onair watch web --published
   onair watch web --resume-token \"$TOKEN\"
 
 Prints a line for each event: time (UTC), what happened, service, id, address, cause, and a status that is news. When the stream \
@@ -52,6 +56,9 @@ pub struct Args {
     /// Only what matches these terms, as in `onair lookup --help`.
     #[arg(long, default_value = "", hide_default_value = true)]
     selector: String,
+    /// Also what is published for these services.
+    #[arg(long)]
+    published: bool,
     /// Go on from here, with the same names, version and selector.
     #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
     resume_token: String,
@@ -71,6 +78,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         service,
         version: args.version.clone(),
         selector: args.selector.clone(),
+        published: args.published,
         ..Selector::default()
     };
     let request = WatchRequest {
@@ -224,7 +232,13 @@ impl Watcher {
             self.request.resume_token.clone_from(&message.resume_token);
         }
         if !self.session.print.is_json() {
-            let lines: Vec<_> = self.fold.take(message).iter().map(|step| self.shown(step)).collect();
+            if message.published_lost > 0 {
+                note(&format!("this watch was too slow: {} published events are lost", message.published_lost));
+            }
+            let published =
+                message.published.iter().map(|event| self.published(event)).collect::<Result<Vec<_>, _>>()?;
+            let steps = self.fold.take(message);
+            let lines: Vec<_> = steps.iter().map(|step| self.shown(step)).chain(published).collect();
             return if lines.is_empty() { Ok(()) } else { self.session.print.line(&lines.join("\n")) };
         }
         self.held.push(to_json("WatchResponse", &message)?);
@@ -235,6 +249,22 @@ impl Watcher {
         Ok(())
     }
 
+    fn published(&self, event: &Published) -> Result<String, Failure> {
+        let print = &self.session.print;
+        let data = to_json("Published", event)?.get("data").map(ToString::to_string).unwrap_or_default();
+        let line = format!(
+            "{} {} {}{} {} {} {}",
+            print.paint(Tone::Aside, &clock(SystemTime::now())),
+            print.paint(Tone::Notice, "PUBLISHED"),
+            namespace(&event.namespace),
+            safe(&event.service),
+            safe(if event.id.is_empty() { "-" } else { &event.id }),
+            safe(&event.kind),
+            safe_json(&data)
+        );
+        Ok(line.trim_end().to_owned())
+    }
+
     fn shown(&self, step: &Step) -> String {
         let print = &self.session.print;
         let (name, tone) = match step.event {
@@ -243,14 +273,11 @@ impl Watcher {
             EventType::Offline => ("OFFLINE", Tone::Bad),
             EventType::Unspecified => ("UNKNOWN", Tone::Notice),
         };
-        let namespace = match step.namespace.as_str() {
-            "" | "default" => String::new(),
-            namespace => format!("{}/", safe(namespace)),
-        };
         let mut line = format!(
-            "{} {} {namespace}{} {} {}",
+            "{} {} {}{} {} {}",
             print.paint(Tone::Aside, &clock(SystemTime::now())),
             print.paint(tone, name),
+            namespace(&step.namespace),
             safe(&step.service),
             safe(&step.id),
             safe(&step.address),
@@ -260,6 +287,14 @@ impl Watcher {
             line.push_str(word);
         }
         line
+    }
+}
+
+/// What comes before a service's name.
+fn namespace(name: &str) -> String {
+    match name {
+        "" | "default" => String::new(),
+        name => format!("{}/", safe(name)),
     }
 }
 

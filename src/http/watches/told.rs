@@ -40,6 +40,10 @@ struct Head {
     snapshot_end: bool,
     #[prost(bytes = "bytes", optional, tag = "7")]
     reset: Option<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    published: Vec<Bytes>,
+    #[prost(uint64, tag = "16")]
+    published_lost: u64,
 }
 
 /// One message.
@@ -102,10 +106,18 @@ impl Teller {
     fn write(&self, message: &Bytes) -> Result<Told, Status> {
         let head = Head::decode(message.clone())
             .map_err(|error| status::plain(Reason::Internal, format!("a message that cannot be read: {error}")))?;
-        let Head { revision, resume_token: token, events, frontends, more, snapshot_end, reset } = head;
+        let Head { revision, resume_token: token, events, frontends, more, snapshot_end, reset, .. } = &head;
+        let (revision, token, more, snapshot_end) = (*revision, token.clone(), *more, *snapshot_end);
         let json = transcode::to_json(&self.descriptor, message)?;
         let bookmark = events.is_empty() && frontends.is_empty() && reset.is_none() && !more && !snapshot_end;
-        let begin = if bookmark { ": " } else { "data: " };
+        let published = !head.published.is_empty() || head.published_lost > 0;
+        let begin = match (published, bookmark) {
+            // Of a kind of its own: who does not listen for it never sees it.
+            (true, _) => "event: published\ndata: ",
+            (false, true) => ": ",
+            (false, false) => "data: ",
+        };
+        let bookmark = bookmark && !published;
         let mut event = Vec::with_capacity(begin.len() + json.len() + token.len() + 8);
         event.put_slice(begin.as_bytes());
         event.put_slice(&json);
@@ -150,7 +162,7 @@ mod tests {
     use super::*;
     use crate::{
         http::routes::Table,
-        proto::{Event, Instance, Reset, WatchResponse},
+        proto::{Event, Instance, Published, Reset, WatchResponse},
     };
 
     fn teller() -> Teller {
@@ -183,6 +195,21 @@ mod tests {
         let reset = Reset { reason: 6, oldest_revision: 0 };
         let reset = WatchResponse { reset: Some(reset), more: true, ..WatchResponse::default() };
         assert_eq!(small(reset), "data: {\"more\":true,\"reset\":{\"reason\":\"RESET_REASON_MALFORMED\"}}\n\n");
+        // What is published has a name that one can listen for.
+        let published = Published { service: "web".into(), kind: "k".into(), ..Published::default() };
+        let published = WatchResponse {
+            revision: 3,
+            resume_token: "t".into(),
+            published: vec![published],
+            published_lost: 2,
+            ..WatchResponse::default()
+        };
+        let expected = concat!(
+            "event: published\ndata: {\"revision\":\"3\",\"resumeToken\":\"t\",",
+            "\"published\":[{\"service\":\"web\",\"kind\":\"k\"}],\"publishedLost\":\"2\"}\nid: t\n\n"
+        );
+        assert_eq!(small(published.clone()), expected);
+        assert!(!told(&teller, &published).bookmark);
         // Whatever registrants put into their texts, an event is of one line.
         let change = told(&teller, &change(1));
         let event = std::str::from_utf8(&change.event).expect("UTF-8");

@@ -22,6 +22,8 @@ label! {
         GetInstance = "GetInstance",
         /// `onair.v1.Registry/Resolve`.
         Resolve = "Resolve",
+        /// `onair.v1.Registry/Publish`.
+        Publish = "Publish",
         /// `onair.v1.Registry/ListServices`.
         ListServices = "ListServices",
         /// `onair.v1.Registry/Watch`.
@@ -57,6 +59,7 @@ impl Rpc {
             "/onair.v1.Registry/Lookup" => Self::Lookup,
             "/onair.v1.Registry/GetInstance" => Self::GetInstance,
             "/onair.v1.Registry/Resolve" => Self::Resolve,
+            "/onair.v1.Registry/Publish" => Self::Publish,
             "/onair.v1.Registry/ListServices" => Self::ListServices,
             "/onair.v1.Registry/Watch" => Self::Watch,
             "/onair.v1.Registry/Subscribe" => Self::Subscribe,
@@ -274,6 +277,12 @@ label! {
         JsonValues = "max_json_values",
         /// Connections.
         Connections = "max_connections",
+        /// Bytes of what is published.
+        PublishedBytes = "max_published_bytes",
+        /// Events of a service in a second.
+        PublishedRate = "max_published_rate",
+        /// Events of all services in a second.
+        PublishedRateTotal = "max_published_rate_total",
     }
 }
 
@@ -308,6 +317,9 @@ impl Limit {
             Self::History => limits.max_history,
             Self::JsonValues => limits.max_json_values,
             Self::Connections => limits.max_connections,
+            Self::PublishedBytes => limits.max_published_bytes,
+            Self::PublishedRate => limits.max_published_rate,
+            Self::PublishedRateTotal => limits.max_published_rate_total,
         }
     }
 

@@ -1,4 +1,5 @@
-//! The rules of metadata: any JSON document of bounded size and depth. Knows nothing of instances.
+//! The rules of metadata, and of what is published: any JSON document of bounded size and depth. Knows nothing of
+//! instances.
 
 use prost::Message;
 use prost_types::{Value, value::Kind};
@@ -9,7 +10,7 @@ pub const BYTES_MAX: usize = 16 * 1024;
 pub const DEPTH_MAX: usize = 32;
 
 /// Makes `value` canonical and tells which rules it breaks. A value without a kind, which JSON cannot say, is null.
-pub(super) fn check(value: &mut Value) -> Vec<String> {
+pub(in crate::registry) fn check(value: &mut Value) -> Vec<String> {
     let mut not_json = 0;
     if !canonical(value, DEPTH_MAX, &mut not_json) {
         // Nothing that walks all of it comes after this.
