@@ -209,6 +209,7 @@ impl Schemas {
                 },
             ),
             "google.protobuf.Value" => ("Value", Schema::default().described("Any JSON value.")),
+            "google.protobuf.Struct" => ("Struct", Schema::of("object").described("Any JSON object.")),
             _ => return None,
         };
         Some(self.add(name, schema))
