@@ -9,7 +9,7 @@ use super::{Actor, Recipient, unix_seconds};
 use crate::{
     engine::{Engine, REVISION_BYTES_MAX},
     metrics::Metrics,
-    registry::{Cause, Command, Event, Lapse, LeaseTime, Record, Status, Tally, Timekeeping},
+    registry::{Cause, Change, Command, Event, Lapse, LeaseTime, Record, Scope, Status, Tally, Timekeeping},
 };
 
 /// Most leases that one proposal expires.
@@ -78,6 +78,15 @@ impl<E: Engine> Actor<E> {
         let due = self.hub.registry().forgettable(unix_seconds(), FORGET_MAX);
         for (namespace, service) in due {
             self.run_command(Command::Forget { namespace, service }, Recipient::Nobody);
+        }
+    }
+
+    /// That a service is forgotten is no event, but who asked for its health is told.
+    pub(super) fn tell_forgotten(&self, changes: &[Change]) {
+        for change in changes {
+            if let Change::Forget { namespace, service } = change {
+                self.hub.log().wake(&Scope::Service(namespace.clone(), service.clone()));
+            }
         }
     }
 }

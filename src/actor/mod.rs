@@ -326,6 +326,7 @@ impl<E: Engine> Actor<E> {
         let stirred = self.waiting.follow(&folded.events);
         self.count_waiting();
         self.hub.publish(revision, folded);
+        self.tell_forgotten(changes);
         self.metrics.commits.inc();
         let landed: Vec<InFlight> = tickets.iter().filter_map(|ticket| self.land(*ticket)).collect();
         for InFlight { keys, command, outcome, recipient, .. } in landed {

@@ -188,3 +188,51 @@ impl Drop for HealthWatch {
         self.hub.log().ignore(&[self.subject.scope()], self.listening);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use tokio::time::timeout;
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+    use crate::{
+        actor::{ActorOptions, RegistryHandle},
+        engine::hostile::{HostileEngine, Manners},
+        registry::{Cause, Change, Delete, Instance, Key, Lease, Put, SecretHash, Stamp},
+    };
+
+    fn put() -> Change {
+        let (namespace, service, id) = ("default".to_owned(), "web".to_owned(), "1".to_owned());
+        let status = crate::registry::Status::Serving.into();
+        let instance = Instance { namespace, service, id, status, ..Instance::default() };
+        let lease = Lease { ttl: 60_000, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
+        let (incarnation, revision) = (Stamp::Commit, Stamp::Commit);
+        Change::Put(Put { description: instance.encode_to_vec().into(), lease, incarnation, ordinal: 0, revision })
+    }
+
+    /// What a watch says follows what is committed, also where that is no event.
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_is_forgotten_is_unknown_at_once() {
+        let (engine, hostile, recovered) = HostileEngine::new(1, Manners::default());
+        let (handle, actor) = RegistryHandle::new(engine, recovered, ActorOptions::default());
+        tokio::spawn(actor.run());
+        let health = HealthService::new(Arc::clone(handle.hub()));
+        let request = Request::new(HealthCheckRequest { service: "web".into() });
+        let mut watch = health.watch(request).await.expect("there is room").into_inner();
+        let delete = Change::Delete(Delete { key: Key::new("default", "web", "1"), cause: Cause::Operator, at: 0 });
+        let forget = Change::Forget { namespace: "default".into(), service: "web".into() };
+        for (change, status) in [
+            (None, ServingStatus::ServiceUnknown),
+            (Some(put()), ServingStatus::Serving),
+            (Some(delete), ServingStatus::NotServing),
+            (Some(forget), ServingStatus::ServiceUnknown),
+        ] {
+            hostile.foreign(change.into_iter().collect());
+            let said = timeout(std::time::Duration::from_secs(1), watch.next()).await;
+            let said =
+                said.unwrap_or_else(|_| panic!("{status:?} is not said")).expect("it goes on").expect("no error");
+            assert_eq!(said.status(), status);
+        }
+    }
+}

@@ -151,6 +151,8 @@ impl Hub {
             self.publish(revision, folded);
         }
         self.publish(head, Folded::default());
+        // What was forgotten meanwhile is among no events.
+        self.log.wake_all();
     }
 
     /// Tells the watches what was committed.
