@@ -17,13 +17,13 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::RegistryHandle;
-use crate::{
-    registry::{
-        Candidate, Choice, Error, Filter, FilterSet, Frontend, Key, Matcher, Namespace, Record, Registry, Revision,
-        Scope, ServiceSet, Share, Split, Status, pick, pick_behind,
-    },
-    watch::{Hub, Listener, ONLY_PART},
+use super::{
+    RegistryHandle,
+    sleeper::{Sleeper, may_match},
+};
+use crate::registry::{
+    Candidate, Choice, Error, Filter, FilterSet, Frontend, Key, Matcher, Namespace, Record, Registry, Revision, Scope,
+    ServiceSet, Share, Split, Status, pick, pick_behind,
 };
 
 /// Most instances in a page.
@@ -212,15 +212,20 @@ impl RegistryHandle {
         }
         let sleeper = Sleeper::new(&self.hub, matcher.scopes());
         loop {
+            let generation = self.hub.generation();
             let found = self.find(&query, &matcher).await?;
             if !found.records.is_empty() {
                 return Ok(found);
             }
-            if self.hub.is_closing() {
-                return Err(Error::ShuttingDown);
-            }
-            if timeout_at(end, sleeper.listener.woken()).await.is_err() {
-                return Ok(found);
+            let mut seen = found.revision;
+            // What happened since is looked at, and not everything that is there.
+            while generation == self.hub.generation() && !may_match(self.hub.log(), &matcher, &mut seen) {
+                if self.hub.is_closing() {
+                    return Err(Error::ShuttingDown);
+                }
+                if timeout_at(end, sleeper.listener.woken()).await.is_err() {
+                    return self.find(&query, &matcher).await;
+                }
             }
         }
     }
@@ -424,28 +429,6 @@ fn shares<'a>(frontend: &'a Frontend, instances: &[crate::registry::Instance]) -
         Share { name: &split.backend, weight: split.weight, members }
     };
     frontend.live().map(share).collect()
-}
-
-/// A place in the log for a call that waits, given back also when the caller leaves.
-pub(super) struct Sleeper<'a> {
-    hub: &'a Hub,
-    scopes: &'a [Scope],
-    pub(super) listener: Arc<Listener>,
-    listening: u64,
-}
-
-impl<'a> Sleeper<'a> {
-    pub(super) fn new(hub: &'a Hub, scopes: &'a [Scope]) -> Self {
-        let listener = Listener::new();
-        let listening = hub.log().listen(scopes, &listener, ONLY_PART);
-        Self { hub, scopes, listener, listening }
-    }
-}
-
-impl Drop for Sleeper<'_> {
-    fn drop(&mut self) {
-        self.hub.log().ignore(self.scopes, self.listening);
-    }
 }
 
 /// Why a lookup of this filter finds nothing.

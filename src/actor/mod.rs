@@ -13,6 +13,7 @@ mod publish;
 mod reply;
 mod request;
 mod resolve;
+mod sleeper;
 #[cfg(test)]
 mod tests;
 mod unfenced;

@@ -2,10 +2,7 @@
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    RegistryHandle,
-    lookup::{Sleeper, end_of},
-};
+use super::{RegistryHandle, lookup::end_of, sleeper::Sleeper};
 use crate::registry::{Error, IfMissing, Needs, Resolved, Revision, Scope, ServiceSet};
 
 /// What to resolve.

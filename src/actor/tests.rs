@@ -219,6 +219,30 @@ fn query(namespace: &str, service: &str, selector: &str) -> LookupQuery {
     }
 }
 
+/// A waiting lookup looks at what happened since, however much is there, and misses nothing of it.
+#[tokio::test(start_paused = true)]
+async fn a_waiting_lookup_looks_only_at_what_happened() {
+    let (handle, _hostile) = start(Manners::default(), ActorOptions::default());
+    let wanted = query("", "", "id=127.0.0.1:9");
+    let matcher = crate::registry::Matcher::new(wanted.filters.clone());
+    let waiting = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.lookup(LookupQuery { wait: AGES, ..wanted }).await }
+    });
+    // More than are read at a time.
+    for port in 100..300 {
+        register(&handle, "web", port).await.expect("registered");
+    }
+    let (log, mut seen) = (handle.hub().log(), 0);
+    assert!(!sleeper::may_match(log, &matcher, &mut seen));
+    assert_eq!(seen, log.bounds().0);
+    assert!(!waiting.is_finished());
+    let (record, _) = register(&handle, "web", 9).await.expect("registered");
+    assert!(sleeper::may_match(log, &matcher, &mut seen) && seen < record.revision);
+    let found = timeout(AGES, waiting).await.expect("it is answered").expect("no panic").expect("found");
+    assert_eq!(found.records.iter().map(|found| found.revision).collect::<Vec<_>>(), [record.revision]);
+}
+
 /// Promise 16, also where a lookup is of more than one service.
 #[tokio::test(start_paused = true)]
 async fn emptiness_says_why() {
