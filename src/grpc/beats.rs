@@ -1,7 +1,7 @@
 //! The messages of heartbeats, read and written without the generated types: tokens are parsed where they lie, results
 //! are put together from parts made once. Renewals are the hot path; a test compares both with the generated types.
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
 use prost::{
     DecodeError, Message,
     encoding::{
@@ -16,11 +16,18 @@ use crate::{
     registry::{LeaseToken, Status},
 };
 
-/// A `HeartbeatRequest`.
+/// A `HeartbeatRequest` as it came: it is read when it is known how many beats it may have, so that a message of many
+/// empty ones is refused before any memory is spent on them.
 #[derive(Clone, Debug, Default)]
-pub struct HeartbeatRequest {
-    /// In order.
+pub struct HeartbeatRequest(Bytes);
+
+/// What a `HeartbeatRequest` says.
+#[derive(Clone, Debug, Default)]
+pub struct Beats {
+    /// In order; those beyond the most that are taken are only counted.
     pub beats: Vec<Beat>,
+    /// How many there are.
+    pub count: usize,
     /// Statuses that no registrant may send, or that are none: the beat's place, and the number.
     pub refused: Vec<(usize, i32)>,
     /// Of the key that all beats are to be of; empty, if none is named.
@@ -35,6 +42,11 @@ impl Message for HeartbeatRequest {
     /// Requests are only read here.
     fn encode_raw(&self, _: &mut impl BufMut) {}
 
+    fn decode(mut buffer: impl Buf) -> Result<Self, DecodeError> {
+        Ok(Self(buffer.copy_to_bytes(buffer.remaining())))
+    }
+
+    /// It is taken whole.
     fn merge_field(
         &mut self,
         tag: u32,
@@ -42,21 +54,7 @@ impl Message for HeartbeatRequest {
         buffer: &mut impl Buf,
         context: DecodeContext,
     ) -> Result<(), DecodeError> {
-        match tag {
-            1 => {}
-            16 => return string::merge(wire_type, &mut self.namespace, buffer, context),
-            17 => return string::merge(wire_type, &mut self.service, buffer, context),
-            18 => return string::merge(wire_type, &mut self.id, buffer, context),
-            _ => return skip_field(wire_type, tag, buffer, context),
-        }
-        check_wire_type(WireType::LengthDelimited, wire_type)?;
-        let len = checked_len(buffer)?;
-        if buffer.chunk().len() < len {
-            return self.read(&buffer.copy_to_bytes(len), context);
-        }
-        self.read(&buffer.chunk()[..len], context)?;
-        buffer.advance(len);
-        Ok(())
+        skip_field(wire_type, tag, buffer, context)
     }
 
     fn encoded_len(&self) -> usize {
@@ -64,7 +62,38 @@ impl Message for HeartbeatRequest {
     }
 
     fn clear(&mut self) {
-        *self = Self::default();
+        self.0.clear();
+    }
+}
+
+impl HeartbeatRequest {
+    /// Reads it, at most `max` beats of it.
+    ///
+    /// # Errors
+    /// When it is no such message.
+    pub fn read(&self, max: usize) -> Result<Beats, DecodeError> {
+        let (mut read, mut rest) = (Beats::default(), &self.0[..]);
+        while !rest.is_empty() {
+            let (tag, wire_type) = decode_key(&mut rest)?;
+            let context = DecodeContext::default();
+            match tag {
+                1 => {
+                    check_wire_type(WireType::LengthDelimited, wire_type)?;
+                    let len = checked_len(&mut rest)?;
+                    let (beat, after) = rest.split_at(len);
+                    if read.count < max {
+                        read.push(beat)?;
+                    }
+                    read.count += 1;
+                    rest = after;
+                }
+                16 => string::merge(wire_type, &mut read.namespace, &mut rest, context)?,
+                17 => string::merge(wire_type, &mut read.service, &mut rest, context)?,
+                18 => string::merge(wire_type, &mut read.id, &mut rest, context)?,
+                _ => skip_field(wire_type, tag, &mut rest, context)?,
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -78,9 +107,9 @@ fn checked_len(buffer: &mut impl Buf) -> Result<usize, DecodeError> {
     Ok(len as usize)
 }
 
-impl HeartbeatRequest {
+impl Beats {
     /// Reads one `Beat`.
-    fn read(&mut self, mut bytes: &[u8], context: DecodeContext) -> Result<(), DecodeError> {
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), DecodeError> {
         let mut beat = Beat { token: None, status: Status::Unspecified };
         while !bytes.is_empty() {
             match decode_key(&mut bytes)? {
@@ -99,7 +128,7 @@ impl HeartbeatRequest {
                         _ => self.refused.push((self.beats.len(), number)),
                     }
                 }
-                (tag, wire_type) => skip_field(wire_type, tag, &mut bytes, context.clone())?,
+                (tag, wire_type) => skip_field(wire_type, tag, &mut bytes, DecodeContext::default())?,
             }
         }
         self.beats.push(beat);
@@ -235,6 +264,10 @@ mod tests {
         }
     }
 
+    fn read(bytes: &[u8], max: usize) -> Result<Beats, DecodeError> {
+        HeartbeatRequest::decode(bytes)?.read(max)
+    }
+
     #[test]
     fn requests_are_read_as_the_generated_types_write_them() {
         let beat = |lease_token: String, status: i32| proto::Beat { lease_token, status };
@@ -249,7 +282,7 @@ mod tests {
             service: "web".into(),
             id: "web-1".into(),
         };
-        let read = HeartbeatRequest::decode(sent.encode_to_vec().as_slice()).expect("readable");
+        let read = read(&sent.encode_to_vec(), 10).expect("readable");
         let got: Vec<_> = read.beats.iter().map(|beat| (beat.token, beat.status)).collect();
         let (unsaid, draining) = (Status::Unspecified, Status::Draining);
         assert_eq!(got, [(Some(token()), unsaid), (None, draining), (None, unsaid), (Some(token()), unsaid)]);
@@ -262,11 +295,24 @@ mod tests {
         let beats = vec![proto::Beat { lease_token: token().encode(), status: 2 }];
         let whole = proto::HeartbeatRequest { beats, ..Default::default() }.encode_to_vec();
         for end in 1..whole.len() {
-            assert!(HeartbeatRequest::decode(&whole[..end]).is_err(), "{end}");
+            assert!(read(&whole[..end], 10).is_err(), "{end}");
         }
         let mut later = whole.clone();
         later.extend_from_slice(&[15 << 3, 1]);
-        assert_eq!(HeartbeatRequest::decode(later.as_slice()).expect("skipped").beats.len(), 1);
+        assert_eq!(read(&later, 10).expect("skipped").beats.len(), 1);
+    }
+
+    /// Four megabytes of empty beats are two million of them, and take no memory to be refused.
+    #[test]
+    fn beats_beyond_the_limit_are_counted_and_not_kept() {
+        let many = [1 << 3 | 2, 0].repeat(2 << 20);
+        let read = read(&many, 10_000).expect("readable");
+        assert_eq!((read.beats.len(), read.count), (10_000, 2 << 20));
+        assert!(read.beats.capacity() < 20_000, "{}", read.beats.capacity());
+        // Nor is what is wrong with each.
+        let wrong = [1 << 3 | 2, 2, 2 << 3, 77].repeat(1 << 20);
+        let read = self::read(&wrong, 10_000).expect("readable");
+        assert_eq!((read.refused.len(), read.count), (10_000, 1 << 20));
     }
 
     #[test]

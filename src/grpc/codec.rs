@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use prost::Message;
+use prost::{DecodeError, Message};
 use tonic::{
     Status,
     codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -61,6 +61,16 @@ impl<T: Message> Encoder for Encode<T> {
     }
 }
 
+/// What is said of a message that cannot be decoded.
+pub(super) fn unreadable(error: &DecodeError) -> Status {
+    let text = error.to_string();
+    // The only way that prost says it.
+    if text.contains("recursion limit") {
+        return status::plain(Reason::TooDeep, "the message is nested too deep");
+    }
+    status::plain(Reason::Malformed, format!("the message cannot be decoded: {text}"))
+}
+
 /// Reads requests.
 #[derive(Debug)]
 pub struct Decode<U>(PhantomData<U>);
@@ -70,14 +80,7 @@ impl<U: Message + Default> Decoder for Decode<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        U::decode(buffer).map(Some).map_err(|error| {
-            let text = error.to_string();
-            // The only way that prost says it.
-            if text.contains("recursion limit") {
-                return status::plain(Reason::TooDeep, "the message is nested too deep");
-            }
-            status::plain(Reason::Malformed, format!("the message cannot be decoded: {text}"))
-        })
+        U::decode(buffer).map(Some).map_err(|error| unreadable(&error))
     }
 
     fn buffer_settings(&self) -> BufferSettings {

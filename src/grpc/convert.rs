@@ -9,7 +9,11 @@ use tokio::time::Instant;
 use tonic::Request;
 use uuid::Uuid;
 
-use super::{beats::HeartbeatRequest, raw};
+use super::{
+    beats::{Beats, HeartbeatRequest},
+    codec::unreadable,
+    raw,
+};
 use crate::{
     actor::{Beat, Found, ListQuery, LookupQuery, PickKind, Resolution, ResolveQuery, WhyEmpty},
     proto::{self, Emptiness},
@@ -150,11 +154,19 @@ pub(super) fn resolve_response(resolution: Resolution) -> proto::ResolveResponse
 }
 
 /// The beats of a message.
-pub(super) fn beats(request: HeartbeatRequest, max_beats: usize) -> Result<Vec<Beat>, Error> {
-    let HeartbeatRequest { mut beats, refused, namespace, service, id } = request;
-    if beats.len() > max_beats {
+///
+/// # Errors
+/// When it cannot be read, or has what no beat may have.
+pub(super) fn beats(request: &HeartbeatRequest, max_beats: usize) -> Result<Vec<Beat>, tonic::Status> {
+    let read = request.read(max_beats).map_err(|error| unreadable(&error))?;
+    checked_beats(read, max_beats).map_err(Into::into)
+}
+
+fn checked_beats(read: Beats, max_beats: usize) -> Result<Vec<Beat>, Error> {
+    let Beats { mut beats, count, refused, namespace, service, id } = read;
+    if count > max_beats {
         // Not one by one: the list alone is refused.
-        return Err(Error::invalid("beats", format!("must be at most {max_beats}, not {}", beats.len())));
+        return Err(Error::invalid("beats", format!("must be at most {max_beats}, not {count}")));
     }
     if beats.is_empty() {
         return Err(Error::invalid("beats", "must not be empty"));

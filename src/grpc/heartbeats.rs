@@ -52,12 +52,12 @@ impl BeatStream {
         let (mut beats, mut sizes) = (Vec::new(), Vec::new());
         while beats.len() < self.max_beats && self.end.is_none() {
             match Pin::new(&mut self.input).poll_next(context) {
-                Poll::Ready(Some(Ok(message))) => match convert::beats(message, self.max_beats) {
+                Poll::Ready(Some(Ok(message))) => match convert::beats(&message, self.max_beats) {
                     Ok(mut read) => {
                         sizes.push(read.len());
                         beats.append(&mut read);
                     }
-                    Err(error) => self.end = Some(Err(error.into())),
+                    Err(status) => self.end = Some(Err(status)),
                 },
                 Poll::Ready(Some(Err(error))) => self.end = Some(Err(status::of_transport(error))),
                 Poll::Ready(None) => self.end = Some(Ok(())),

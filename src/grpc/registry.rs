@@ -98,7 +98,7 @@ impl Registry for RegistryService {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        let beats = convert::beats(request.into_inner(), self.max_beats())?;
+        let beats = convert::beats(&request.into_inner(), self.max_beats())?;
         let reply = self.handle.beat(beats).await?;
         Ok(Response::new(HeartbeatResponse { outcomes: reply.outcomes, revision: reply.revision }))
     }
