@@ -127,6 +127,7 @@ impl RegistryHandle {
             lane,
             clock: LeaseClock::new(options.runtimes),
             latches: Latches::default(),
+            sweeps: super::sweep::Sweeps::default(),
             in_flight: std::collections::HashMap::new(),
             new_instances: 0,
             expiries: 0,

@@ -14,6 +14,7 @@ mod reply;
 mod request;
 mod resolve;
 mod sleeper;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod unfenced;
@@ -44,6 +45,7 @@ use self::{
     latch::Latches,
     leases::{LeaseTable, Leases},
     request::{Answer, Lane, Request},
+    sweep::Sweeps,
     waiting::{Call, WaitingRoom},
 };
 pub use self::{
@@ -124,6 +126,7 @@ pub struct Actor<E> {
     leases: Leases,
     clock: LeaseClock,
     latches: Latches<Waiter>,
+    sweeps: Sweeps,
     in_flight: HashMap<Ticket, InFlight>,
     new_instances: u64,
     /// Expiries in flight.
@@ -218,7 +221,8 @@ impl<E: Engine> Actor<E> {
             }
             // What waits for the store or for a latch waits for the state, as what is in the inbox does.
             Request::Command { answer, .. }
-                if self.in_flight.len() + self.latches.waiting() >= self.inbox.max_capacity() =>
+                if self.in_flight.len() + self.latches.waiting() + self.sweeps.waiting()
+                    >= self.inbox.max_capacity() =>
             {
                 let _ = answer.send(Err(Error::Overloaded { maximum: self.inbox.max_capacity() as u64 }));
             }
@@ -270,11 +274,26 @@ impl<E: Engine> Actor<E> {
         let keys: Vec<Fingerprint> = changes.iter().filter_map(Guarded::fingerprint).collect();
         // Only commands whose keys were not known beforehand get here with one that is held.
         if let Some(key) = self.held_key(&keys, &outcome) {
+            if sweep::is_of_a_service(&command) {
+                return self.sweep(command, recipient, keys);
+            }
             return self.latches.wait(key, Waiting::Command(command, recipient).into());
         }
         if let Some(reason) = self.away.clone() {
             return self.reply(&command, recipient, Err(Error::StoreUnavailable { reason, outcome_unknown: false }));
         }
+        self.send(command, recipient, changes, outcome, keys);
+    }
+
+    /// Hands changes to the engine, which holds `keys` until it is done with them.
+    fn send(
+        &mut self,
+        command: Command,
+        recipient: Recipient,
+        changes: Vec<Guarded>,
+        outcome: Outcome,
+        keys: Vec<Fingerprint>,
+    ) {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.latches.hold(&keys);
@@ -357,7 +376,9 @@ impl<E: Engine> Actor<E> {
     }
 
     fn release(&mut self, keys: &[Fingerprint]) {
-        for Waiter { since, waiting } in self.latches.release(keys) {
+        let freed = self.latches.release(keys);
+        self.sweep_on(keys);
+        for Waiter { since, waiting } in freed {
             self.metrics.latch_wait.observe(since.elapsed());
             match waiting {
                 Waiting::Command(command, recipient) => self.run_command(command, recipient),

@@ -7,5 +7,6 @@ mod expiry;
 mod fencing;
 #[path = "../history/mod.rs"]
 mod history;
+mod removal;
 mod rig;
 mod watching;
