@@ -67,7 +67,7 @@ use crate::{
 
 /// Most requests taken from a lane before the engine and the other lane have their turn.
 const LANE_TURN: usize = 512;
-/// How often services whose day has passed are forgotten.
+/// How often services whose day has passed are forgotten, and snapshots given up that nobody reads.
 const FORGET_INTERVAL: Duration = Duration::from_secs(5);
 
 /// To whom a command's outcome goes.
@@ -167,7 +167,10 @@ impl<E: Engine> Actor<E> {
                     None => break,
                 },
                 () = self.waiting.next() => self.attend(),
-                _ = forget.tick() => self.forget(),
+                _ = forget.tick() => {
+                    self.forget();
+                    self.hub.give_up_snapshots();
+                }
             }
             // Whatever it was, the others have their turn: a queue of commits does not hold up beats, nor beats commands.
             if let Ok(next) = self.lane.try_recv() {

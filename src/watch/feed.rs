@@ -3,7 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -67,6 +70,35 @@ struct Meaning {
     matcher: Arc<Matcher>,
 }
 
+/// What all feeds together keep, and how much that may be.
+#[derive(Debug)]
+pub struct FeedBudget {
+    used: AtomicUsize,
+    max: usize,
+}
+
+impl FeedBudget {
+    /// A budget of `max` bytes.
+    #[must_use]
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), max })
+    }
+
+    /// Whether more is kept than may be.
+    #[must_use]
+    pub fn is_exceeded(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.max
+    }
+
+    fn changed(&self, before: usize, after: usize) {
+        if after > before {
+            self.used.fetch_add(after - before, Ordering::Relaxed);
+        } else if before > after {
+            self.used.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The messages of one filter set in one stretch of history.
 #[derive(Debug)]
 pub struct Feed {
@@ -78,6 +110,13 @@ pub struct Feed {
     registry: Uuid,
     epoch: u64,
     recent: Mutex<Recent>,
+    budget: Arc<FeedBudget>,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.budget.changed(self.recent().bytes, 0);
+    }
 }
 
 impl Message {
@@ -104,11 +143,15 @@ impl Message {
 impl Feed {
     /// A feed that begins at `from`.
     #[must_use]
-    pub fn new(matcher: Matcher, registry: Uuid, epoch: u64, from: Revision) -> Self {
+    pub fn new(matcher: Matcher, registry: Uuid, epoch: u64, from: Revision, budget: Arc<FeedBudget>) -> Self {
         let recent = Recent { from, through: from, ..Recent::default() };
         let fingerprint = matcher.set().fingerprint();
         let (matcher, meaning) = (Arc::new(matcher), Mutex::new(None));
-        Self { matcher, meaning, fingerprint, registry, epoch, recent: Mutex::new(recent) }
+        Self { matcher, meaning, fingerprint, registry, epoch, recent: Mutex::new(recent), budget }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What its filters mean while their frontends point so: made once, until another is asked for.
@@ -144,18 +187,27 @@ impl Feed {
     /// # Errors
     /// `Forgotten` when the log does not go back so far.
     pub fn next(self: &Arc<Self>, log: &EventLog, cursor: Revision) -> Result<Next, Forgotten> {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent();
+        let before = recent.bytes;
         if Arc::strong_count(self) == 1 {
             // Nobody else wants what this reader has seen. Whoever comes later reads the log by itself.
             recent.forget_through(cursor);
         }
+        let next = self.next_of_recent(&mut recent, log, cursor);
+        self.budget.changed(before, recent.bytes);
+        drop(recent);
+        next.unwrap_or_else(|| self.next_of_a_laggard(log, cursor))
+    }
+
+    /// What comes after `cursor`, unless that is further back than what the feed keeps.
+    fn next_of_recent(&self, recent: &mut Recent, log: &EventLog, cursor: Revision) -> Option<Result<Next, Forgotten>> {
         while cursor >= recent.from {
             if let Some(message) = recent.first_after(cursor) {
-                return Ok(Next::Message(message));
+                return Some(Ok(Next::Message(message)));
             }
             let batch = match log.read(self.matcher.scopes(), recent.through, READ_MAX) {
                 Ok(batch) => batch,
-                Err(forgotten) if cursor < forgotten.oldest => return Err(forgotten),
+                Err(forgotten) if cursor < forgotten.oldest => return Some(Err(forgotten)),
                 // The feed was idle for so long that the log moved on; this reader was not.
                 Err(_) => {
                     *recent = Recent { from: cursor, through: cursor, ..Recent::default() };
@@ -168,11 +220,20 @@ impl Feed {
                 recent.push(message);
             }
             if !moved {
-                return Ok(Next::UpToDate(cursor.max(batch.through)));
+                return Some(Ok(Next::UpToDate(cursor.max(batch.through))));
             }
         }
-        drop(recent);
-        self.next_of_a_laggard(log, cursor)
+        None
+    }
+
+    /// Lets go of the older half of what it keeps: who has not read it reads the log by itself.
+    pub(super) fn shed(&self) {
+        let mut recent = self.recent();
+        let before = recent.bytes;
+        for _ in 0..recent.messages.len().div_ceil(2) {
+            recent.forget_oldest();
+        }
+        self.budget.changed(before, recent.bytes);
     }
 
     /// As `next`, for a reader that is further behind than what the feed keeps.
@@ -280,10 +341,14 @@ impl Recent {
         self.bytes += message.bytes();
         self.messages.push_back(Arc::new(message));
         while self.messages.len() > RECENT_MAX || (self.bytes > RECENT_BYTES_MAX && self.messages.len() > 1) {
-            if let Some(oldest) = self.messages.pop_front() {
-                self.bytes -= oldest.bytes();
-                self.from = oldest.revision;
-            }
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.messages.pop_front() {
+            self.bytes -= oldest.bytes();
+            self.from = oldest.revision;
         }
     }
 }
@@ -320,7 +385,8 @@ mod tests {
     #[test]
     fn a_feed_keeps_only_what_another_reader_may_want() {
         let log = EventLog::new(1 << 20, 0);
-        let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 0, 0));
+        let budget = FeedBudget::new(1 << 20);
+        let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 0, 0, Arc::clone(&budget)));
         (1..=40).for_each(|revision| publish(&log, revision));
         let all: Vec<_> = (1..=40).collect();
         let other = Arc::clone(&feed);
@@ -334,5 +400,29 @@ mod tests {
         drop(recent);
         // A reader that is further behind still finds everything.
         assert_eq!(read(&feed, &log, 5), all[5..]);
+        drop(feed);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    /// What a feed lets go of costs its slower readers time, and nothing else.
+    #[test]
+    fn who_has_not_read_what_was_let_go_reads_the_log() {
+        let log = EventLog::new(1 << 20, 0);
+        let budget = FeedBudget::new(1);
+        let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 0, 0, Arc::clone(&budget)));
+        let other = Arc::clone(&feed);
+        (1..=40).for_each(|revision| publish(&log, revision));
+        let all: Vec<_> = (1..=40).collect();
+        assert_eq!(read(&feed, &log, 0), all);
+        let mut kept = vec![budget.used.load(Ordering::Relaxed)];
+        while budget.is_exceeded() {
+            feed.shed();
+            kept.push(budget.used.load(Ordering::Relaxed));
+            assert_eq!(read(&other, &log, 7), all[7..]);
+            assert_eq!(read(&other, &log, 39), all[39..]);
+        }
+        assert!(kept.is_sorted_by(|more, fewer| more > fewer), "{kept:?}");
+        publish(&log, 41);
+        assert_eq!((read(&other, &log, 40), read(&feed, &log, 20).len()), (vec![41], 21));
     }
 }

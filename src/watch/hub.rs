@@ -11,15 +11,16 @@ use std::{
 };
 
 use smol_str::SmolStr;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 use super::{
     board::Board,
-    feed::Feed,
+    feed::{Feed, FeedBudget, Next},
     lag::Lags,
-    log::EventLog,
+    log::{EventLog, Forgotten},
     resume::{ResetReason, ResumeToken},
+    snapshot::Snapshots,
 };
 use crate::{
     engine::{Epoch, Recovered, TailEntry},
@@ -34,6 +35,8 @@ use crate::{
 pub struct HubOptions {
     /// Bytes of events to keep. Default 64 MiB.
     pub max_log_bytes: usize,
+    /// Bytes of messages that all feeds together keep for readers that are a little behind. Default 64 MiB.
+    pub max_feed_bytes: usize,
     /// Watches and subscriptions at once. Default 100,000.
     pub max_watches: u64,
     /// A quiet stream says something after this long. Default 10 s, advertised as 15 s.
@@ -48,6 +51,7 @@ impl Default for HubOptions {
     fn default() -> Self {
         Self {
             max_log_bytes: 64 * 1024 * 1024,
+            max_feed_bytes: 64 * 1024 * 1024,
             max_watches: 100_000,
             bookmark_interval: Duration::from_secs(10),
             state: StateLimits::default(),
@@ -62,6 +66,8 @@ pub struct Hub {
     registry: RwLock<Registry>,
     log: EventLog,
     feeds: Mutex<Feeds>,
+    feed_budget: Arc<FeedBudget>,
+    snapshots: Snapshots,
     id: Uuid,
     epochs: RwLock<Vec<Epoch>>,
     /// Grows when the state was replaced as a whole: every watch begins anew.
@@ -108,6 +114,8 @@ impl Hub {
             registry: RwLock::new(Registry::new(tag_of(id), options.state)),
             log: EventLog::new(options.max_log_bytes, 0),
             feeds: Mutex::default(),
+            feed_budget: FeedBudget::new(options.max_feed_bytes),
+            snapshots: Snapshots::default(),
             id,
             epochs: RwLock::default(),
             generation: AtomicU64::new(0),
@@ -313,9 +321,39 @@ impl Hub {
         }
         // Both are read while the feeds are held, so that a feed of an older history does not outlive `replace`.
         let (epoch, from) = (self.epoch().id, self.log.bounds().0);
-        let feed = Arc::new(Feed::new(Matcher::new(filters), self.id, epoch, from));
+        let feed = Arc::new(Feed::new(Matcher::new(filters), self.id, epoch, from, Arc::clone(&self.feed_budget)));
         feeds.by_name.insert(name, Arc::downgrade(&feed));
         feed
+    }
+
+    /// What comes after `cursor` in a feed. Where all feeds together keep too much, each lets the older half go.
+    ///
+    /// # Errors
+    /// `Forgotten` when the log does not go back so far.
+    pub fn next(&self, feed: &Arc<Feed>, cursor: Revision) -> Result<Next, Forgotten> {
+        let next = feed.next(&self.log, cursor);
+        if self.feed_budget.is_exceeded() {
+            let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+            let open: Vec<Arc<Feed>> = feeds.by_name.values().filter_map(Weak::upgrade).collect();
+            // One that nobody else holds by now goes when nobody waits for the others.
+            drop(feeds);
+            open.iter().for_each(|feed| feed.shed());
+        }
+        next
+    }
+
+    pub(super) fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// Gives up the snapshots that nobody reads any more: their readers begin anew.
+    pub(crate) fn give_up_snapshots(&self) {
+        let given_up = self.snapshots.give_up(Instant::now(), &self.log);
+        if !given_up.is_empty() {
+            tracing::debug!(snapshots = given_up.len(), "snapshots that nobody reads were given up");
+            // There may be very much of it.
+            tokio::task::spawn_blocking(move || drop(given_up));
+        }
     }
 
     /// The revision to continue after, or why that is not possible.

@@ -19,7 +19,7 @@ mod subscriptions;
 mod tests;
 
 pub use board::{BOX_BYTES_MAX, BOX_EVENTS_MAX, Board, Handed, Letterbox, Post};
-pub use feed::{Feed, Message, Next};
+pub use feed::{Feed, FeedBudget, Message, Next};
 pub use frame::{LOOKUP_FRONTENDS, push_frontend};
 pub use hub::WatchPermit;
 pub use hub::{Hub, HubOptions};

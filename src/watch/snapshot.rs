@@ -1,32 +1,92 @@
-//! A snapshot on its way to one watcher: read in parts that fit into a message, at the reader's pace.
+//! A snapshot on its way to one watcher: read in parts that fit into a message, at the reader's pace. What it holds is
+//! kept as it was while the state moves on; who does not read for long, or is so slow that the log forgets what came
+//! after, loses it, and begins anew.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError, TryLockError, Weak},
+    time::Duration,
+};
 
 use smol_str::SmolStr;
+use tokio::time::Instant;
 
 use super::{
     feed::{Feed, Pointing},
     frame::{WATCH_FRONTENDS, push_event, push_frontend},
     hub::Hub,
+    log::EventLog,
     resume::ResetReason,
 };
-use crate::registry::{Cause, EventType, Matcher, Revision, SnapshotReader};
+use crate::registry::{Cause, EventType, Matcher, Revision, Scope, SnapshotReader};
 
 /// Most records that one part looks at: a selector that matches little must not hold its thread.
 const SCAN_MAX: usize = 4_096;
 /// A part is closed at this size, so that the largest possible record still fits into a message of 256 KiB.
 const PART_BYTES: usize = 190 * 1024;
 
+/// A snapshot that nobody reads from for so long is given up.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// The rest of a snapshot.
 #[derive(Debug)]
 pub(super) struct SnapshotPart {
-    reader: SnapshotReader,
+    pages: Arc<Pages>,
     /// What the feed's filters mean in it.
     matcher: Arc<Matcher>,
     /// Where the feed's frontends point in it, and how many of them were read.
     pointing: Pointing,
     told: usize,
     reset: Option<(ResetReason, Revision)>,
+    /// Something of it was sent.
+    begun: bool,
+}
+
+/// What is left to read of a snapshot.
+#[derive(Debug)]
+struct Pages {
+    revision: Revision,
+    /// Where what comes after it is in the log.
+    scopes: Box<[Scope]>,
+    rest: Mutex<Rest>,
+}
+
+#[derive(Debug)]
+struct Rest {
+    /// None once it is given up.
+    reader: Option<SnapshotReader>,
+    read_at: Instant,
+}
+
+/// The snapshots that are being read.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots(Mutex<Vec<Weak<Pages>>>);
+
+impl Snapshots {
+    /// Gives up those that nobody reads, or from which nobody could go on. What they held is freed where the result is
+    /// dropped.
+    pub(super) fn give_up(&self, now: Instant, log: &EventLog) -> Vec<SnapshotReader> {
+        let mut given_up = Vec::new();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|pages| {
+            let Some(pages) = pages.upgrade() else { return false };
+            let mut rest = match pages.rest.try_lock() {
+                Ok(rest) => rest,
+                Err(TryLockError::Poisoned(rest)) => rest.into_inner(),
+                // It is being read at this moment.
+                Err(TryLockError::WouldBlock) => return true,
+            };
+            let idle = now.saturating_duration_since(rest.read_at) >= IDLE_MAX;
+            if !idle && log.read(&pages.scopes, pages.revision, 0).is_ok() {
+                return true;
+            }
+            given_up.extend(rest.reader.take());
+            false
+        });
+        given_up
+    }
+
+    fn add(&self, pages: &Arc<Pages>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(pages));
+    }
 }
 
 /// What one turn read of it.
@@ -53,16 +113,30 @@ impl SnapshotPart {
         let pointing: Pointing = feed.matcher().frontends().iter().map(find).collect();
         let matcher = feed.meaning(&pointing);
         let reader = registry.snapshot(matcher.scopes()).reader();
-        Self { reader, matcher, pointing, told: 0, reset }
+        drop(registry);
+        let (revision, scopes) = (reader.revision(), feed.matcher().scopes().into());
+        let rest = Mutex::new(Rest { reader: Some(reader), read_at: Instant::now() });
+        let pages = Arc::new(Pages { revision, scopes, rest });
+        hub.snapshots().add(&pages);
+        Self { pages, matcher, pointing, told: 0, reset, begun: false }
+    }
+
+    /// The state as it is now, in place of this one, which was given up.
+    pub(super) fn again(&self, hub: &Hub, feed: &Feed) -> Self {
+        let oldest = hub.log().read(&self.pages.scopes, self.pages.revision, 0).map_or_else(|gone| gone.oldest, |_| 0);
+        Self::new(hub, feed, if self.begun { Some((ResetReason::FellBehind, oldest)) } else { self.reset })
     }
 
     /// The revision that it shows.
     pub(super) fn revision(&self) -> Revision {
-        self.reader.revision()
+        self.pages.revision
     }
 
-    /// Reads the next part.
-    pub(super) fn read(&mut self, feed: &Feed) -> Part {
+    /// Reads the next part. None: it was given up.
+    pub(super) fn read(&mut self, feed: &Feed) -> Option<Part> {
+        let mut rest = self.pages.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        rest.read_at = Instant::now();
+        let reader = rest.reader.as_mut()?;
         let mut events = Vec::new();
         let mut end = false;
         while let Some(frontend) = self.pointing.get(self.told).filter(|_| events.len() <= PART_BYTES) {
@@ -74,7 +148,7 @@ impl SnapshotPart {
             if events.len() > PART_BYTES {
                 break;
             }
-            let Some(record) = self.reader.next_record() else {
+            let Some(record) = reader.next_record() else {
                 end = true;
                 break;
             };
@@ -82,7 +156,10 @@ impl SnapshotPart {
                 push_event(EventType::Online, Cause::Snapshot, &record, &mut events);
             }
         }
-        let reset = if end || !events.is_empty() { self.reset.take() } else { None };
-        Part { events, reset, end }
+        drop(rest);
+        let sent = end || !events.is_empty();
+        self.begun |= sent;
+        let reset = if sent { self.reset.take() } else { None };
+        Some(Part { events, reset, end })
     }
 }

@@ -122,7 +122,10 @@ impl WatchStream {
     /// Queues the next part of the snapshot. False: it has to be asked again, on another turn.
     fn read_snapshot(&mut self) -> bool {
         let Phase::Snapshot(snapshot) = &mut self.phase else { return true };
-        let Part { events, reset, end } = snapshot.read(&self.feed);
+        let Some(Part { events, reset, end }) = snapshot.read(&self.feed) else {
+            self.phase = Phase::Snapshot(Box::new(snapshot.again(&self.hub, &self.feed)));
+            return true;
+        };
         if events.is_empty() && !end {
             return false;
         }
@@ -158,7 +161,7 @@ impl WatchStream {
 
     /// Queues what is new. False: nothing is, for now.
     fn read_log(&mut self) -> bool {
-        match self.feed.next(self.hub.log(), self.cursor) {
+        match self.hub.next(&self.feed, self.cursor) {
             Ok(Next::Message(message)) => {
                 self.cursor = message.revision;
                 self.listener.has_read(self.cursor);

@@ -252,7 +252,7 @@ impl Subscriptions {
         if matches!(subscription.phase, Phase::Snapshot(_)) || self.pending.values().any(waits) {
             return;
         }
-        match subscription.feed.next(self.hub.log(), subscription.cursor) {
+        match self.hub.next(&subscription.feed, subscription.cursor) {
             Ok(Next::Message(message)) => {
                 self.pending.entry(message.revision).or_default().push((part, message));
             }
@@ -286,7 +286,11 @@ impl Subscriptions {
     fn read_snapshot(&mut self, part: u32) -> bool {
         let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return true };
         let Phase::Snapshot(snapshot) = &mut subscription.phase else { return true };
-        let Part { events, reset, end } = snapshot.read(&subscription.feed);
+        let Some(Part { events, reset, end }) = snapshot.read(&subscription.feed) else {
+            **snapshot = snapshot.again(&self.hub, &subscription.feed);
+            self.snapshots.push_back(part);
+            return true;
+        };
         let revision = snapshot.revision();
         if events.is_empty() && !end {
             self.snapshots.push_back(part);

@@ -231,7 +231,13 @@ impl Folder {
 /// Reads a feed from every revision on, and compares with the truth at each.
 fn judge_feed(log: &EventLog, steps: &[Step], set: &FilterSet, place: usize) {
     for from in 0..steps.len() {
-        let feed = Arc::new(Feed::new(Matcher::new(set.clone()), Uuid::nil(), 1, steps[from].revision));
+        let feed = Arc::new(Feed::new(
+            Matcher::new(set.clone()),
+            Uuid::nil(),
+            1,
+            steps[from].revision,
+            FeedBudget::new(1 << 20),
+        ));
         let (mut folder, mut cursor) = (Folder { view: steps[from].found[place].clone() }, steps[from].revision);
         for step in &steps[from + 1..] {
             while cursor < step.revision {

@@ -9,4 +9,5 @@ mod fencing;
 mod history;
 mod removal;
 mod rig;
+mod slow;
 mod watching;

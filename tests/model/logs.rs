@@ -9,7 +9,7 @@ use onair::{
         Cause, Change, Delete, Event, Filter, FilterSet, Instance, Key, Lease, Matcher, Put, Registry, Scope,
         SecretHash, Stamp, StateLimits, Status, disjoint,
     },
-    watch::{EventLog, Feed, Next},
+    watch::{EventLog, Feed, FeedBudget, Next},
 };
 use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
@@ -155,7 +155,7 @@ fn readers_far_behind_get_the_same() {
         let set = FilterSet::new(services.iter().map(|service| filter(service)));
         let matcher = Matcher::new(set);
         let scopes = matcher.scopes().to_vec();
-        let feed = Arc::new(Feed::new(matcher, Uuid::nil(), 1, 0));
+        let feed = Arc::new(Feed::new(matcher, Uuid::nil(), 1, 0, FeedBudget::new(1 << 20)));
         let _others = Arc::clone(&feed);
         let mut cursors: Vec<(u64, Vec<u64>)> = vec![(0, vec![]); 5];
         let read = |cursor: &mut (u64, Vec<u64>), most: usize| {
@@ -193,7 +193,7 @@ fn readers_far_behind_get_the_same() {
 fn a_large_revision_spans_messages() {
     let mut registry = Registry::new(1, StateLimits::default());
     let log = EventLog::new(1 << 30, 0);
-    let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 1, 0));
+    let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 1, 0, FeedBudget::new(1 << 20)));
     let ids: Vec<_> = (0..1_000).map(|number| format!("{number:04}")).collect();
     let sizes = [10, 900, 5_000, 16_000];
     let puts = ids.iter().enumerate().map(|(number, id)| put("default", "web", id, sizes[number % sizes.len()]));

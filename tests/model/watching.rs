@@ -9,7 +9,7 @@ use std::{
 use onair::{
     proto::WatchResponse,
     registry::{EventType, Instance, Key, Matcher},
-    watch::{EventLog, Feed, Message, Next, ResumeToken},
+    watch::{EventLog, Feed, FeedBudget, Message, Next, ResumeToken},
 };
 use prost::Message as _;
 use uuid::Uuid;
@@ -129,7 +129,8 @@ pub fn snapshot(step: &Committed, place: usize, matcher: &Matcher) -> BTreeMap<K
 pub fn replay(truth: &Truth, place: usize, history: &[Committed], bytes: usize, paces: &[u8]) -> usize {
     let log = EventLog::new(bytes, 0);
     let matcher = Matcher::new(truth.union.set());
-    let feed = |from| Arc::new(Feed::new(Matcher::new(truth.union.set()), REGISTRY, EPOCH, from));
+    let feed =
+        |from| Arc::new(Feed::new(Matcher::new(truth.union.set()), REGISTRY, EPOCH, from, FeedBudget::new(1 << 20)));
     let shared = feed(0);
     let reader = |number: usize, cursor, set| {
         // Some have a feed of their own, which keeps nothing for others.
