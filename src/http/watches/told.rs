@@ -242,11 +242,11 @@ mod tests {
     #[test]
     fn who_writes_much_lets_others_have_their_turn() {
         let (teller, mut turn) = (teller(), Turn::default());
-        let context = Context::from_waker(std::task::Waker::noop());
+        let mut context = Context::from_waker(std::task::Waker::noop());
         let mut rests = 0;
         for revision in 1..=10 {
             for _ in 0..3 {
-                rests += usize::from(turn.poll(&context).is_pending());
+                rests += usize::from(turn.poll(&mut context).is_pending());
                 // What is kept already costs nothing.
                 teller.tell(&change(revision).encode_to_vec().into(), &mut turn).expect("a message");
             }
