@@ -23,7 +23,8 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
-    harness::{Dice, Server, alone, register, register_with, seconds, within},
+    harness::{Dice, Follower, Server, alone, register, register_with, seconds, within},
+    history::{Recorder, Settings},
     input::refusal,
 };
 
@@ -430,6 +431,12 @@ async fn kill9_in_the_middle_of_a_switch_is_before_or_after_and_never_between() 
     }
     team.frontend(&[("blue", 1)]).await;
     let (mut following, mut switches) = (Following::default(), 0);
+    // Those who watch all the time, everything and the frontend: what they see is judged as any history is.
+    let recorder = Recorder::new(Settings { cuts: true, resets: false, ..Settings::default() });
+    let mut everything = Follower::of_everything(&server, &recorder).await;
+    let selectors = vec![Selector { frontend: "www".into(), ..Default::default() }];
+    let mut behind_it = Follower::start(&server, &recorder, WatchRequest { selectors, ..Default::default() });
+    behind_it.snapshot().await;
     let mut dice = Dice::new(u64::from(std::process::id()));
     for _ in 0..6 {
         let team = Team::of(&server).await;
@@ -463,9 +470,17 @@ async fn kill9_in_the_middle_of_a_switch_is_before_or_after_and_never_between() 
         // Who comes back is told exactly what it missed.
         let mut watch = team.watch(&following.token).await;
         following.reach(&mut watch, found.revision).await;
+        for follower in [&mut everything, &mut behind_it] {
+            follower.reach(found.revision).await;
+            assert!(follower.resets().is_empty());
+        }
         let there: BTreeSet<_> = found.instances.iter().map(|instance| instance.id.clone()).collect();
-        assert_eq!(following.ids.keys().cloned().collect::<BTreeSet<_>>(), there);
+        let followed: BTreeSet<_> = behind_it.fold().instances().values().map(|one| one.id.clone()).collect();
+        let resumed: BTreeSet<_> = following.ids.keys().cloned().collect();
+        assert_eq!((&followed, &resumed), (&there, &there));
         assert_eq!((following.frontend.revision, splits_of(&following.frontend)), (shown.revision, splits_of(&shown)));
     }
+    drop((everything, behind_it));
+    recorder.assert_clean();
     println!("{switches} switches seen in 6 lives");
 }

@@ -157,7 +157,7 @@ async fn curl_alone_is_enough() {
     }
     let server = Server::start(&[]).await;
     let address = server.address().to_string();
-    let tour = Tour::read("### And with curl", "## What is there", &[("127.0.0.1:6624", address.as_str())]);
+    let tour = Tour::read("### And with curl", "### Two versions", &[("127.0.0.1:6624", address.as_str())]);
     let recorder = Recorder::new(Settings::default());
     let mut follower = Follower::of_everything(&server, &recorder).await;
     let dir = tempfile::tempdir().unwrap();
@@ -187,5 +187,42 @@ async fn curl_alone_is_enough() {
     assert!(said.contains("\"removed\":\"1\"") && said.contains("\"maxWatches\":\"100000\""), "{said}");
     follower.event("OFFLINE", |event| event.cause() == Cause::Deregistered).await;
     second.line("\"cause\":\"CAUSE_DEREGISTERED\"").await;
+    recorder.assert_clean();
+}
+
+#[tokio::test]
+async fn two_versions_behind_one_name_go_as_the_readme_says() {
+    if !is_there("curl") {
+        println!("SKIPPED: there is no curl here");
+        return;
+    }
+    let server = Server::start(&[]).await;
+    let (address, url) = (server.address().to_string(), server.url());
+    let tour = Tour::read("### Two versions", "To tidy up", &[("127.0.0.1:6624", address.as_str())]);
+    let recorder = Recorder::new(Settings::default());
+    let mut follower = Follower::of_everything(&server, &recorder).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut second = Terminal::open(dir.path(), &[], ("ONAIR_URL", &url));
+    let mut third = Terminal::open(dir.path(), &[], ("ONAIR_URL", &url));
+
+    third.run(tour.block(&["onair join shop", "frontend create"])).await;
+    for _ in 0..2 {
+        follower.event("ONLINE", |event| event.cause() == Cause::Registered).await;
+    }
+    second.begin(tour.block(&["watch?frontend=www"])).await;
+    second.line("\"snapshotEnd\":true").await;
+    third.run(tour.block(&["onair switch www --to green"])).await;
+    let seen = second.line("CAUSE_SWITCHED").await;
+    assert!(seen.find("CAUSE_MATCHED").unwrap() < seen.find("CAUSE_SWITCHED").unwrap(), "{seen}");
+    let said = third.run(tour.block(&["onair frontend back"])).await;
+    second.line("CAUSE_SWITCHED").await;
+    assert!(said.contains("blue") && said.contains("green"), "{said}");
+    let said = third.run(tour.block(&["blue=95,green=5"])).await;
+    let found = |port: &str| {
+        let line = said.lines().find(|line| line.ends_with(&format!("\"port\":{port}")));
+        line.map_or(0, |line| line.trim().split(' ').next().unwrap().parse::<u32>().unwrap())
+    };
+    // Ten of 200 are due: more than 30 come once in a hundred million times.
+    assert!(found("8001") + found("8002") == 200 && found("8002") <= 30, "{said}");
     recorder.assert_clean();
 }
