@@ -60,20 +60,9 @@ enum BackendAction {
         more: More,
     },
     /// Show one.
-    Get {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        given: Given<ClientSettings>,
-    },
+    Get(Named),
     /// List them.
-    List {
-        /// Only names that begin so.
-        #[arg(default_value = "", hide_default_value = true)]
-        prefix: String,
-        #[command(flatten)]
-        given: Given<ClientSettings>,
-    },
+    List(Listed),
     /// Change what is given of one.
     Update {
         /// Its name.
@@ -90,14 +79,7 @@ enum BackendAction {
         more: More,
     },
     /// Take one away that no frontend names.
-    Delete {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        expected: Expected,
-        #[command(flatten)]
-        given: Given<ClientSettings>,
-    },
+    Delete(Removed),
 }
 
 const FRONTEND_EXAMPLES: &str = "\
@@ -130,20 +112,9 @@ enum FrontendAction {
         more: More,
     },
     /// Show one.
-    Get {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        given: Given<ClientSettings>,
-    },
+    Get(Named),
     /// List them.
-    List {
-        /// Only names that begin so.
-        #[arg(default_value = "", hide_default_value = true)]
-        prefix: String,
-        #[command(flatten)]
-        given: Given<ClientSettings>,
-    },
+    List(Listed),
     /// Change the fields of one.
     Update {
         /// Its name.
@@ -154,21 +125,9 @@ enum FrontendAction {
         more: More,
     },
     /// Take one away. Its watchers see its instances leave.
-    Delete {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        expected: Expected,
-        #[command(flatten)]
-        given: Given<ClientSettings>,
-    },
+    Delete(Removed),
     /// Show where one pointed before, newest first.
-    History {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        given: Given<ClientSettings>,
-    },
+    History(Named),
     /// Point one where it pointed before.
     Back(super::switch::BackArgs),
 }
@@ -179,6 +138,36 @@ struct More {
     /// A further field to keep, as `name=value`: JSON, or else a text. Empty or `null` takes it away. Repeatable.
     #[arg(long = "field", value_name = "NAME=VALUE", value_parser = field_argument)]
     fields: Vec<(String, Value)>,
+    #[command(flatten)]
+    given: Given<ClientSettings>,
+}
+
+/// One of them.
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// Its name.
+    name: String,
+    #[command(flatten)]
+    given: Given<ClientSettings>,
+}
+
+/// Which of them to list.
+#[derive(Debug, clap::Args)]
+struct Listed {
+    /// Only names that begin so.
+    #[arg(default_value = "", hide_default_value = true)]
+    prefix: String,
+    #[command(flatten)]
+    given: Given<ClientSettings>,
+}
+
+/// One to take away.
+#[derive(Debug, clap::Args)]
+struct Removed {
+    /// Its name.
+    name: String,
+    #[command(flatten)]
+    expected: Expected,
     #[command(flatten)]
     given: Given<ClientSettings>,
 }
@@ -211,7 +200,7 @@ pub async fn backend(args: BackendArgs) -> Result<(), Failure> {
             let Some(made) = answer(&mut session, "CreateBackend", &what, request, send).await? else { return Ok(()) };
             show_backends(&session.print, "Backend", made.backend)
         }
-        BackendAction::Get { name, given } => {
+        BackendAction::Get(Named { name, given }) => {
             let mut session = Session::open(&given)?;
             let (what, namespace) = (format!("get the backend {name}"), session.namespace.clone());
             let send = async |channel, request| DeploymentsClient::new(channel).get_backend(request).await;
@@ -219,7 +208,7 @@ pub async fn backend(args: BackendArgs) -> Result<(), Failure> {
             let Some(found) = answer(&mut session, "GetBackend", &what, request, send).await? else { return Ok(()) };
             show_backends(&session.print, "Backend", found.backend)
         }
-        BackendAction::List { prefix, given } => list_backends(prefix, &given).await,
+        BackendAction::List(Listed { prefix, given }) => list_backends(prefix, &given).await,
         BackendAction::Update { name, service, version, expected, more: More { fields, given } } => {
             let mut session = Session::open(&given)?;
             let (what, namespace) = (format!("update the backend {name}"), session.namespace.clone());
@@ -229,7 +218,7 @@ pub async fn backend(args: BackendArgs) -> Result<(), Failure> {
             let Some(made) = answer(&mut session, "UpdateBackend", &what, request, send).await? else { return Ok(()) };
             show_backends(&session.print, "Backend", made.backend)
         }
-        BackendAction::Delete { name, expected, given } => {
+        BackendAction::Delete(Removed { name, expected, given }) => {
             let mut session = Session::open(&given)?;
             let (what, namespace) = (format!("delete the backend {name}"), session.namespace.clone());
             let expected_revision = expected.expected_revision;
@@ -280,7 +269,7 @@ pub async fn frontend(args: FrontendArgs) -> Result<(), Failure> {
             let Some(made) = answer(&mut session, "CreateFrontend", &what, request, send).await? else { return Ok(()) };
             show_frontends(&session.print, "Frontend", made.frontend)
         }
-        FrontendAction::Get { name, given } => {
+        FrontendAction::Get(Named { name, given }) => {
             let mut session = Session::open(&given)?;
             let (what, namespace) = (format!("get the frontend {name}"), session.namespace.clone());
             let send = async |channel, request| DeploymentsClient::new(channel).get_frontend(request).await;
@@ -288,7 +277,7 @@ pub async fn frontend(args: FrontendArgs) -> Result<(), Failure> {
             let Some(found) = answer(&mut session, "GetFrontend", &what, request, send).await? else { return Ok(()) };
             show_frontends(&session.print, "Frontend", found.frontend)
         }
-        FrontendAction::List { prefix, given } => list_frontends(prefix, &given).await,
+        FrontendAction::List(Listed { prefix, given }) => list_frontends(prefix, &given).await,
         FrontendAction::Update { name, expected, more: More { fields, given } } => {
             let mut session = Session::open(&given)?;
             let (what, namespace) = (format!("update the frontend {name}"), session.namespace.clone());
@@ -298,7 +287,7 @@ pub async fn frontend(args: FrontendArgs) -> Result<(), Failure> {
             let Some(made) = answer(&mut session, "UpdateFrontend", &what, request, send).await? else { return Ok(()) };
             show_frontends(&session.print, "Frontend", made.frontend)
         }
-        FrontendAction::Delete { name, expected, given } => {
+        FrontendAction::Delete(Removed { name, expected, given }) => {
             let mut session = Session::open(&given)?;
             let (what, namespace) = (format!("delete the frontend {name}"), session.namespace.clone());
             let expected_revision = expected.expected_revision;
@@ -307,7 +296,7 @@ pub async fn frontend(args: FrontendArgs) -> Result<(), Failure> {
             let Some(gone) = answer(&mut session, "DeleteFrontend", &what, request, send).await? else { return Ok(()) };
             told_gone(&session.print, "DeleteFrontendResponse", &gone, &name)
         }
-        FrontendAction::History { name, given } => history(name, &given).await,
+        FrontendAction::History(Named { name, given }) => history(name, &given).await,
         FrontendAction::Back(args) => super::switch::back(args).await,
     }
 }
