@@ -8,6 +8,7 @@
 //! - [`metrics`]: everything that is measured, in one table.
 //! - [`grpc`]: the gRPC front.
 //! - [`http`]: what a port answers, and the fronts that are not gRPC.
+//! - [`tls`]: certificates, and what they say.
 //! - [`server`]: binds every listener and stops them in order.
 //! - [`config`]: settings, their defaults and units.
 //! - [`cli`]: the `onair` command.
@@ -21,6 +22,7 @@ pub mod metrics;
 pub mod proto;
 pub mod registry;
 pub mod server;
+pub mod tls;
 pub mod watch;
 
 /// The version with the commit that it was built from.

@@ -23,6 +23,7 @@ use crate::{
     config::ServeSettings,
     http::{Answer, Front},
     metrics::{Connection, Metrics, Protocol},
+    tls::PeerCertificate,
 };
 
 /// The server pings a silent HTTP/2 connection after this long…
@@ -131,7 +132,7 @@ async fn serve_one(
             Spoken::Http2 => Protocol::Http2,
         },
     );
-    let calls = Calls { front, peer: connection.peer() };
+    let calls = Calls { front, peer: connection.peer(), certificate: None };
     let connection = TokioIo::new(connection);
     match spoken {
         Spoken::Http1 => {
@@ -166,6 +167,8 @@ async fn drive<C: Future>(
 struct Calls {
     front: Front,
     peer: TcpConnectInfo,
+    /// The client's, if it has proved to hold one.
+    certificate: Option<PeerCertificate>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Calls {
@@ -175,6 +178,9 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
     fn call(&self, mut request: Request<Incoming>) -> Answer {
         request.extensions_mut().insert(self.peer.clone());
+        if let Some(certificate) = &self.certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
         self.front.call(request)
     }
 }
