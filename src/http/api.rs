@@ -84,7 +84,8 @@ pub fn router(services: Routes, options: ApiOptions) -> Result<Router, RouteErro
 
 /// The answer to a path that is not there.
 pub async fn no_route() -> Response<Body> {
-    problem::response(&status::plain(Reason::NoRoute, "there is no such path"))
+    let sentence = "there is no such path; the page at /docs has those that there are";
+    problem::response(&status::plain(Reason::NoRoute, sentence))
 }
 
 impl Api {

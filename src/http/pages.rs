@@ -53,7 +53,8 @@ pub fn router(table: Table) -> Router {
 fn make(table: &Table) -> Made {
     let document = openapi::document(table);
     // Only maps with keys that are no text cannot be written.
-    let json = serde_json::to_vec(&document).unwrap_or_default();
+    let mut json = serde_json::to_vec(&document).unwrap_or_default();
+    json.push(b'\n');
     let page = docs::page(&document).into_bytes();
     let html = HeaderValue::from_static("text/html; charset=utf-8");
     let mut page = Kept::new(page, html);

@@ -139,7 +139,9 @@ pub fn json(status: &Status) -> Vec<u8> {
 #[must_use]
 pub fn of_call(status: &Status) -> Response<Body> {
     let (problem, retry) = problem(status);
-    let mut response = Response::new(Body::from(serde_json::to_vec(&problem).unwrap_or_default()));
+    let mut json = serde_json::to_vec(&problem).unwrap_or_default();
+    json.push(b'\n');
+    let mut response = Response::new(Body::from(json));
     *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, TYPE);
     if let Some(delay) = retry {

@@ -22,13 +22,15 @@ use super::{transcode, turn::Turn};
 /// Bytes of a part, and one element more. What is no larger as a message is written at once.
 const PART_BYTES: usize = 16 * 1024;
 
-/// The body that says `reply`, which is of this type.
+/// The body that says `reply`, which is of this type. It ends a line, for those who read it on a terminal.
 ///
 /// # Errors
 /// INTERNAL, when it is not.
 pub fn body(descriptor: &MessageDescriptor, reply: Bytes) -> Result<Body, Status> {
     if reply.len() <= PART_BYTES {
-        return Ok(Body::from(transcode::to_json(descriptor, &reply)?));
+        let mut json = transcode::to_json(descriptor, &reply)?;
+        json.push(b'\n');
+        return Ok(Body::from(json));
     }
     let members = members(descriptor, reply).ok_or_else(|| transcode::unwritable(descriptor, &"it is cut off"))?;
     Ok(Body::new(Written { members: members.into_values(), list: None, phase: Phase::Begin, turn: Turn::default() }))
@@ -123,7 +125,7 @@ impl Written {
         }
         match self.members.next() {
             None => {
-                part.push(b'}');
+                part.extend(b"}\n");
                 self.phase = Phase::End;
             }
             Some(Member::Plain(descriptor, bytes)) => {

@@ -220,7 +220,8 @@ impl Value for VersionMatch {
         if text.is_empty() {
             return Err("a version is never empty; `!version` finds where it is missing".into());
         }
-        Self::parse(text).map_err(|error| format!("in this version: {error} of it").into())
+        Self::parse(text)
+            .map_err(|error| format!("in this version at its byte {}: {}", error.position, error.message).into())
     }
 
     fn text(&self) -> Cow<'_, str> {

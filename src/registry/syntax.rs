@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 /// Why a text could not be read, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message} at byte {position}")]
+#[error("{message} (at byte {position})")]
 pub struct SyntaxError {
     /// Offset in bytes, on a character's boundary; the length of the text when something is missing at its end.
     pub position: usize,

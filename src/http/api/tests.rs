@@ -132,7 +132,7 @@ async fn what_is_not_there_is_a_problem() {
     let answer = ask(&api, "GET", "/v1/nothing", None).await;
     assert_eq!(answer.status(), 404);
     assert_eq!(answer.header(header::CONTENT_TYPE), "application/problem+json");
-    let detail = "there is no such path";
+    let detail = "there is no such path; the page at /docs has those that there are";
     let expected = json!({"type": "about:blank", "title": "Not Found", "status": 404, "detail": detail,
         "code": "NOT_FOUND", "reason": "NO_ROUTE", "domain": "onair"});
     assert_eq!(answer.json, expected);
@@ -142,7 +142,11 @@ async fn what_is_not_there_is_a_problem() {
     for path in ["/v1/info", "/v1/nothing"] {
         let (head, get) = (ask(&api, "HEAD", path, None).await, ask(&api, "GET", path, None).await);
         assert_eq!((head.status(), &head.json), (get.status(), &Json::Null));
-        assert_eq!(head.header(header::CONTENT_LENGTH), get.json.to_string().len().to_string());
+        assert_eq!(
+            head.header(header::CONTENT_LENGTH),
+            (get.json.to_string().len() + 1).to_string(),
+            "with the end of the line"
+        );
     }
     let answer = ask(&api, "OPTIONS", WEB, None).await;
     assert_eq!((answer.status(), answer.header(header::ALLOW)), (204, "POST, DELETE, GET, HEAD, OPTIONS"));

@@ -108,7 +108,7 @@ impl Poll {
         }
         self.place.take().map_or_else(String::new, |place| {
             let (token, revision) = (Json::from(place.token.as_str()), place.revision);
-            format!("],\"resumeToken\":{token},\"revision\":\"{revision}\"}}")
+            format!("],\"resumeToken\":{token},\"revision\":\"{revision}\"}}\n")
         })
     }
 

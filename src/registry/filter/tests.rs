@@ -53,7 +53,7 @@ fn all_violations_at_once() {
     let violations = Filter::new("a/b", " web", "^x.y", "zone=").expect_err("four faults");
     let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
     assert_eq!(fields, ["namespace", "service", "version", "selector"]);
-    assert!(violations[3].description.ends_with("found the end at byte 5"), "{violations:?}");
+    assert!(violations[3].description.ends_with("found the end (at byte 5)"), "{violations:?}");
 }
 
 #[test]

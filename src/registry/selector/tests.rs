@@ -164,7 +164,7 @@ fn faults() {
         ("zone=\"\\x\"", 5, "not a JSON string"),
         ("zone=\"\"", 5, "never empty"),
         ("version=\"\"", 8, "never empty"),
-        ("version=^a", 8, "in this version: expected a number or `x`, found 'a' at byte 1 of it"),
+        ("version=^a", 8, "in this version at its byte 1: expected a number or `x`, found 'a'"),
         ("status=up", 7, "unknown status \"up\": there are starting"),
         ("status=Serving", 7, "unknown status"),
         ("status=unspecified", 7, "unknown status"),
@@ -179,7 +179,7 @@ fn faults() {
         let error = Selector::parse(text).expect_err(text);
         assert_eq!(error.position, position, "{text:?}: {error}");
         assert!(error.to_string().contains(part), "{text:?}: {error}");
-        assert!(error.to_string().ends_with(&format!(" at byte {position}")), "{error}");
+        assert!(error.to_string().ends_with(&format!(" (at byte {position})")), "{error}");
     }
 }
 
