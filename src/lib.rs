@@ -2,6 +2,7 @@
 //!
 //! - [`proto`]: the API as generated from `proto/`.
 //! - [`registry`]: the state and every rule, pure and synchronous.
+//! - [`access`]: who may do what: grants, and the one check that all fronts pass.
 //! - [`engine`]: orders proposals and makes them durable.
 //! - [`actor`]: the one task that owns the state, and the handle to it.
 //! - [`watch`]: the event log, what watchers share, and each one's stream.
@@ -12,6 +13,7 @@
 //! - [`server`]: binds every listener and stops them in order.
 //! - [`config`]: settings, their defaults and units.
 //! - [`cli`]: the `onair` command.
+pub mod access;
 pub mod actor;
 pub mod cli;
 pub mod config;

@@ -1,5 +1,5 @@
-//! What a lookup or a watch means as a whole: where to look, which version, which selector, which statuses. Knows no
-//! rights: what a caller may see is another's concern.
+//! What a lookup or a watch means as a whole: where to look, which version, which selector, which statuses, and within
+//! which parts. Knows no rights: which parts a caller may see is another's concern.
 
 use std::fmt;
 
@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use smol_str::SmolStr;
 
 use super::name::{ALL_NAMESPACES, DEFAULT_NAMESPACE, check_name};
+use super::pattern::{Pattern, Realm};
 use super::selector::Selector;
 use super::syntax::{SyntaxError, quoted};
 use super::version::VersionMatch;
@@ -25,6 +26,8 @@ pub struct Filter {
     exactly: Option<SmolStr>,
     version: VersionMatch,
     selector: Selector,
+    /// Nothing but what is in one of these parts, if it says so: in order, each once.
+    within: Option<Box<[Realm]>>,
 }
 
 /// Where the matches of a filter can be.
@@ -81,7 +84,7 @@ impl Filter {
         match (version, selector) {
             (Ok(version), Ok(selector)) if violations.is_empty() => {
                 let (namespace, service) = (namespace.map(Into::into), service.map(Into::into));
-                Ok(Self { namespace, service, frontend: None, exactly: None, version, selector })
+                Ok(Self { namespace, service, frontend: None, exactly: None, version, selector, within: None })
             }
             _ => Err(violations),
         }
@@ -103,6 +106,42 @@ impl Filter {
             Ok(_) => Err(violations),
             Err(others) => Err(violations.into_iter().chain(others).collect()),
         }
+    }
+
+    /// What it means of `realms`: itself where these have all that it means. None: it names something that is in none of
+    /// them. One of every namespace names nothing that could not be there.
+    #[must_use]
+    pub fn within(&self, realms: &[Realm]) -> Option<Self> {
+        let name = self.frontend.as_ref().or(self.service.as_ref());
+        let part = |realm: &Realm| {
+            let namespace = match &self.namespace {
+                None => realm.namespace.clone(),
+                Some(only) => Some(Pattern::Exact(only.clone())).filter(|_| realm.namespace.matches(only))?,
+            };
+            let service = match name {
+                None => realm.service.clone(),
+                Some(name) => Some(Pattern::Any).filter(|_| realm.service.matches(name))?,
+            };
+            Some(Realm { namespace, service })
+        };
+        let mut parts: Vec<Realm> = realms.iter().filter_map(part).collect();
+        let has_all =
+            |part: &Realm| part.service == Pattern::Any && (self.namespace.is_some() || part.namespace == Pattern::Any);
+        if parts.iter().any(has_all) {
+            return Some(self.clone());
+        }
+        if parts.is_empty() && self.namespace.is_some() {
+            return None;
+        }
+        parts.sort();
+        parts.dedup();
+        Some(Self { within: Some(parts.into()), ..self.clone() })
+    }
+
+    /// Whether it means but a part of what it names.
+    #[must_use]
+    pub fn is_narrowed(&self) -> bool {
+        self.within.is_some()
     }
 
     /// The frontend that it follows, with its namespace.
@@ -146,7 +185,7 @@ impl Filter {
     pub fn is_plain(&self) -> bool {
         let scope_is_exact = self.namespace.is_some() || self.service.is_none();
         let any_version = self.version == VersionMatch::Any && self.exactly.is_none();
-        scope_is_exact && self.frontend.is_none() && any_version && self.selector.is_empty()
+        scope_is_exact && self.within.is_none() && self.frontend.is_none() && any_version && self.selector.is_empty()
     }
 
     /// Whether the instance is meant.
@@ -156,6 +195,10 @@ impl Filter {
             && self.namespace.as_ref().is_none_or(|only| *only == instance.namespace)
             && self.exactly.as_ref().is_none_or(|only| *only == instance.version)
             && self.service.as_ref().is_none_or(|only| *only == instance.service)
+            && self
+                .within
+                .as_ref()
+                .is_none_or(|parts| parts.iter().any(|part| part.contains(&instance.namespace, &instance.service)))
             && (self.selector.speaks_of_status() || instance.status().is_routable())
             && self.version.matches(&instance.version)
             && self.selector.matches(instance)
@@ -183,6 +226,12 @@ impl fmt::Display for Filter {
         if !self.selector.is_empty() {
             write!(f, " selector {}", self.selector)?;
         }
+        if let Some(parts) = &self.within {
+            f.write_str(" within")?;
+            for part in parts {
+                write!(f, " {}", quoted(&part.to_string(), |_| false))?;
+            }
+        }
         Ok(())
     }
 }
@@ -207,6 +256,7 @@ impl FilterSet {
                 exactly: None,
                 version: VersionMatch::Any,
                 selector: Selector::default(),
+                within: None,
             });
         }
         if filters.len() > 1 {
