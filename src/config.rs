@@ -5,6 +5,7 @@
 
 mod authority;
 mod kind;
+mod lists;
 mod sources;
 
 use std::{
@@ -22,6 +23,9 @@ use kind::{
     Addresses, Choice, Count, Directory, Filter, HostPort, Hosts, Kind, Location, Name, OnOff, Origins, Size, Span,
     Switch,
 };
+use lists::{Blocks, Ports};
+
+use crate::registry::catalog::{BlockPattern, PortRules};
 
 /// The port that servers listen on and clients dial unless told otherwise (ONAI on a telephone's keys).
 pub const DEFAULT_PORT: u16 = 6624;
@@ -157,6 +161,18 @@ settings! {
         drain_wait: Duration = Duration::from_secs(5), Span<0, HOUR>;
         /// Serve onair.bench.v1.Floor, with which benchmarks compare. Default false.
         [hidden] bench_floor: bool = false, Switch;
+        /// How many external ports of the catalog are a block, 10 or more: the types it begins with have offsets up to 9.
+        /// Default 10.
+        catalog_block_size: u16 = 10, Count<10, 10_000>;
+        /// Where the first block of the catalog begins, a multiple of its size. Default 6000.
+        catalog_floor: u16 = 6_000, Count<1_025, 65_535>;
+        /// The last external port that the catalog gives out. Default 65535.
+        catalog_ceiling: u16 = 65_535, Count<1_025, 65_535>;
+        /// Blocks that the catalog never gives out, by a port that is in them or, after a `*`, by what their number ends
+        /// in. Default *00,8080.
+        catalog_denied_blocks: Vec<BlockPattern> = PortRules::default().denied_blocks, Blocks;
+        /// Ports that the catalog never gives out. Default 8080.
+        catalog_denied_ports: Vec<u16> = PortRules::default().denied_ports.into_iter().collect(), Ports;
         /// Limit on instances in the whole registry. Default 2000000.
         max_instances: usize = 2_000_000, Count<1, { u32::MAX as u64 }>;
         /// Limit on services known in the whole registry. Default 1000000.
@@ -201,6 +217,20 @@ settings! {
     }
 }
 
+impl ServeSettings {
+    /// How the catalog gives ports out.
+    #[must_use]
+    pub fn port_rules(&self) -> PortRules {
+        PortRules {
+            block_size: self.catalog_block_size,
+            floor: self.catalog_floor,
+            ceiling: self.catalog_ceiling,
+            denied_blocks: self.catalog_denied_blocks.clone(),
+            denied_ports: self.catalog_denied_ports.iter().copied().collect(),
+        }
+    }
+}
+
 /// `~/.local/share/onair` and its like; empty where the platform knows no home.
 fn platform_data_dir() -> PathBuf {
     directories::ProjectDirs::from("", "", "onair").map_or_else(PathBuf::new, |dirs| dirs.data_dir().to_owned())
@@ -228,6 +258,8 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
     if settings.data_dir.as_os_str().is_empty() && !settings.ephemeral {
         wrong.push("data_dir: this platform names no directory for data: give --data-dir, or --ephemeral".to_owned());
     }
+    let faults = settings.port_rules().faults();
+    wrong.extend(faults.into_iter().map(|(setting, fault)| format!("catalog_{setting}: {fault}")));
     wrong
 }
 

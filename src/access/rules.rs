@@ -47,6 +47,7 @@ const KNOWN: Rule = rule(Entry::Known, Reach::Nothing);
 const READ: Entry = Entry::Any(&[Permission::Read]);
 const REGISTER: Entry = Entry::Any(&[Permission::Register]);
 const DEPLOY: Entry = Entry::Any(&[Permission::Deploy]);
+const CATALOG: Entry = Entry::Any(&[Permission::Catalog]);
 /// Health of the server itself is everybody's; that of a service is judged by its name.
 const HEALTH: Rule = rule(Entry::Open, Reach::Named);
 
@@ -95,6 +96,22 @@ pub const RPCS: &[(&str, Rule)] = &[
     ("/onair.v1.Deployments/Switch", rule(DEPLOY, Reach::Named)),
     ("/onair.v1.Deployments/SwitchBack", rule(DEPLOY, Reach::Named)),
     ("/onair.v1.Deployments/GetFrontendHistory", rule(READ, Reach::Named)),
+    ("/onair.v1.Catalog/CreateServiceType", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/GetServiceType", rule(READ, Reach::Named)),
+    ("/onair.v1.Catalog/ListServiceTypes", rule(READ, Reach::Narrowed)),
+    ("/onair.v1.Catalog/PutServiceType", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/DeleteServiceType", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/CreateApplication", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/GetApplication", rule(READ, Reach::Named)),
+    ("/onair.v1.Catalog/ListApplications", rule(READ, Reach::Narrowed)),
+    ("/onair.v1.Catalog/PutApplication", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/DeleteApplication", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/AddDependency", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/RemoveDependency", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/ListCatalogVersions", rule(READ, Reach::Narrowed)),
+    ("/onair.v1.Catalog/GetStartOrder", rule(READ, Reach::Narrowed)),
+    ("/onair.v1.Catalog/GetDependencyReport", rule(READ, Reach::Narrowed)),
+    ("/onair.v1.Catalog/ListPorts", rule(READ, Reach::Narrowed)),
     ("/grpc.health.v1.Health/Check", HEALTH),
     ("/grpc.health.v1.Health/Watch", HEALTH),
     // What the sources of onair say anyway.
@@ -116,6 +133,8 @@ pub const HTTP: &[(&str, Rule, Rule)] = &[
     ("/registrations", rule(READ, Reach::Narrowed), rule(REGISTER, Reach::Named)),
     ("/backends", rule(READ, Reach::Named), rule(DEPLOY, Reach::Named)),
     ("/frontends", rule(READ, Reach::Named), rule(DEPLOY, Reach::Named)),
+    ("/applications", rule(READ, Reach::Named), rule(CATALOG, Reach::Named)),
+    ("/services", rule(READ, Reach::Named), rule(CATALOG, Reach::Named)),
     // Each of them stands for a call, and has that call's rule besides.
     ("/v1", KNOWN, KNOWN),
 ];

@@ -2,6 +2,7 @@
 //! changes to the engine, takes in what was committed, publishes it, and answers, in that order. It knows no front.
 
 mod beats;
+mod catalog;
 mod clock;
 mod deploy;
 mod expiry;
@@ -17,6 +18,7 @@ mod sleeper;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod together;
 mod unfenced;
 mod verified;
 mod vitals;
@@ -46,6 +48,7 @@ use self::{
     leases::{LeaseTable, Leases},
     request::{Answer, Lane, Request},
     sweep::Sweeps,
+    together::Member,
     waiting::{Call, WaitingRoom},
 };
 pub use self::{
@@ -77,6 +80,8 @@ enum Recipient {
     Caller { answer: Answer<Reply>, deadline: Option<Instant> },
     /// Callers that waited, and were admitted together.
     Admitted(Vec<Call>),
+    /// Callers whose changes of a catalog were decided together.
+    Together(Vec<Member>),
     /// A beat that brought a status.
     Beat { batch: u64, place: usize },
     /// Nobody: the registry's own doing.
@@ -320,6 +325,7 @@ impl<E: Engine> Actor<E> {
                     match (refused.command, refused.recipient) {
                         (Command::Expire { .. }, _) => {}
                         (_, Recipient::Admitted(calls)) => calls.into_iter().for_each(|call| self.enter(call)),
+                        (_, Recipient::Together(members)) => self.again(members),
                         (command, recipient) => self.run_command(command, recipient),
                     }
                     self.release(&refused.keys);
@@ -381,15 +387,18 @@ impl<E: Engine> Actor<E> {
     fn release(&mut self, keys: &[Fingerprint]) {
         let freed = self.latches.release(keys);
         self.sweep_on(keys);
+        let mut catalog = Vec::new();
         for Waiter { since, waiting } in freed {
             self.metrics.latch_wait.observe(since.elapsed());
             match waiting {
+                Waiting::Command(Command::Catalog(command), recipient) => catalog.push((command, recipient)),
                 Waiting::Command(command, recipient) => self.run_command(command, recipient),
                 Waiting::Beat(beat) => self.beat_again(beat),
                 Waiting::Call(call) => self.enter(*call),
                 Waiting::Group(ids) => self.admit(ids),
             }
         }
+        self.change_catalog(catalog);
     }
 
     fn engine_away(&mut self, reason: &SmolStr) {

@@ -18,6 +18,7 @@ impl<E: Engine> Actor<E> {
                 }
             }
             Recipient::Admitted(calls) => self.reply_to_all(calls, outcome),
+            Recipient::Together(members) => self.reply_together(members, &outcome),
             Recipient::Beat { batch, place } => self.beat_done(batch, place, command, outcome),
             Recipient::Caller { answer, .. } => {
                 let reply = outcome.and_then(|outcome| self.reply_of(outcome));
@@ -64,10 +65,13 @@ impl<E: Engine> Actor<E> {
 
 /// The document of a key as it stands.
 fn deployed(registry: &Registry, key: &DocumentKey) -> Standing {
-    let deployments = registry.deployments();
+    let (deployments, book) = (registry.deployments(), registry.catalogs().book(&key.namespace));
     let found = match key.kind {
         Kind::Backend => deployments.backend(&key.namespace, &key.name).cloned().map(Standing::Backend),
         Kind::Frontend => deployments.frontend(&key.namespace, &key.name).cloned().map(Standing::Frontend),
+        Kind::ServiceType => book.types().get(&key.name).cloned().map(Standing::ServiceType),
+        Kind::Application => book.applications().get(&key.name).cloned().map(Standing::Application),
+        Kind::CatalogVersion => None,
     };
     found.unwrap_or(Standing::Gone)
 }

@@ -8,7 +8,10 @@ use tokio::{sync::oneshot, time::Instant};
 use super::waiting::Call;
 use crate::{
     metrics::BeatState,
-    registry::{Backend, Command, Document, Error, FilterSet, Frontend, Keep, LeaseToken, Record, Revision, Status},
+    registry::{
+        Backend, Command, Document, Error, FilterSet, Frontend, Keep, LeaseToken, Record, Revision, Status,
+        catalog::{Application, Entry, ServiceType},
+    },
     watch::WatchStream,
 };
 
@@ -95,6 +98,10 @@ pub enum Standing {
     Backend(Arc<Backend>),
     /// A frontend.
     Frontend(Arc<Frontend>),
+    /// A service type.
+    ServiceType(Arc<Entry<ServiceType>>),
+    /// An application.
+    Application(Arc<Entry<Application>>),
     /// Nothing.
     Gone,
 }

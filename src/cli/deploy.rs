@@ -173,7 +173,7 @@ struct Removed {
 }
 
 /// The answer to a call; none where it was only to be shown.
-async fn answer<Q: Message + Clone, R>(
+pub(super) async fn answer<Q: Message + Clone, R>(
     session: &mut Session,
     method: &str,
     what: &str,
@@ -349,7 +349,7 @@ fn told_gone(print: &Printer, message: &str, gone: &impl prost::Message, name: &
     }
 }
 
-fn ago(at: Option<prost_types::Timestamp>) -> String {
+pub(super) fn ago(at: Option<prost_types::Timestamp>) -> String {
     let at = at.and_then(|at| SystemTime::try_from(at).ok());
     at.map_or_else(String::new, |at| human(SystemTime::now().duration_since(at).unwrap_or_default()))
 }

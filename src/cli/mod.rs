@@ -4,6 +4,7 @@
 //! to `server`.
 
 mod bench;
+mod catalog;
 mod connection;
 mod curl;
 mod deploy;
@@ -76,6 +77,14 @@ enum Command {
     Frontend(deploy::FrontendArgs),
     /// Point a frontend at other backends, all at once.
     Switch(switch::Args),
+    /// Make, show, list, change and delete applications of the catalog, and what they need.
+    App(catalog::AppArgs),
+    /// Make, show, list, change and delete service types: kinds of programs that applications are.
+    ServiceType(catalog::ServiceTypeArgs),
+    /// Print in which order to start applications.
+    StartOrder(catalog::OrderArgs),
+    /// Print which application has which port, and which are free beside them.
+    Ports(catalog::PortsArgs),
     /// Ask for the health of the registry, or of a service.
     Health(health::Args),
     /// Show the server's identity, limits and counts.
@@ -124,6 +133,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Backend(args) => client(deploy::backend(args)),
         Command::Frontend(args) => client(deploy::frontend(args)),
         Command::Switch(args) => client(switch::run(args)),
+        Command::App(args) => client(catalog::app(args)),
+        Command::ServiceType(args) => client(catalog::service_type(args)),
+        Command::StartOrder(args) => client(catalog::start_order(args)),
+        Command::Ports(args) => client(catalog::ports(args)),
         Command::Health(args) => client(health::run(args)),
         Command::Info(args) => client(info::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),

@@ -146,14 +146,14 @@ fn list(namespace: String, prefix: String, limit: u32, page_token: String) -> Re
 fn made_backend(deployed: &Standing) -> Result<proto::Backend, Status> {
     match deployed {
         Standing::Backend(made) => Ok(backend(made)),
-        Standing::Frontend(_) | Standing::Gone => Err(misanswered()),
+        _ => Err(misanswered()),
     }
 }
 
 fn made_frontend(deployed: &Standing) -> Result<proto::Frontend, Status> {
     match deployed {
         Standing::Frontend(made) => Ok(frontend(made)),
-        Standing::Backend(_) | Standing::Gone => Err(misanswered()),
+        _ => Err(misanswered()),
     }
 }
 

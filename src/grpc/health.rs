@@ -19,10 +19,11 @@ use crate::{
 };
 
 /// Names that speak of the server itself.
-const OWN: [&str; 6] = [
+const OWN: [&str; 7] = [
     "",
     "onair.v1.Registry",
     "onair.v1.Deployments",
+    "onair.v1.Catalog",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

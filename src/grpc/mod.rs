@@ -2,6 +2,7 @@
 //! the registry lives here.
 
 pub mod beats;
+pub mod catalog;
 pub mod codec;
 mod convert;
 pub mod deadline;
@@ -22,6 +23,7 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/onair.v1.rs"));
 }
 
+pub use catalog::CatalogService;
 pub use convert::wait;
 pub use deployments::DeploymentsService;
 pub use errors::CanonicalErrors;

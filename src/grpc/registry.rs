@@ -30,6 +30,7 @@ use crate::{
     registry::{
         LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES, MAX_PUBLISHED_BYTES,
         MAX_SELECTOR_BYTES, MAX_SPLITS, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Record,
+        catalog::{MAX_APPLICATIONS, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     },
     watch::{Ending, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
 };
@@ -266,6 +267,9 @@ pub fn fixed_limits() -> Limits {
         max_published_bytes: MAX_PUBLISHED_BYTES as u64,
         max_published_rate: RATE_MAX,
         max_published_rate_total: RATE_TOTAL_MAX,
+        max_applications: MAX_APPLICATIONS,
+        max_service_types: MAX_SERVICE_TYPES,
+        max_catalog_versions: MAX_CATALOG_VERSIONS,
         ..Limits::default()
     }
 }

@@ -223,12 +223,14 @@ impl From<Error> for Status {
                 (Reason::RevisionAhead, details(Reason::RevisionAhead, [("revision", revision.to_string())]))
             }
             Error::Limit { limit, maximum, usage } => (Reason::Limit, limited(Reason::Limit, limit, *maximum, *usage)),
+            Error::Taken { kind, name, violation } => (Reason::AlreadyExists, taken(kind, name, violation)),
+            Error::Needed { kind, name, sentence, by } => (Reason::InUse, needed(kind, name, sentence, by)),
             Error::AlreadyExists { kind, name } => (Reason::AlreadyExists, about(Reason::AlreadyExists, kind, name)),
             Error::NoSuch { kind, name } => (Reason::NotFound, about(Reason::NotFound, kind, name)),
             Error::MissingBackends(violations) => {
                 (Reason::MissingBackend, with_violations(Reason::MissingBackend, violations))
             }
-            Error::InUse { name, by } => (Reason::InUse, in_use(name, by)),
+            Error::InUse { name, by } => (Reason::InUse, in_use("Backend", name, "frontends", by)),
             Error::StaleRevision { revision, .. } => {
                 (Reason::StaleRevision, details(Reason::StaleRevision, [("revision", revision.to_string())]))
             }
@@ -269,16 +271,30 @@ fn about(reason: Reason, kind: &str, name: &str) -> ErrorDetails {
     details
 }
 
-/// The frontends that name a backend, as many as fit into a header.
-fn in_use(name: &str, by: &[String]) -> ErrorDetails {
+/// An entry of the catalog that is there.
+fn taken(kind: &str, name: &str, violation: &Violation) -> ErrorDetails {
+    let mut details = about(Reason::AlreadyExists, kind, name);
+    details.add_bad_request_violation(&violation.field, &violation.description);
+    details
+}
+
+/// An entry of the catalog that applications need.
+fn needed(kind: &str, name: &str, sentence: &str, by: &[String]) -> ErrorDetails {
+    let mut details = in_use(kind, name, "applications", by);
+    details.add_bad_request_violation("id", sentence);
+    details
+}
+
+/// What is in use, and by whom, as many as fit into a header.
+fn in_use(kind: &str, name: &str, users: &'static str, by: &[String]) -> ErrorDetails {
     let mut bytes = 0;
-    let fits = |frontend: &&String| {
-        bytes += frontend.len() + 1;
+    let fits = |user: &&String| {
+        bytes += user.len() + 1;
         bytes <= VIOLATIONS_BYTES_MAX
     };
-    let frontends = by.iter().take_while(fits).map(String::as_str).collect::<Vec<_>>().join("/");
-    let mut details = details(Reason::InUse, [("frontends", frontends)]);
-    details.set_resource_info("onair.v1.Backend", name, "", "");
+    let names = by.iter().take_while(fits).map(String::as_str).collect::<Vec<_>>().join("/");
+    let mut details = details(Reason::InUse, [(users, names)]);
+    details.set_resource_info(format!("onair.v1.{kind}"), name, "", "");
     details
 }
 

@@ -7,6 +7,7 @@
 //! - **Other paths.** [`router`] gives an `axum::Router` to merge others into; its fallback tells what is not there.
 
 pub mod api;
+pub mod applications;
 pub mod body;
 pub mod call;
 pub mod compose;

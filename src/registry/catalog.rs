@@ -5,11 +5,16 @@
 //! sentences of the violations are those that users of Flow Commerce's registry know. They are facts that those users
 //! rely on; their defects (cycles longer than two, ports given twice to callers of one instant) are not kept.
 
+mod book;
+mod command;
+mod decide;
 mod dependency;
 mod draft;
 mod key;
 mod port;
+mod query;
 mod rules;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -19,9 +24,16 @@ use imbl::OrdMap;
 use smol_str::SmolStr;
 
 pub use self::{
+    book::{Book, Catalogs, Entry, Recorded, Version, VersionChange},
+    command::{CatalogAction, CatalogCommand},
+    decide::{MAX_APPLICATIONS, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     dependency::{Cycle, Dependencies, Shape},
     draft::{ApplicationDraft, Drafted, Refusal, ServiceTypeDraft},
     port::{Full, Ports},
+    query::{
+        ApplicationQuery, Block, Of, Page, Paged, Sort, SortKey, VersionQuery, applications, blocks, service_types,
+        versions,
+    },
     rules::{BlockPattern, PortRules},
 };
 

@@ -6,9 +6,10 @@ use prost_types::Timestamp;
 use smol_str::SmolStr;
 
 use super::{
+    catalog::CatalogCommand,
     change::Guarded,
     deployment::Deploy,
-    document::{Document, DocumentKey, latch_of},
+    document::{Document, DocumentKey, catalog_latch_of, latch_of},
     error::Error,
     instance::{Cause, Status},
     key::Key,
@@ -82,6 +83,8 @@ pub enum Command {
     },
     /// Change backends and frontends: strict, where the others are of presence.
     Deploy(Box<Deploy>),
+    /// Change a catalog: strict as well.
+    Catalog(Box<CatalogCommand>),
 }
 
 /// A lease that nobody renewed.
@@ -224,6 +227,7 @@ impl Command {
             Self::Expire { lapses, .. } => lapses.iter().map(|lapse| lapse.record.fingerprint).collect(),
             Self::Forget { .. } => Vec::new(),
             Self::Deploy(deploy) => vec![latch_of(&deploy.namespace)],
+            Self::Catalog(command) => vec![catalog_latch_of(&command.namespace)],
         }
     }
 }

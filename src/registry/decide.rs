@@ -32,6 +32,7 @@ impl Registry {
                 Decision::Propose(vec![Guarded::of_instance(change, None)], Outcome::Done)
             }
             Command::Deploy(deploy) => self.deploy(deploy),
+            Command::Catalog(command) => self.change_catalog(command),
         }
     }
 

@@ -15,6 +15,12 @@ pub enum Kind {
     Backend,
     /// A public name that points at backends.
     Frontend,
+    /// A kind of program in the catalog.
+    ServiceType,
+    /// An application in the catalog.
+    Application,
+    /// What a change of the catalog did.
+    CatalogVersion,
 }
 
 impl Kind {
@@ -24,13 +30,27 @@ impl Kind {
         match self {
             Self::Backend => 1,
             Self::Frontend => 2,
+            Self::ServiceType => 3,
+            Self::Application => 4,
+            Self::CatalogVersion => 5,
         }
     }
 
     /// The kind of this number.
     #[must_use]
     pub fn of(number: u8) -> Option<Self> {
-        [Self::Backend, Self::Frontend].into_iter().find(|kind| kind.number() == number)
+        const ALL: [Kind; 5] =
+            [Kind::Backend, Kind::Frontend, Kind::ServiceType, Kind::Application, Kind::CatalogVersion];
+        ALL.into_iter().find(|kind| kind.number() == number)
+    }
+
+    /// Whether it belongs to the catalog.
+    #[must_use]
+    pub fn is_of_catalog(self) -> bool {
+        match self {
+            Self::Backend | Self::Frontend => false,
+            Self::ServiceType | Self::Application | Self::CatalogVersion => true,
+        }
     }
 
     /// Whether watchers see its changes: the kept log has them.
@@ -52,11 +72,11 @@ pub struct DocumentKey {
 }
 
 impl DocumentKey {
-    /// The latch of all backends and frontends of its namespace: they speak of each other, so that one command at a time
-    /// decides by them. No instance has it: the middle part is no name.
+    /// The latch of all backends and frontends of its namespace, or of all of its catalog: they speak of each other, so
+    /// that one command at a time decides by them. No instance has it: the middle part is no name.
     #[must_use]
     pub fn latch(&self) -> Fingerprint {
-        latch_of(&self.namespace)
+        if self.kind.is_of_catalog() { catalog_latch_of(&self.namespace) } else { latch_of(&self.namespace) }
     }
 }
 
@@ -64,6 +84,12 @@ impl DocumentKey {
 #[must_use]
 pub fn latch_of(namespace: &str) -> Fingerprint {
     Fingerprint::of(namespace, "\u{1}deployments", "")
+}
+
+/// The latch of a namespace's catalog.
+#[must_use]
+pub fn catalog_latch_of(namespace: &str) -> Fingerprint {
+    Fingerprint::of(namespace, "\u{1}catalog", "")
 }
 
 /// A document as committed. Immutable: a change makes a new one.

@@ -86,6 +86,26 @@ pub enum Error {
         /// `namespace/name`.
         name: String,
     },
+    /// Something of the catalog has that id, and nothing else is wrong.
+    Taken {
+        /// `Application` or `ServiceType`.
+        kind: &'static str,
+        /// `namespace/id`.
+        name: String,
+        /// In the catalog's words.
+        violation: Violation,
+    },
+    /// Applications need what is to go.
+    Needed {
+        /// `Application` or `ServiceType`.
+        kind: &'static str,
+        /// `namespace/id`.
+        name: String,
+        /// In the catalog's words.
+        sentence: String,
+        /// The applications.
+        by: Vec<String>,
+    },
     /// Backends are named that are not there, all of them.
     MissingBackends(Vec<Violation>),
     /// Frontends name the backend.
@@ -178,6 +198,8 @@ impl fmt::Display for Error {
             Self::Limit { limit, maximum, usage } => write!(f, "the limit {limit} of {maximum} is reached ({usage})"),
             Self::AlreadyExists { kind, .. } => write!(f, "{kind} with that name already exists"),
             Self::NoSuch { kind, .. } => write!(f, "{kind} not found"),
+            Self::Taken { violation, .. } => f.write_str(&violation.description),
+            Self::Needed { sentence, by, .. } => write!(f, "{sentence}: {}", in_short(by)),
             Self::MissingBackends(violations) => list(f, "the frontend would name what is not there:", violations),
             Self::InUse { name, by } => write!(f, "{name} is in use by {}", in_short(by)),
             Self::StaleRevision { expected, revision } => {

@@ -9,6 +9,7 @@ use smol_str::SmolStr;
 
 use super::{
     Cause,
+    catalog::{Catalogs, PortRules},
     change::{Change, Delete, Event, Put},
     deployment::Deployments,
     document::{Document, DocumentEvent, DocumentKey, DocumentPut, Kind},
@@ -63,6 +64,8 @@ pub struct Registry {
     /// The services without an instance, in the order in which they lost the last one, to be forgotten later.
     emptied: BTreeSet<(u64, SmolStr, SmolStr)>,
     pub(super) deployments: Deployments,
+    pub(super) catalogs: Catalogs,
+    pub(super) port_rules: Arc<PortRules>,
     pub(super) limits: StateLimits,
 }
 
@@ -83,6 +86,8 @@ impl Registry {
             services: 0,
             emptied: BTreeSet::new(),
             deployments: Deployments::default(),
+            catalogs: Catalogs::default(),
+            port_rules: Arc::default(),
             limits,
         }
     }
@@ -141,6 +146,23 @@ impl Registry {
         &self.deployments
     }
 
+    /// The catalogs of all namespaces.
+    #[must_use]
+    pub fn catalogs(&self) -> &Catalogs {
+        &self.catalogs
+    }
+
+    /// By which rules ports are given out.
+    #[must_use]
+    pub fn port_rules(&self) -> &Arc<PortRules> {
+        &self.port_rules
+    }
+
+    /// From now on ports are given out by these rules; those that were stay as they are.
+    pub fn set_port_rules(&mut self, rules: Arc<PortRules>) {
+        self.port_rules = rules;
+    }
+
     /// All namespaces. Cloning it is O(1).
     #[must_use]
     pub fn namespaces(&self) -> &OrdMap<SmolStr, Namespace> {
@@ -190,7 +212,7 @@ impl Registry {
     #[must_use]
     pub fn forgettable(&self, now: u64, max: usize) -> Vec<(SmolStr, SmolStr)> {
         let due = self.emptied.iter().take_while(|(at, ..)| at.saturating_add(KNOWN_SECONDS) <= now);
-        let named = |(_, namespace, service): &&(u64, SmolStr, SmolStr)| self.deployments.names(namespace, service);
+        let named = |(_, namespace, service): &&(u64, SmolStr, SmolStr)| self.names_service(namespace, service);
         due.filter(|of| !named(of))
             .take(max)
             .map(|(_, namespace, service)| (namespace.clone(), service.clone()))
@@ -219,7 +241,7 @@ impl Registry {
 
     fn fold_forget(&mut self, namespace: &SmolStr, service: &SmolStr) {
         let Some(set) = self.service(namespace, service) else { return };
-        if !set.is_empty() || self.deployments.names(namespace, service) {
+        if !set.is_empty() || self.names_service(namespace, service) {
             return;
         }
         self.emptied.remove(&(set.emptied_at(), namespace.clone(), service.clone()));
@@ -237,17 +259,28 @@ impl Registry {
         Turn::of(&put.key, &DocumentEvent { before, after })
     }
 
-    /// Holds a document, or frees its key. A service that a backend names is known, without an instance, too.
+    /// Holds a document, or frees its key. A service that a backend or an application names is known, without an instance,
+    /// too.
     fn hold_document(&mut self, key: &DocumentKey, document: Option<&Arc<Document>>) -> Option<Arc<Document>> {
-        let before = self.deployments.hold(key, document);
-        if let Some(service) = self.deployments.backend(&key.namespace, &key.name).map(|held| held.service.clone())
-            && key.kind == Kind::Backend
-            && self.service(&key.namespace, &service).is_none()
-        {
+        let before = match key.kind.is_of_catalog() {
+            true => self.catalogs.hold(key, document),
+            false => self.deployments.hold(key, document),
+        };
+        let named = match key.kind {
+            Kind::Backend => self.deployments.backend(&key.namespace, &key.name).map(|held| held.service.clone()),
+            Kind::Application => document.map(|_| key.name.clone()),
+            Kind::Frontend | Kind::ServiceType | Kind::CatalogVersion => None,
+        };
+        if let Some(service) = named.filter(|service| self.service(&key.namespace, service).is_none()) {
             let at = self.service_entry(&key.namespace, &service).emptied_at();
             self.emptied.insert((at, key.namespace.clone(), service));
         }
         before
+    }
+
+    /// Whether a backend or an application names the service.
+    fn names_service(&self, namespace: &str, service: &str) -> bool {
+        self.deployments.names(namespace, service) || self.catalogs.names(namespace, service)
     }
 
     fn fold_put(&mut self, revision: Revision, place: u32, put: &Put) -> Event {

@@ -36,8 +36,11 @@ use crate::{
         memory::MemoryEngine,
     },
     grpc::{
-        CanonicalErrors, DeploymentsService, RegistryService, ServiceOptions, floor::Floor, health::HealthService,
-        registry::fixed_limits, server::deployments_server::DeploymentsServer,
+        CanonicalErrors, CatalogService, DeploymentsService, RegistryService, ServiceOptions,
+        floor::Floor,
+        health::HealthService,
+        registry::fixed_limits,
+        server::{catalog_server::CatalogServer, deployments_server::DeploymentsServer},
     },
     http::{self, ApiOptions, Front, Guard, legacy::Legacy},
     metrics::Metrics,
@@ -60,6 +63,9 @@ pub enum ServeError {
     /// An address cannot be listened on.
     #[error("{0}")]
     Listen(String),
+    /// What is stored does not go with the settings.
+    #[error("the catalog does not go with catalog_block_size: {0}")]
+    Catalog(String),
     /// The system refused a thread, a runtime or a signal handler.
     #[error("the system refused {what}: {source}")]
     System {
@@ -135,6 +141,10 @@ async fn serve<E: Engine>(
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (instances, revision) = (recovered.records.len(), recovered.revision);
     let (handle, actor) = RegistryHandle::new(engine, recovered, actor_options(&settings, metrics));
+    let faults = handle.catalog_faults();
+    if !faults.is_empty() {
+        return Err(ServeError::Catalog(faults.join("; ")));
+    }
     let mut actor = tokio::spawn(actor.run());
     let (stop, stopping) = watch::channel(false);
     let services = Arc::new(Services {
@@ -212,6 +222,7 @@ fn actor_options(settings: &ServeSettings, metrics: Arc<Metrics>) -> ActorOption
                 services: settings.max_services as u64,
                 namespaces: settings.max_namespaces as u64,
             },
+            port_rules: Arc::new(settings.port_rules()),
             metrics,
             ..HubOptions::default()
         },
@@ -279,6 +290,7 @@ impl Services {
             max_inbox: settings.max_inbox as u64,
             max_json_values: max_json_values(settings) as u64,
             max_connections: settings.max_connections as u64,
+            catalog_ceiling: u64::from(settings.catalog_ceiling),
             ..fixed_limits()
         };
         let metrics = self.handle.metrics();
@@ -303,8 +315,11 @@ impl Services {
         let unreadable = |error| ServeError::Broken(format!("the descriptors cannot be served: {error}"));
         let deployments = DeploymentsServer::new(DeploymentsService::new(self.handle.clone()))
             .max_decoding_message_size(settings.max_message_bytes);
+        let catalog = CatalogServer::new(CatalogService::new(self.handle.clone()))
+            .max_decoding_message_size(settings.max_message_bytes);
         let mut grpc = Routes::new(CanonicalErrors::new(registry, max_message_bytes, Arc::clone(metrics)))
             .add_service(CanonicalErrors::new(deployments, max_message_bytes, Arc::clone(metrics)))
+            .add_service(CanonicalErrors::new(catalog, max_message_bytes, Arc::clone(metrics)))
             .add_service(CanonicalErrors::new(health, max_message_bytes, Arc::clone(metrics)))
             .add_service(reflection().build_v1().map_err(unreadable)?)
             .add_service(reflection().build_v1alpha().map_err(unreadable)?);
@@ -317,6 +332,7 @@ impl Services {
         let routes = routes
             .merge(http::prometheus::router(grpc.clone()))
             .merge(http::legacy::router(&self.legacy))
+            .merge(http::applications::router(grpc.clone(), options))
             .merge(self.ops.clone());
         let guard = Arc::clone(&self.guard);
         Ok(Front::new(grpc, routes, guard, options, Arc::clone(metrics)))

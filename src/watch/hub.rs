@@ -26,7 +26,8 @@ use crate::{
     engine::{Epoch, Recovered, TailEntry},
     metrics::Metrics,
     registry::{
-        Error, FilterSet, Folded, Matcher, Registry, ReplyBudget, Revision, Rewound, Scope, StateLimits, Stored, rewind,
+        Error, FilterSet, Folded, Matcher, Registry, ReplyBudget, Revision, Rewound, Scope, StateLimits, Stored,
+        catalog::PortRules, rewind,
     },
 };
 
@@ -43,6 +44,8 @@ pub struct HubOptions {
     pub bookmark_interval: Duration,
     /// Limits of the state.
     pub state: StateLimits,
+    /// By which rules the catalog gives ports out.
+    pub port_rules: Arc<PortRules>,
     /// Where it is counted what happens. Default: values of its own.
     pub metrics: Arc<Metrics>,
 }
@@ -55,6 +58,7 @@ impl Default for HubOptions {
             max_watches: 100_000,
             bookmark_interval: Duration::from_secs(10),
             state: StateLimits::default(),
+            port_rules: Arc::default(),
             metrics: Arc::default(),
         }
     }
@@ -175,6 +179,7 @@ impl Hub {
     fn replace_state(&self, recovered: Recovered) -> Rewound {
         let Recovered { revision, records, known, documents, tail, .. } = recovered;
         let mut registry = Registry::new(tag_of(self.id), self.options.state);
+        registry.set_port_rules(Arc::clone(&self.options.port_rules));
         registry.recover(revision, records, known, documents);
         let stored = |TailEntry { revision, events, documents }| Stored { revision, events, documents };
         let rewound = rewind(&registry, tail.into_iter().map(stored).collect());

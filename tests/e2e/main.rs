@@ -31,6 +31,7 @@ mod tools;
 mod bench;
 mod bender;
 mod breaker;
+mod catalog;
 mod cli;
 mod curl;
 mod dependencies;

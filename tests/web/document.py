@@ -13,7 +13,10 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 # What examples name and none of them makes.
-GIVEN = [("/v1/namespaces/default/backends", {"name": "green", "service": "web", "version": "2.2.0"})]
+GIVEN = [
+    ("/v1/namespaces/default/backends", {"name": "green", "service": "web", "version": "2.2.0"}),
+    ("/v1/namespaces/default/applications", {"id": "shop-db", "service": "postgresql"}),
+]
 METHODS = ["put", "post", "patch", "get", "delete"]  # what is registered is found, and then taken away
 
 

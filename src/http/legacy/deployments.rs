@@ -105,7 +105,7 @@ async fn change(legacy: &Legacy, read: Read) -> Result<(String, Json), Refusal> 
     match legacy.handle.deploy(read, anyone(), None).await.map_err(refusal::of)?.deployed {
         Standing::Backend(made) => Ok((made.name().to_string(), document::backend(&made))),
         Standing::Frontend(made) => Ok((made.name().to_string(), document::frontend(&made))),
-        Standing::Gone => Err(status::plain(Reason::Internal, "what was changed is not there").into()),
+        _ => Err(status::plain(Reason::Internal, "what was changed is not there").into()),
     }
 }
 

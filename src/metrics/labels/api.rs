@@ -36,6 +36,8 @@ label! {
         Switch = "Deployments.Switch",
         /// Any other of `onair.v1.Deployments`.
         Deployments = "Deployments",
+        /// Any of `onair.v1.Catalog`.
+        Catalog = "Catalog",
         /// `grpc.health.v1.Health/Check`.
         HealthCheck = "Health.Check",
         /// `grpc.health.v1.Health/List`.
@@ -66,6 +68,7 @@ impl Rpc {
             "/onair.v1.Registry/GetServerInfo" => Self::GetServerInfo,
             "/onair.v1.Deployments/Switch" | "/onair.v1.Deployments/SwitchBack" => Self::Switch,
             path if path.starts_with("/onair.v1.Deployments/") => Self::Deployments,
+            path if path.starts_with("/onair.v1.Catalog/") => Self::Catalog,
             "/grpc.health.v1.Health/Check" => Self::HealthCheck,
             "/grpc.health.v1.Health/List" => Self::HealthList,
             "/grpc.health.v1.Health/Watch" => Self::HealthWatch,
@@ -283,6 +286,14 @@ label! {
         PublishedRate = "max_published_rate",
         /// Events of all services in a second.
         PublishedRateTotal = "max_published_rate_total",
+        /// Applications of the catalog.
+        Applications = "max_applications",
+        /// Service types of a namespace's catalog.
+        ServiceTypes = "max_service_types",
+        /// Versions of a namespace's catalog.
+        CatalogVersions = "max_catalog_versions",
+        /// The last external port.
+        CatalogCeiling = "catalog_ceiling",
     }
 }
 
@@ -320,6 +331,10 @@ impl Limit {
             Self::PublishedBytes => limits.max_published_bytes,
             Self::PublishedRate => limits.max_published_rate,
             Self::PublishedRateTotal => limits.max_published_rate_total,
+            Self::Applications => limits.max_applications,
+            Self::ServiceTypes => limits.max_service_types,
+            Self::CatalogVersions => limits.max_catalog_versions,
+            Self::CatalogCeiling => limits.catalog_ceiling,
         }
     }
 

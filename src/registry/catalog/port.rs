@@ -48,6 +48,12 @@ impl Ports {
         self.owners.iter().map(|(port, owner)| (*port, owner))
     }
 
+    /// The ports in use from `first` to `last` with their owners, in order.
+    pub fn within(&self, first: u16, last: u16) -> impl Iterator<Item = (u16, &SmolStr)> {
+        let ports = (first <= last).then(|| self.owners.range(first..=last));
+        ports.into_iter().flatten().map(|(port, owner)| (*port, owner))
+    }
+
     /// How many are in use.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -4,6 +4,7 @@ mod allocation;
 mod drafts;
 mod graph;
 mod naive;
+mod state;
 
 use super::*;
 

@@ -64,6 +64,7 @@ impl Deployments {
         match key.kind {
             Kind::Backend => self.backend(&key.namespace, &key.name).map(|backend| &backend.document),
             Kind::Frontend => self.frontend(&key.namespace, &key.name).map(|frontend| &frontend.document),
+            Kind::ServiceType | Kind::Application | Kind::CatalogVersion => None,
         }
     }
 
@@ -108,6 +109,7 @@ impl Deployments {
                 self.frontends = self.frontends + is_there - u64::from(before.is_some());
                 before.map(|frontend| Arc::clone(&frontend.document))
             }
+            Kind::ServiceType | Kind::Application | Kind::CatalogVersion => None,
         };
         if !held.backends.is_empty() || !held.frontends.is_empty() {
             self.namespaces.insert(key.namespace.clone(), held);

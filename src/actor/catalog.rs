@@ -1,0 +1,68 @@
+//! Changes of the catalog, and what can be read of it. Changes are commands like any other; reads never take the actor's
+//! time.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+use tokio::time::Instant;
+
+use super::{Deployment, RegistryHandle, Reply, handle::wall_clock};
+use crate::registry::{
+    Command, Error, Principal, Revision,
+    catalog::{Book, CatalogAction, CatalogCommand, Entry, PortRules, ServiceType},
+};
+
+impl RegistryHandle {
+    /// Changes the catalog of a namespace.
+    ///
+    /// # Errors
+    /// Every refusal of such a change; see `Error`.
+    pub async fn change_catalog(
+        &self,
+        namespace: SmolStr,
+        action: CatalogAction,
+        expected: Revision,
+        principal: Principal,
+        deadline: Option<Instant>,
+    ) -> Result<Deployment, Error> {
+        let wanted = CatalogCommand { namespace, action, expected, principal, at: wall_clock() };
+        match self.command(Command::Catalog(Box::new(wanted)), deadline).await? {
+            Reply::Deployed { deployed, before, revision } => Ok(Deployment { deployed, before, revision }),
+            // The actor answers a command with what goes with it.
+            Reply::Registered { .. } | Reply::Kept { .. } | Reply::Removed { .. } => Err(Error::Deadline),
+        }
+    }
+
+    /// The catalog of a namespace as it stands. It costs no more than a few pointers.
+    #[must_use]
+    pub fn book(&self, namespace: &str) -> (Book, Revision) {
+        let registry = self.hub.registry();
+        (registry.catalogs().book(namespace).clone(), registry.revision())
+    }
+
+    /// Those that were changed once, of all namespaces.
+    #[must_use]
+    pub fn books(&self) -> (OrdMap<SmolStr, Book>, Revision) {
+        let registry = self.hub.registry();
+        (registry.catalogs().books().clone(), registry.revision())
+    }
+
+    /// What is stored that cannot be by the rules that ports are given out by, each in a sentence.
+    #[must_use]
+    pub fn catalog_faults(&self) -> Vec<String> {
+        let registry = self.hub.registry();
+        let books = registry.catalogs().books().iter();
+        let types = books.flat_map(|(namespace, book)| book.types().values().map(move |entry| (namespace, entry)));
+        let fault = |(namespace, entry): (&SmolStr, &Arc<Entry<ServiceType>>)| {
+            registry.port_rules().fault_of(&entry.value).map(|fault| format!("in {namespace}, {fault}"))
+        };
+        types.filter_map(fault).collect()
+    }
+
+    /// By which rules ports are given out.
+    #[must_use]
+    pub fn port_rules(&self) -> Arc<PortRules> {
+        Arc::clone(self.hub.registry().port_rules())
+    }
+}

@@ -1,0 +1,52 @@
+//! `onair app`, `onair service-type`, `onair start-order` and `onair ports`: the catalog of applications.
+
+mod app;
+mod order;
+mod service_type;
+
+use prost::Message;
+use tonic::{Request, Response, Status, transport::Channel};
+
+pub use self::{
+    app::{Args as AppArgs, run as app},
+    order::{OrderArgs, PortsArgs, ports, start_order},
+    service_type::{Args as ServiceTypeArgs, run as service_type},
+};
+use super::{deploy::answer, failure::Failure, print::Printer, session::Session, text::safe};
+use crate::{
+    config::{ClientSettings, Given},
+    proto::{Application, catalog_client::CatalogClient},
+};
+
+/// A client of the catalog on a channel.
+type Client = CatalogClient<Channel>;
+
+/// Asks the registry, in the namespace that was given; none where the call was only to be shown.
+async fn ask<Q: Message + Clone, R>(
+    given: &Given<ClientSettings>,
+    method: &str,
+    what: &str,
+    request: impl FnOnce(String) -> Q,
+    send: impl AsyncFn(Client, Request<Q>) -> Result<Response<R>, Status>,
+) -> Result<Option<(Printer, R)>, Failure> {
+    let mut session = Session::open(given)?;
+    let request = request(session.namespace.clone());
+    let send = async |channel, request| send(CatalogClient::new(channel), request).await;
+    let answered = answer(&mut session, method, what, request, send).await?;
+    Ok(answered.map(|answered| (session.print, answered)))
+}
+
+/// Says that something is no more.
+fn told_gone(print: &Printer, message: &str, gone: &impl Message, id: &str) -> Result<(), Failure> {
+    if print.is_json() { print.message(message, gone) } else { print.line(&format!("{} is gone", safe(id))) }
+}
+
+/// The ports of an application as a cell of a table.
+fn ports_of(application: &Application) -> String {
+    let port = |port: &crate::proto::ApplicationPort| format!("{}:{}->{}", port.service, port.external, port.internal);
+    joined(application.ports.iter().map(port))
+}
+
+fn joined(texts: impl IntoIterator<Item = String>) -> String {
+    texts.into_iter().collect::<Vec<_>>().join(" ")
+}

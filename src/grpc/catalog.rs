@@ -1,0 +1,300 @@
+//! `onair.v1.Catalog`: each call is read, handed to the registry, and answered. No rule of it lives here.
+
+mod answer;
+mod read;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    deadline,
+    server::catalog_server::Catalog,
+    status::{self, Reason},
+};
+use crate::{
+    actor::{Deployment, RegistryHandle, Standing, anyone},
+    proto::*,
+    registry::{
+        ALL_NAMESPACES, Error,
+        catalog::{self, Book, CatalogAction, ServiceTypeDraft},
+    },
+};
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct CatalogService {
+    handle: RegistryHandle,
+}
+
+/// Which entry a change is about, and of which revision it has to be.
+struct About {
+    namespace: smol_str::SmolStr,
+    expected: u64,
+    deadline: Option<tokio::time::Instant>,
+}
+
+impl CatalogService {
+    /// The service over `handle`.
+    #[must_use]
+    pub fn new(handle: RegistryHandle) -> Self {
+        Self { handle }
+    }
+
+    async fn change(&self, about: About, action: CatalogAction) -> Result<Deployment, Status> {
+        let About { namespace, expected, deadline } = about;
+        Ok(self.handle.change_catalog(namespace, action, expected, anyone(), deadline).await?)
+    }
+
+    async fn change_application(&self, about: About, action: CatalogAction) -> Result<Changed<Application>, Status> {
+        let Deployment { deployed, before, revision } = self.change(about, action).await?;
+        match deployed {
+            Standing::Application(entry) => {
+                let namespace = &entry.document.key.namespace;
+                Ok(Changed { now: answer::application(namespace, &entry), created: before.is_none(), revision })
+            }
+            _ => Err(misanswered()),
+        }
+    }
+
+    async fn change_type(&self, about: About, action: CatalogAction) -> Result<Changed<ServiceType>, Status> {
+        let Deployment { deployed, before, revision } = self.change(about, action).await?;
+        match deployed {
+            Standing::ServiceType(entry) => {
+                let namespace = &entry.document.key.namespace;
+                Ok(Changed { now: answer::service_type(namespace, &entry), created: before.is_none(), revision })
+            }
+            _ => Err(misanswered()),
+        }
+    }
+
+    /// The catalog of a namespace that a read names.
+    fn book(&self, namespace: &str) -> Result<(smol_str::SmolStr, Book, u64), Status> {
+        let namespace = read::namespace_to_read(namespace)?;
+        let (book, revision) = self.handle.book(&namespace);
+        Ok((namespace, book, revision))
+    }
+}
+
+/// An entry after a change.
+struct Changed<T> {
+    now: T,
+    created: bool,
+    revision: u64,
+}
+
+fn misanswered() -> Status {
+    status::plain(Reason::Internal, "a change of the catalog was answered as something else")
+}
+
+fn no_such(kind: &'static str, namespace: &str, id: &str) -> Status {
+    Error::NoSuch { kind, name: format!("{namespace}/{id}") }.into()
+}
+
+fn count(number: usize) -> u64 {
+    number as u64
+}
+
+#[tonic::async_trait]
+impl Catalog for CatalogService {
+    async fn create_service_type(
+        &self,
+        request: Request<CreateServiceTypeRequest>,
+    ) -> Result<Response<CreateServiceTypeResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let CreateServiceTypeRequest { namespace, id, default_port, offset } = request.into_inner();
+        let about = About { namespace: read::namespace(&namespace)?, expected: 0, deadline };
+        let action = CatalogAction::CreateType(type_draft(id, default_port, offset));
+        let Changed { now, revision, .. } = self.change_type(about, action).await?;
+        Ok(Response::new(CreateServiceTypeResponse { service_type: Some(now), revision }))
+    }
+
+    async fn get_service_type(
+        &self,
+        request: Request<GetServiceTypeRequest>,
+    ) -> Result<Response<GetServiceTypeResponse>, Status> {
+        let GetServiceTypeRequest { namespace, id } = request.into_inner();
+        let (namespace, book, revision) = self.book(&namespace)?;
+        let entry = book.types().get(id.as_str()).ok_or_else(|| no_such("ServiceType", &namespace, &id))?;
+        let service_type = Some(answer::service_type(&namespace, entry));
+        Ok(Response::new(GetServiceTypeResponse { service_type, revision }))
+    }
+
+    async fn list_service_types(
+        &self,
+        request: Request<ListServiceTypesRequest>,
+    ) -> Result<Response<ListServiceTypesResponse>, Status> {
+        let mut request = request.into_inner();
+        let namespace = std::mem::take(&mut request.namespace);
+        let (ids, sort, page) = read::service_types(request)?;
+        let (namespace, book, revision) = self.book(&namespace)?;
+        let list = catalog::service_types(&namespace, &book, &ids, sort, page);
+        let service_types = list.found.iter().map(|(of, entry)| answer::service_type(of, entry)).collect();
+        Ok(Response::new(ListServiceTypesResponse { service_types, total: count(list.total), revision }))
+    }
+
+    async fn put_service_type(
+        &self,
+        request: Request<PutServiceTypeRequest>,
+    ) -> Result<Response<PutServiceTypeResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let PutServiceTypeRequest { namespace, id, default_port, offset, expected_revision } = request.into_inner();
+        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
+        let action = CatalogAction::PutType(type_draft(id, default_port, offset));
+        let Changed { now, created, revision } = self.change_type(about, action).await?;
+        Ok(Response::new(PutServiceTypeResponse { service_type: Some(now), revision, created }))
+    }
+
+    async fn delete_service_type(
+        &self,
+        request: Request<DeleteServiceTypeRequest>,
+    ) -> Result<Response<DeleteServiceTypeResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let DeleteServiceTypeRequest { namespace, id, expected_revision } = request.into_inner();
+        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
+        let Deployment { revision, .. } = self.change(about, CatalogAction::DeleteType(id.into())).await?;
+        Ok(Response::new(DeleteServiceTypeResponse { revision }))
+    }
+
+    async fn create_application(
+        &self,
+        request: Request<CreateApplicationRequest>,
+    ) -> Result<Response<CreateApplicationResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let (namespace, draft) = read::create(request.into_inner());
+        let about = About { namespace: read::namespace(&namespace)?, expected: 0, deadline };
+        let Changed { now, revision, .. } = self.change_application(about, CatalogAction::Create(draft)).await?;
+        Ok(Response::new(CreateApplicationResponse { application: Some(now), revision }))
+    }
+
+    async fn get_application(
+        &self,
+        request: Request<GetApplicationRequest>,
+    ) -> Result<Response<GetApplicationResponse>, Status> {
+        let GetApplicationRequest { namespace, id } = request.into_inner();
+        let (namespace, book, revision) = self.book(&namespace)?;
+        let entry = book.applications().get(id.as_str()).ok_or_else(|| no_such("Application", &namespace, &id))?;
+        let application = Some(answer::application(&namespace, entry));
+        Ok(Response::new(GetApplicationResponse { application, revision }))
+    }
+
+    async fn list_applications(
+        &self,
+        request: Request<ListApplicationsRequest>,
+    ) -> Result<Response<ListApplicationsResponse>, Status> {
+        let mut request = request.into_inner();
+        let namespace = std::mem::take(&mut request.namespace);
+        let (query, sort, page) = read::applications(request)?;
+        let (list, revision) = if namespace == ALL_NAMESPACES {
+            let (books, revision) = self.handle.books();
+            (catalog::applications(&books, &query, sort, page), revision)
+        } else {
+            let (namespace, book, revision) = self.book(&namespace)?;
+            (catalog::applications([(&namespace, &book)], &query, sort, page), revision)
+        };
+        let applications = list.found.iter().map(|(of, entry)| answer::application(of, entry)).collect();
+        Ok(Response::new(ListApplicationsResponse { applications, total: count(list.total), revision }))
+    }
+
+    async fn put_application(
+        &self,
+        request: Request<PutApplicationRequest>,
+    ) -> Result<Response<PutApplicationResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let request = request.into_inner();
+        let (expected, namespace) = (request.expected_revision, read::namespace(&request.namespace)?);
+        let action = CatalogAction::Put(read::put(request)?);
+        let about = About { namespace, expected, deadline };
+        let Changed { now, created, revision } = self.change_application(about, action).await?;
+        Ok(Response::new(PutApplicationResponse { application: Some(now), revision, created }))
+    }
+
+    async fn delete_application(
+        &self,
+        request: Request<DeleteApplicationRequest>,
+    ) -> Result<Response<DeleteApplicationResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let DeleteApplicationRequest { namespace, id, expected_revision } = request.into_inner();
+        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
+        let Deployment { revision, .. } = self.change(about, CatalogAction::Delete(id.into())).await?;
+        Ok(Response::new(DeleteApplicationResponse { revision }))
+    }
+
+    async fn add_dependency(
+        &self,
+        request: Request<AddDependencyRequest>,
+    ) -> Result<Response<AddDependencyResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let AddDependencyRequest { namespace, id, dependency, expected_revision } = request.into_inner();
+        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
+        let action = CatalogAction::Depend(id.into(), dependency.into());
+        let Changed { now, revision, .. } = self.change_application(about, action).await?;
+        Ok(Response::new(AddDependencyResponse { application: Some(now), revision }))
+    }
+
+    async fn remove_dependency(
+        &self,
+        request: Request<RemoveDependencyRequest>,
+    ) -> Result<Response<RemoveDependencyResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let RemoveDependencyRequest { namespace, id, dependency, expected_revision } = request.into_inner();
+        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
+        let action = CatalogAction::Undepend(id.into(), dependency.into());
+        let Changed { now, revision, .. } = self.change_application(about, action).await?;
+        Ok(Response::new(RemoveDependencyResponse { application: Some(now), revision }))
+    }
+
+    async fn list_catalog_versions(
+        &self,
+        request: Request<ListCatalogVersionsRequest>,
+    ) -> Result<Response<ListCatalogVersionsResponse>, Status> {
+        let mut request = request.into_inner();
+        let namespace = std::mem::take(&mut request.namespace);
+        let (query, page) = read::versions(request)?;
+        let (namespace, book, revision) = self.book(&namespace)?;
+        let list = catalog::versions(&book, &query, page);
+        let versions = list.found.iter().map(|version| answer::version(&namespace, version)).collect();
+        Ok(Response::new(ListCatalogVersionsResponse { versions, total: count(list.total), revision }))
+    }
+
+    async fn get_start_order(
+        &self,
+        request: Request<GetStartOrderRequest>,
+    ) -> Result<Response<GetStartOrderResponse>, Status> {
+        let GetStartOrderRequest { namespace, applications } = request.into_inner();
+        let wanted = read::start(applications)?;
+        let (namespace, book, revision) = self.book(&namespace)?;
+        let missing = wanted.iter().flatten().find(|id| !book.applications().contains_key(*id));
+        if let Some(missing) = missing {
+            return Err(no_such("Application", &namespace, missing));
+        }
+        let levels = book.catalog().dependencies().start_order(wanted.as_deref()).map_err(answer::cycle)?;
+        Ok(Response::new(GetStartOrderResponse { levels: answer::levels(levels), revision }))
+    }
+
+    async fn get_dependency_report(
+        &self,
+        request: Request<GetDependencyReportRequest>,
+    ) -> Result<Response<GetDependencyReportResponse>, Status> {
+        let GetDependencyReportRequest { namespace, application } = request.into_inner();
+        let (namespace, book, revision) = self.book(&namespace)?;
+        if !application.is_empty() && !book.applications().contains_key(application.as_str()) {
+            return Err(no_such("Application", &namespace, &application));
+        }
+        let dependencies = book.catalog().dependencies();
+        let shape = dependencies.shape().map_err(answer::cycle)?;
+        let affected = answer::levels(dependencies.affected_by(&application));
+        Ok(Response::new(answer::report(shape, affected, revision)))
+    }
+
+    async fn list_ports(&self, request: Request<ListPortsRequest>) -> Result<Response<ListPortsResponse>, Status> {
+        let ListPortsRequest { namespace, first, last } = request.into_inner();
+        let (_, book, revision) = self.book(&namespace)?;
+        let (first, last) = read::ports(first, last)?;
+        let blocks = catalog::blocks(&book, &self.handle.port_rules(), first, last);
+        let blocks = blocks.into_iter().map(|block| answer::block(&book, block)).collect();
+        Ok(Response::new(ListPortsResponse { blocks, revision }))
+    }
+}
+
+fn type_draft(id: String, default_port: Option<i32>, offset: Option<i32>) -> ServiceTypeDraft {
+    ServiceTypeDraft { id, default_port: default_port.map(Into::into), offset: offset.map(Into::into) }
+}

@@ -1,0 +1,181 @@
+//! Requests about the catalog, read into what the registry takes; with all that is wrong with them.
+
+use std::{collections::HashSet, hash::Hash};
+
+use smol_str::SmolStr;
+use tonic::Status;
+
+use crate::{
+    proto::{
+        CatalogKind, CreateApplicationRequest, ListApplicationsRequest, ListCatalogVersionsRequest,
+        ListServiceTypesRequest, PutApplicationRequest,
+    },
+    registry::{
+        DEFAULT_NAMESPACE, Error, Violation,
+        catalog::{ApplicationDraft, ApplicationQuery, Page, Sort, VersionQuery},
+        check_name, check_new_namespace,
+    },
+};
+
+/// How many entries a page has unless asked otherwise.
+const LIMIT: u32 = 25;
+/// How many entries a page has at most.
+const LIMIT_MAX: u32 = 100;
+/// How many values a filter of a list has at most.
+const FILTER_MAX: usize = 100;
+/// How many applications a start order is asked for by name at most.
+const START_MAX: usize = 10_000;
+
+fn checked<T>(value: T, violations: Vec<Violation>) -> Result<T, Status> {
+    if violations.is_empty() { Ok(value) } else { Err(Error::Invalid(violations).into()) }
+}
+
+fn violation(field: &str, description: impl Into<String>) -> Violation {
+    Violation { field: field.to_owned(), description: description.into() }
+}
+
+fn or_default(namespace: &str) -> &str {
+    if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace }
+}
+
+/// The namespace of a change.
+pub(super) fn namespace(given: &str) -> Result<SmolStr, Status> {
+    let (namespace, mut violations) = (or_default(given), Vec::new());
+    check_new_namespace("namespace", namespace, &mut violations);
+    checked(namespace.into(), violations)
+}
+
+/// The namespace of a read.
+pub(super) fn namespace_to_read(given: &str) -> Result<SmolStr, Status> {
+    let (namespace, mut violations) = (or_default(given), Vec::new());
+    check_name("namespace", namespace, &mut violations);
+    checked(namespace.into(), violations)
+}
+
+pub(super) fn create(request: CreateApplicationRequest) -> (String, ApplicationDraft) {
+    let CreateApplicationRequest { namespace, id, service, external, internal, dependencies } = request;
+    let draft = ApplicationDraft {
+        id,
+        service: (!service.is_empty()).then_some(service),
+        external: external.map(Into::into),
+        internal: internal.map(Into::into),
+        dependencies: Some(dependencies),
+    };
+    (namespace, draft)
+}
+
+pub(super) fn put(request: PutApplicationRequest) -> Result<ApplicationDraft, Status> {
+    let PutApplicationRequest { id, service, external, internal, dependencies, no_dependencies, .. } = request;
+    if no_dependencies && !dependencies.is_empty() {
+        let sentence = "must not be given together with dependencies";
+        return Err(Error::invalid("no_dependencies", sentence).into());
+    }
+    let given = no_dependencies || !dependencies.is_empty();
+    Ok(ApplicationDraft {
+        id,
+        service: service.filter(|service| !service.is_empty()),
+        external: external.map(Into::into),
+        internal: internal.map(Into::into),
+        dependencies: given.then_some(dependencies),
+    })
+}
+
+fn page(limit: u32, offset: u32, violations: &mut Vec<Violation>) -> Page {
+    if limit > LIMIT_MAX {
+        violations.push(violation("limit", format!("must be 1 to {LIMIT_MAX}, not {limit}")));
+    }
+    let limit = if limit == 0 { LIMIT } else { limit };
+    Page { limit: limit as usize, offset: offset as usize }
+}
+
+/// Order and part of a list.
+fn sort_and_page(sort: &str, limit: u32, offset: u32, violations: &mut Vec<Violation>) -> (Sort, Page) {
+    let sort = Sort::parse(sort).unwrap_or_else(|description| {
+        violations.push(violation("sort", description));
+        Sort::default()
+    });
+    (sort, page(limit, offset, violations))
+}
+
+fn check_count(field: &str, count: usize, max: usize, violations: &mut Vec<Violation>) {
+    if count > max {
+        violations.push(violation(field, format!("must be at most {max}, not {count}")));
+    }
+}
+
+/// The values of a filter.
+fn set<T: Hash + Eq>(field: &str, given: Vec<impl Into<T>>, violations: &mut Vec<Violation>) -> HashSet<T> {
+    check_count(field, given.len(), FILTER_MAX, violations);
+    given.into_iter().map(Into::into).collect()
+}
+
+/// Which applications, in which order, and which part of them.
+pub(super) fn applications(request: ListApplicationsRequest) -> Result<(ApplicationQuery, Sort, Page), Status> {
+    let ListApplicationsRequest { ids, ports, services, prefix, q, sort, limit, offset, .. } = request;
+    let mut violations = Vec::new();
+    let (sort, page) = sort_and_page(&sort, limit, offset, &mut violations);
+    let query = ApplicationQuery {
+        ids: set("ids", ids, &mut violations),
+        ports: set("ports", ports, &mut violations),
+        services: set("services", services, &mut violations),
+        prefix,
+        text: q,
+    };
+    checked((query, sort, page), violations)
+}
+
+/// Which service types, in which order, and which part of them.
+pub(super) fn service_types(request: ListServiceTypesRequest) -> Result<(HashSet<SmolStr>, Sort, Page), Status> {
+    let ListServiceTypesRequest { ids, sort, limit, offset, .. } = request;
+    let mut violations = Vec::new();
+    let (sort, page) = sort_and_page(&sort, limit, offset, &mut violations);
+    checked((set("ids", ids, &mut violations), sort, page), violations)
+}
+
+/// What to start; none: everything.
+pub(super) fn start(applications: Vec<String>) -> Result<Option<Vec<SmolStr>>, Status> {
+    let mut violations = Vec::new();
+    check_count("applications", applications.len(), START_MAX, &mut violations);
+    let wanted: Vec<SmolStr> = applications.into_iter().map(Into::into).collect();
+    checked((!wanted.is_empty()).then_some(wanted), violations)
+}
+
+/// Which versions.
+pub(super) fn versions(request: ListCatalogVersionsRequest) -> Result<(VersionQuery, Page), Status> {
+    let ListCatalogVersionsRequest { ids, entries, kind, sort, limit, offset, .. } = request;
+    let mut violations = Vec::new();
+    let descending = match sort.as_str() {
+        "" | "timestamp" => false,
+        "-timestamp" => true,
+        _ => {
+            violations.push(violation("sort", "must be timestamp or -timestamp"));
+            false
+        }
+    };
+    let of_applications = match CatalogKind::try_from(kind) {
+        Ok(CatalogKind::Unspecified) => None,
+        Ok(CatalogKind::ServiceType) => Some(false),
+        Ok(CatalogKind::Application) => Some(true),
+        Err(_) => {
+            violations.push(violation("kind", format!("must be one of CatalogKind, not {kind}")));
+            None
+        }
+    };
+    let numbers = set("ids", ids, &mut violations);
+    let entries = set("entries", entries, &mut violations);
+    let page = page(limit, offset, &mut violations);
+    checked((VersionQuery { numbers, entries, of_applications, descending }, page), violations)
+}
+
+/// From which port to which.
+pub(super) fn ports(first: u32, last: u32) -> Result<(u16, u16), Status> {
+    let mut violations = Vec::new();
+    let mut port = |field: &str, given: u32| {
+        u16::try_from(given).unwrap_or_else(|_| {
+            violations.push(violation(field, format!("must be at most {}, not {given}", u16::MAX)));
+            0
+        })
+    };
+    let (first, last) = (port("first", first), port("last", last));
+    checked((first, if last == 0 { u16::MAX } else { last }), violations)
+}

@@ -1,0 +1,253 @@
+//! The catalog of one namespace as it is committed: entries with their times, the versions of everything, and what
+//! follows from them for the rules. Decides nothing.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use prost_types::Timestamp;
+use smol_str::SmolStr;
+
+use super::{
+    Application, Catalog, ServiceType, seeds,
+    stored::{self, Stored, Times},
+};
+use crate::registry::{
+    document::{Document, DocumentKey, Kind},
+    key::Revision,
+};
+
+/// Something that the catalog keeps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry<T> {
+    /// As committed. A seed that nobody touched is of revision 0, and stored nowhere.
+    pub document: Arc<Document>,
+    /// What it says.
+    pub value: Arc<T>,
+    /// Older entries have lower numbers: that of the version that made it.
+    pub number: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was changed last.
+    pub updated_at: Timestamp,
+}
+
+/// What a version did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionChange {
+    /// Made it.
+    Insert,
+    /// Changed it.
+    Update,
+    /// Took it away.
+    Delete,
+}
+
+impl VersionChange {
+    /// Its number in stores.
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Self::Insert => 1,
+            Self::Update => 2,
+            Self::Delete => 3,
+        }
+    }
+
+    /// The change of this number.
+    pub(super) fn of(number: u32) -> Option<Self> {
+        [Self::Insert, Self::Update, Self::Delete].into_iter().find(|change| change.number() == number)
+    }
+}
+
+/// What a version is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// A service type.
+    ServiceType(ServiceType),
+    /// An application.
+    Application(Application),
+}
+
+impl Recorded {
+    /// The id of what it is of.
+    #[must_use]
+    pub fn id(&self) -> &SmolStr {
+        match self {
+            Self::ServiceType(service_type) => &service_type.id,
+            Self::Application(application) => &application.id,
+        }
+    }
+}
+
+/// A change of the catalog that is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Version {
+    /// One more than that of the change before, in its namespace.
+    pub number: u64,
+    /// What it did.
+    pub change: VersionChange,
+    /// When.
+    pub at: Timestamp,
+    /// What is there after it; what was there before a deletion.
+    pub value: Recorded,
+    /// At which revision.
+    pub revision: Revision,
+}
+
+/// The catalog of one namespace. Cloning is cheap and shares what is equal.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    catalog: Catalog,
+    types: OrdMap<SmolStr, Arc<Entry<ServiceType>>>,
+    applications: OrdMap<SmolStr, Arc<Entry<Application>>>,
+    versions: OrdMap<u64, Arc<Version>>,
+    /// The documents of the versions.
+    kept: OrdMap<u64, Arc<Document>>,
+}
+
+impl Book {
+    /// The book of a namespace whose catalog nobody changed yet.
+    pub(super) fn seeded(namespace: &str) -> Self {
+        let mut book = Self::default();
+        for (number, seed) in (1..).zip(seeds()) {
+            let key = DocumentKey { kind: Kind::ServiceType, namespace: namespace.into(), name: seed.id.clone() };
+            let body = seed.encode(Times { number, ..Times::default() });
+            book.hold(&key, Some(&Arc::new(Document { key: key.clone(), body, revision: 0 })));
+        }
+        book
+    }
+
+    /// What the rules are about.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The service types, by id.
+    #[must_use]
+    pub fn types(&self) -> &OrdMap<SmolStr, Arc<Entry<ServiceType>>> {
+        &self.types
+    }
+
+    /// The applications, by id.
+    #[must_use]
+    pub fn applications(&self) -> &OrdMap<SmolStr, Arc<Entry<Application>>> {
+        &self.applications
+    }
+
+    /// Every change that is kept, by number.
+    #[must_use]
+    pub fn versions(&self) -> &OrdMap<u64, Arc<Version>> {
+        &self.versions
+    }
+
+    /// The document of this key.
+    #[must_use]
+    pub fn document(&self, key: &DocumentKey) -> Option<&Arc<Document>> {
+        match key.kind {
+            Kind::ServiceType => self.types.get(&key.name).map(|entry| &entry.document),
+            Kind::Application => self.applications.get(&key.name).map(|entry| &entry.document),
+            Kind::CatalogVersion => key.name.parse().ok().and_then(|number: u64| self.kept.get(&number)),
+            Kind::Backend | Kind::Frontend => None,
+        }
+    }
+
+    /// Holds `document` under `key`, or frees the key, and gives the document that was there. Bytes that are none of
+    /// the kind's are passed over: no command makes such.
+    pub(super) fn hold(&mut self, key: &DocumentKey, document: Option<&Arc<Document>>) -> Option<Arc<Document>> {
+        let before = self.document(key).cloned();
+        match key.kind {
+            Kind::ServiceType => match document.and_then(stored::entry::<ServiceType>) {
+                Some(entry) => {
+                    self.catalog.put_type(Arc::clone(&entry.value));
+                    self.types.insert(key.name.clone(), Arc::new(entry));
+                }
+                None => {
+                    self.catalog.remove_type(&key.name);
+                    self.types.remove(&key.name);
+                }
+            },
+            Kind::Application => match document.and_then(stored::entry::<Application>) {
+                Some(entry) => {
+                    self.catalog.put_application(Arc::clone(&entry.value));
+                    self.applications.insert(key.name.clone(), Arc::new(entry));
+                }
+                None => {
+                    self.catalog.remove_application(&key.name);
+                    self.applications.remove(&key.name);
+                }
+            },
+            Kind::CatalogVersion => self.hold_version(key, document),
+            Kind::Backend | Kind::Frontend => {}
+        }
+        before
+    }
+
+    fn hold_version(&mut self, key: &DocumentKey, document: Option<&Arc<Document>>) {
+        match document.and_then(|document| Some((Version::of(document)?, document))) {
+            Some((version, document)) => {
+                self.kept.insert(version.number, Arc::clone(document));
+                self.versions.insert(version.number, Arc::new(version));
+            }
+            None => {
+                if let Ok(number) = key.name.parse::<u64>() {
+                    self.kept.remove(&number);
+                    self.versions.remove(&number);
+                }
+            }
+        }
+    }
+}
+
+/// The catalogs of all namespaces.
+#[derive(Clone, Debug)]
+pub struct Catalogs {
+    books: OrdMap<SmolStr, Book>,
+    /// What a namespace has that has no book of its own.
+    seeded: Book,
+    applications: u64,
+}
+
+impl Default for Catalogs {
+    fn default() -> Self {
+        Self { books: OrdMap::new(), seeded: Book::seeded(""), applications: 0 }
+    }
+}
+
+impl Catalogs {
+    /// The catalog of a namespace: until its first change it has the seeds.
+    #[must_use]
+    pub fn book(&self, namespace: &str) -> &Book {
+        self.books.get(namespace).unwrap_or(&self.seeded)
+    }
+
+    /// Those that were changed once, by namespace. Cloning is O(1).
+    #[must_use]
+    pub fn books(&self) -> &OrdMap<SmolStr, Book> {
+        &self.books
+    }
+
+    /// How many applications there are in all.
+    #[must_use]
+    pub fn applications(&self) -> u64 {
+        self.applications
+    }
+
+    /// Whether an application of this namespace is called so.
+    #[must_use]
+    pub fn names(&self, namespace: &str, service: &str) -> bool {
+        self.applications != 0 && self.books.get(namespace).is_some_and(|book| book.applications.contains_key(service))
+    }
+
+    /// Holds `document` under `key`, or frees the key, and gives the document that was there.
+    pub(in crate::registry) fn hold(
+        &mut self,
+        key: &DocumentKey,
+        document: Option<&Arc<Document>>,
+    ) -> Option<Arc<Document>> {
+        let book = self.books.entry(key.namespace.clone()).or_default();
+        let count = book.applications.len() as u64;
+        let before = book.hold(key, document);
+        self.applications = self.applications - count + book.applications.len() as u64;
+        before
+    }
+}

@@ -1,0 +1,180 @@
+//! Changes as they are committed: what the first one writes down, versions, recovery, and changes decided together.
+
+use proptest::prelude::*;
+use prost_types::Timestamp;
+
+use super::*;
+use crate::registry::{Change, Command, Decision, Document, Error, Outcome, Principal, Registry, StateLimits};
+
+fn command(action: CatalogAction) -> CatalogCommand {
+    let (namespace, at) = ("default".into(), Timestamp { seconds: 7, nanos: 0 });
+    CatalogCommand { namespace, action, expected: 0, principal: Principal::anyone(), at }
+}
+
+/// Commits what is proposed.
+fn commit(registry: &mut Registry, changes: Vec<crate::registry::Guarded>) {
+    let changes: Vec<Change> = changes.into_iter().map(|guarded| guarded.change).collect();
+    let revision = registry.revision() + 1;
+    registry.fold(revision, &changes);
+}
+
+fn run(registry: &mut Registry, action: CatalogAction) -> Result<(), Error> {
+    match registry.decide(&Command::Catalog(Box::new(command(action))), 0) {
+        Decision::Reply(outcome) => outcome.map(|_| ()),
+        Decision::Propose(changes, _) => {
+            commit(registry, changes);
+            Ok(())
+        }
+        Decision::Unfit { .. } => unreachable!("nobody is admitted here"),
+    }
+}
+
+fn book(registry: &Registry) -> &Book {
+    registry.catalogs().book("default")
+}
+
+fn create(id: &str, service: &str) -> CatalogAction {
+    CatalogAction::Create(draft(id, service))
+}
+
+/// What readers see of a book, but for revisions.
+type Seen = (Vec<Application>, Vec<ServiceType>, Vec<(u64, VersionChange, Recorded)>);
+
+fn seen(book: &Book) -> Seen {
+    let versions = book.versions().values().map(|version| (version.number, version.change, version.value.clone()));
+    (
+        book.applications().values().map(|entry| Application::clone(&entry.value)).collect(),
+        book.types().values().map(|entry| ServiceType::clone(&entry.value)).collect(),
+        versions.collect(),
+    )
+}
+
+fn documents(registry: &Registry) -> Vec<Arc<Document>> {
+    let book = book(registry);
+    let types = book.types().values().map(|entry| Arc::clone(&entry.document));
+    let applications = book.applications().values().map(|entry| Arc::clone(&entry.document));
+    let versions = book.versions().keys().map(|number| {
+        let (kind, namespace) = (crate::registry::Kind::CatalogVersion, "default".into());
+        let key = crate::registry::DocumentKey { kind, namespace, name: stored::version_name(*number) };
+        Arc::clone(book.document(&key).unwrap())
+    });
+    types.chain(applications).chain(versions).collect()
+}
+
+#[test]
+fn the_first_change_writes_down_what_was_there() {
+    let mut registry = Registry::new(1, StateLimits::default());
+    assert_eq!((book(&registry).types().len(), book(&registry).versions().len()), (3, 0));
+    run(&mut registry, CatalogAction::DeleteType("play".into())).unwrap();
+    let changes: Vec<_> =
+        seen(book(&registry)).2.into_iter().map(|(number, change, of)| (number, change, of.id().clone())).collect();
+    let insert = |number, id: &str| (number, VersionChange::Insert, SmolStr::new(id));
+    let wanted =
+        [insert(1, "nodejs"), insert(2, "play"), insert(3, "postgresql"), (4, VersionChange::Delete, "play".into())];
+    assert_eq!(changes, wanted);
+    assert_eq!(book(&registry).types().keys().collect::<Vec<_>>(), ["nodejs", "postgresql"]);
+    // What is gone does not come back with what is stored.
+    let mut again = Registry::new(1, StateLimits::default());
+    again.recover(registry.revision(), [], [], documents(&registry));
+    assert_eq!(seen(book(&again)), seen(book(&registry)));
+}
+
+#[test]
+fn an_application_makes_its_service_known() {
+    let mut registry = Registry::new(1, StateLimits::default());
+    run(&mut registry, create("www", "nodejs")).unwrap();
+    assert!(registry.service("default", "www").is_some());
+    assert_eq!(registry.forgettable(u64::MAX, 10), []);
+    run(&mut registry, CatalogAction::Delete("www".into())).unwrap();
+    assert_eq!(registry.forgettable(u64::MAX, 10), [("default".into(), "www".into())]);
+}
+
+#[test]
+fn only_what_is_of_the_expected_revision_changes() {
+    let mut registry = Registry::new(1, StateLimits::default());
+    run(&mut registry, create("www", "nodejs")).unwrap();
+    let at = |expected| CatalogCommand { expected, ..command(CatalogAction::Delete("www".into())) };
+    let decide = |registry: &Registry, expected| registry.decide(&Command::Catalog(Box::new(at(expected))), 0);
+    let stale = Error::StaleRevision { expected: 9, revision: 1 };
+    assert!(matches!(decide(&registry, 9), Decision::Reply(Err(error)) if error == stale));
+    assert!(matches!(decide(&registry, 1), Decision::Propose(..)));
+    let stranger = Principal { name: Some("x".into()), operator: false };
+    let wanted = CatalogCommand { principal: stranger, ..at(0) };
+    let refused = registry.decide(&Command::Catalog(Box::new(wanted)), 0);
+    assert!(matches!(refused, Decision::Reply(Err(Error::Permission { permission: "operate" }))));
+}
+
+const IDS: [&str; 6] = ["shop", "shop-a", "shop-b", "blog", "blog-a", "A"];
+const TYPES: [&str; 3] = ["nodejs", "plain", "gone"];
+
+fn action() -> impl Strategy<Value = CatalogAction> {
+    let id = || proptest::sample::select(IDS.to_vec());
+    let service = proptest::sample::select(TYPES.to_vec());
+    prop_oneof![
+        3 => (id(), service.clone()).prop_map(|(id, service)| create(id, service)),
+        2 => (id(), service).prop_map(|(id, service)| CatalogAction::Put(draft(id, service))),
+        2 => (id(), id()).prop_map(|(id, other)| CatalogAction::Depend(id.into(), other.into())),
+        1 => (id(), id()).prop_map(|(id, other)| CatalogAction::Undepend(id.into(), other.into())),
+        1 => id().prop_map(|id| CatalogAction::Delete(id.into())),
+        1 => (4_000..4_003i64).prop_map(|port| CatalogAction::PutType(ServiceTypeDraft {
+            id: "plain".to_owned(),
+            default_port: Some(port),
+            offset: None,
+        })),
+    ]
+}
+
+proptest! {
+    /// Changes decided together come to what they come to one after the other, each for itself too; and what is stored
+    /// of them makes the same book.
+    #[test]
+    fn together_is_as_one_after_the_other(groups in proptest::collection::vec(proptest::collection::vec(action(), 1..8), 1..8)) {
+        let (mut one, mut all) = (Registry::new(1, StateLimits::default()), Registry::new(1, StateLimits::default()));
+        for group in groups {
+            let commands: Vec<CatalogCommand> = group.iter().cloned().map(command).collect();
+            let (changes, outcomes) = all.change_catalog_all("default", &commands);
+            let mut keys: Vec<_> = changes.iter().map(|guarded| format!("{:?}", guarded.change.latch())).collect();
+            keys.dedup();
+            prop_assert!(keys.len() <= 1, "one latch for all of a catalog");
+            if !changes.is_empty() {
+                commit(&mut all, changes);
+            }
+            for (action, outcome) in group.into_iter().zip(outcomes) {
+                let alone = run(&mut one, action);
+                prop_assert_eq!(alone, outcome.map(|outcome| assert!(matches!(outcome, Outcome::Deployed(..)))));
+            }
+            prop_assert_eq!(seen(book(&one)), seen(book(&all)));
+        }
+        let mut again = Registry::new(1, StateLimits::default());
+        again.recover(all.revision(), [], [], documents(&all));
+        prop_assert_eq!(seen(book(&again)), seen(book(&all)));
+    }
+}
+
+#[test]
+fn lists_are_filtered_ordered_and_cut() {
+    let mut registry = Registry::new(1, StateLimits::default());
+    for (id, service) in [("shop", "nodejs"), ("shop-db", "postgresql"), ("shopping", "play"), ("blog", "nodejs")] {
+        run(&mut registry, create(id, service)).unwrap();
+    }
+    let namespace = SmolStr::new("default");
+    let list = |query: ApplicationQuery, sort: &str, offset| {
+        let page = Page { limit: 3, offset };
+        let found = applications([(&namespace, book(&registry))], &query, Sort::parse(sort).unwrap(), page);
+        (found.found.iter().map(|(_, entry)| entry.value.id.to_string()).collect::<Vec<_>>(), found.total)
+    };
+    let all = ApplicationQuery::default;
+    let texts = |ids: &[&str], total| (ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>(), total);
+    assert_eq!(list(all(), "", 0), texts(&["blog", "shopping", "shop-db"], 4));
+    assert_eq!(list(all(), "", 3), texts(&["shop"], 4));
+    assert_eq!(list(all(), "created_at", 2), texts(&["shopping", "blog"], 4));
+    assert_eq!(list(all(), "-port", 0), texts(&["blog", "shopping", "shop-db"], 4));
+    assert_eq!(list(all(), "id", 9), texts(&[], 4));
+    let prefix = ApplicationQuery { prefix: "shop".into(), ..all() };
+    assert_eq!(list(prefix, "id", 0), texts(&["shop", "shop-db"], 2));
+    let text = ApplicationQuery { text: " OP ".into(), ..all() };
+    assert_eq!(list(text, "port", 0), texts(&["shop", "shop-db", "shopping"], 3));
+    let services = ApplicationQuery { services: ["nodejs".into()].into(), ports: [6010, 6019].into(), ..all() };
+    assert_eq!(list(services, "id", 0), texts(&["shop"], 1));
+    assert!(Sort::parse("-").is_err() && Sort::parse("age").is_err());
+}
