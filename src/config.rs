@@ -21,7 +21,7 @@ pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, locate, misspelt
 
 use kind::{
     Addresses, Choice, Count, Directory, Filter, HostPort, Hosts, Kind, Location, Name, OnOff, Origins, Size, Span,
-    Switch,
+    Switch, Zone,
 };
 use lists::{Blocks, Ports};
 
@@ -30,6 +30,8 @@ use crate::registry::catalog::{BlockPattern, PortRules};
 /// The port that servers listen on and clients dial unless told otherwise (ONAI on a telephone's keys).
 pub const DEFAULT_PORT: u16 = 6624;
 
+/// Longest zone, as of any instance.
+const TEXT_BYTES_MAX: usize = 128;
 const MIB: u64 = 1 << 20;
 /// Bounds of `Span`, in milliseconds.
 const HOUR: u64 = 3_600_000;
@@ -149,6 +151,10 @@ settings! {
         log_format: LogFormat = LogFormat::Auto, Choice;
         /// Address that other members and clients are told, as host:port. Default: the address listened on.
         advertise: Option<String> = None, HostPort;
+        /// Whether the registry is an instance of its own service `onair`, in the namespace `default`: on or off. Default on.
+        register_itself: bool = true, OnOff;
+        /// Zone that the registry says it runs in, for its own instance. Default: none.
+        zone: String = String::new(), Zone;
         /// Hosts, besides localhost and the addresses listened on, by which browsers and HTTP clients may call this server:
         /// names that lead to it, without ports. Default: that of `advertise`.
         http_hosts: Vec<Host> = Vec::new(), Hosts;
@@ -255,6 +261,9 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
             wrong.push(format!("{setting}: {address} is given twice"));
         }
     }
+    if settings.zone.len() > TEXT_BYTES_MAX || settings.zone.chars().any(char::is_control) {
+        wrong.push(format!("zone: must be at most {TEXT_BYTES_MAX} bytes without control characters"));
+    }
     if settings.data_dir.as_os_str().is_empty() && !settings.ephemeral {
         wrong.push("data_dir: this platform names no directory for data: give --data-dir, or --ephemeral".to_owned());
     }
@@ -284,7 +293,7 @@ mod tests {
     fn documentation_says_the_default() {
         for (key, help, shown) in every_row::<ServeSettings>().into_iter().chain(every_row::<ClientSettings>()) {
             let said = help.rsplit_once("Default").map_or("", |(_, rest)| rest).trim_start_matches(':').trim();
-            let elsewhere = ["data_dir", "advertise", "namespace", "http_hosts", "cors_origins", "ops_listen"]
+            let elsewhere = ["data_dir", "advertise", "namespace", "http_hosts", "cors_origins", "ops_listen", "zone"]
                 .contains(&key.as_str());
             assert!(elsewhere || said == format!("{shown}."), "{key}: documented {said:?}, is {shown:?}");
             assert!(!said.is_empty(), "{key} documents no default");
@@ -323,6 +332,9 @@ mod tests {
             let [listen, ops_listen] = [listen, ops_listen].map(|address| vec![address.parse().unwrap()]);
             ServeSettings { listen, ops_listen, data_dir: "x".into(), ..ServeSettings::default() }.check()
         };
+        let zone = |zone: &str| ServeSettings { zone: zone.into(), data_dir: "x".into(), ..ServeSettings::default() };
+        assert_eq!(zone("eu-1").check(), [""; 0]);
+        assert_eq!((zone("a\nb").check().len(), zone(&"z".repeat(129)).check().len()), (1, 1));
         assert_eq!(port("127.0.0.1:1", "127.0.0.1:2"), [""; 0]);
         assert_eq!(port("127.0.0.1:1", "127.0.0.1:1"), ["ops_listen: 127.0.0.1:1 is given twice"]);
         assert!(port("127.0.0.1:1", "10.0.0.1:2")[0].starts_with("ops_listen: 10.0.0.1:2 can be reached"));

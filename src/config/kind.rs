@@ -223,6 +223,10 @@ any_text! {
     /// A name whose rules the server knows.
     Name, "NAME"
 }
+any_text! {
+    /// Where something runs; the settings as a whole say what it may be.
+    Zone, "ZONE"
+}
 
 /// `host:port`, or nothing.
 pub(super) struct HostPort;

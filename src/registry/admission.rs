@@ -14,6 +14,7 @@ use super::{
     error::Error,
     key::Fingerprint,
     needs::{IfMissing, Need, Resolved},
+    own::may_take_from,
     record::Record,
 };
 
@@ -166,8 +167,7 @@ fn takes_url_of(register: &Register, record: &Record) -> bool {
 /// Only what could be taken over is displaced. And whoever comes back with the token of a lease that is over finds that
 /// a newer registration has its url: were it to take it back, the two would go on so for ever.
 fn may_displace(register: &Register, record: &Arc<Record>, registry: &Registry) -> Result<(), Error> {
-    let own = register.principal.name == record.lease.principal;
-    if !own && !register.principal.operator {
+    if !may_take_from(register, record) {
         return Err(Error::KeyHeld { key: record.key().to_string() });
     }
     let key = register.registration.key().fingerprint();

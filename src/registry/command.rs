@@ -122,6 +122,8 @@ pub enum Target {
     Leases(Vec<LeaseToken>),
     /// Who is at this place without a token.
     Place(Place),
+    /// The registry's own instance, by itself.
+    Own(Key),
     /// A key, by an operator's right.
     Key(Key),
     /// All instances of a service, by an operator's right.
@@ -220,7 +222,7 @@ impl Command {
             Self::Deregister { target, .. } => match target {
                 Target::Lease(token) => token.iter().map(|token| token.key).collect(),
                 Target::Leases(tokens) => tokens.iter().map(|token| token.key).collect(),
-                Target::Key(key) => vec![key.fingerprint()],
+                Target::Key(key) | Target::Own(key) => vec![key.fingerprint()],
                 Target::Place(place) => place.fingerprints(),
                 Target::Service { .. } => Vec::new(),
             },
@@ -235,7 +237,7 @@ impl Command {
 /// The cause that a removal by `target` has.
 pub(super) fn cause_of(target: &Target) -> Cause {
     match target {
-        Target::Lease(_) | Target::Leases(_) | Target::Place(_) => Cause::Deregistered,
+        Target::Lease(_) | Target::Leases(_) | Target::Place(_) | Target::Own(_) => Cause::Deregistered,
         Target::Key(_) | Target::Service { .. } => Cause::Operator,
     }
 }

@@ -11,6 +11,7 @@ use super::{
     command::{Command, Decision, Lapse, Outcome, Principal, Register, Target, Verdict, cause_of},
     error::Error,
     key::Key,
+    own::may_take_from,
     record::{Lease, Record},
     service::ServiceSet,
     token::{LeaseToken, Secret},
@@ -71,6 +72,10 @@ impl Registry {
         self.find(token.key, |record| record.lease_id() == token.lease).or_else(|| self.find(token.key, |_| true))
     }
 
+    fn at(&self, key: &Key) -> Option<&Arc<Record>> {
+        self.slot_of(key).and_then(|slot| self.record(slot))
+    }
+
     fn holds(&self, slot: u32, record: &Arc<Record>) -> bool {
         self.record(slot).is_some_and(|held| Arc::ptr_eq(held, record))
     }
@@ -78,7 +83,7 @@ impl Registry {
     /// The registration itself, whatever it needs.
     pub(super) fn register(&self, register: &Register, in_flight: u64) -> Decision {
         let key = register.registration.key();
-        let current = self.slot_of(&key).and_then(|slot| self.record(slot));
+        let current = self.at(&key);
         // A token of another key is left to its lease and counts as none here.
         let token = register.token.as_ref().filter(|token| token.key == key.fingerprint());
         match (self.judge(token), current) {
@@ -91,6 +96,8 @@ impl Registry {
                 None => Decision::Reply(Err(Error::LeaseDenied)),
             },
             (_, Some(current)) => take_over(register, key, current),
+            // A registry that is full serves nevertheless, and says so.
+            (_, None) if register.is_own() => insert(register, key, None),
             (_, None) => match self.check_room(&key, in_flight) {
                 Ok(()) => insert(register, key, None),
                 Err(error) => Decision::Reply(Err(error)),
@@ -182,9 +189,16 @@ impl Registry {
             Target::Key(_) | Target::Service { .. } if !principal.operator => {
                 Decision::Reply(Err(Error::Permission { permission: "operate" }))
             }
-            Target::Key(key) => propose_removal(self.slot_of(key).and_then(|slot| self.record(slot)), cause, at),
+            Target::Key(key) => match self.at(key) {
+                Some(current) if current.lease.is_own() => {
+                    Decision::Reply(Err(Error::Permission { permission: "registry" }))
+                }
+                current => propose_removal(current, cause, at),
+            },
+            Target::Own(key) => propose_removal(self.at(key).filter(|current| current.lease.is_own()), cause, at),
             Target::Service { namespace, service } => {
-                propose_removal(self.service(namespace, service).into_iter().flat_map(ServiceSet::iter), cause, at)
+                let all = self.service(namespace, service).into_iter().flat_map(ServiceSet::iter);
+                propose_removal(all.filter(|record| !record.lease.is_own()), cause, at)
             }
         }
     }
@@ -225,8 +239,7 @@ fn repeats(register: &Register, current: &Record) -> bool {
 
 /// A live key, and no current token.
 fn take_over(register: &Register, key: Key, current: &Arc<Record>) -> Decision {
-    let own = register.principal.name == current.lease.principal;
-    if !own && !register.principal.operator {
+    if !may_take_from(register, current) {
         return Decision::Reply(Err(Error::KeyHeld { key: key.to_string() }));
     }
     if repeats(register, current) {

@@ -20,6 +20,7 @@ mod matcher;
 mod name;
 mod needs;
 mod outline;
+mod own;
 mod pattern;
 mod pick;
 mod publication;

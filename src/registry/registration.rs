@@ -59,6 +59,8 @@ impl LeaseTtl {
     pub const MIN: Self = Self(1_000);
     /// The longest.
     pub const MAX: Self = Self(3_600_000);
+    /// Of the registry's own instance, which lives as long as its process does. No request asks for it.
+    pub const OWN: Self = Self(0);
 
     /// The TTL that `asked` gives: none or 0 is the default, anything else is rounded up to whole milliseconds and
     /// clamped. Refused are negative ones and what is not a duration (nanoseconds of a second or more).

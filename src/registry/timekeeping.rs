@@ -140,7 +140,7 @@ impl Timekeeping {
     /// Leases found at recovery, all good for `grace` milliseconds from now, or for their own TTL if that is longer. Who
     /// was SUSPECT has been held back once: the grace is as long as that would have been, and then it goes.
     pub fn recover<'a>(&mut self, leases: impl Iterator<Item = (u32, &'a Arc<Record>)>, now: LeaseTime, grace: u32) {
-        for (slot, record) in leases {
+        for (slot, record) in leases.filter(|(_, record)| !record.lease.is_own()) {
             let ttl = record.lease.ttl;
             self.arm_until(slot, ttl, LeaseTime(now.0 + u64::from(ttl.max(grace))));
             self.place(slot, record);
@@ -152,6 +152,7 @@ impl Timekeeping {
     pub fn follow(&mut self, event: &Event) {
         let slot = event.slot;
         match (&event.before, &event.after) {
+            (_, Some(after)) if after.lease.is_own() => self.disarm(slot),
             (Some(before), Some(after)) if before.incarnation == after.incarnation => {
                 self.set_ttl(slot, after.lease.ttl);
                 if before.zone() != after.zone() {

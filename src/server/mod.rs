@@ -4,6 +4,7 @@
 mod connections;
 mod files;
 mod greeting;
+mod itself;
 mod listen;
 mod logging;
 mod ops;
@@ -24,6 +25,7 @@ use uuid::Uuid;
 
 use self::{
     connections::Protocols,
+    itself::Itself,
     listen::{Admitted, Door},
     ops::OpsServer,
 };
@@ -150,12 +152,14 @@ async fn serve<E: Engine>(
     let services = Arc::new(Services {
         handle: handle.clone(),
         settings: settings.clone(),
-        members: members(&settings, &addresses),
+        members: itself::members(&settings, &addresses),
         guard: Arc::new(Guard::new(&addresses, &settings)),
         ops: ops.shared(),
         legacy: Legacy::new(handle.clone(), settings.unfenced_http, settings.max_message_bytes),
     });
-    let (mut workers, inputs) = start_workers(&services, &stopping)?;
+    // Before anybody can ask.
+    let itself = Itself::enter(&handle, &settings, &services.members, ops.addresses()).await;
+    let (workers, inputs) = start_workers(&services, &stopping)?;
     let door = Door::new(settings.max_connections, handle.metrics());
     for listener in listeners {
         tokio::spawn(listen::accept(listener, door.clone(), inputs.clone(), stopping.clone()));
@@ -175,18 +179,11 @@ async fn serve<E: Engine>(
             _ = hang_up.recv() => tracing::info!("SIGHUP: no certificates or tokens are configured, nothing to reload"),
         }
     }
-    tracing::info!("stopping: no longer serving");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    // Health says so, and every stream ends with a last bookmark.
-    handle.hub().close();
-    // Listeners close; connections end when their calls have.
-    let _ = stop.send(true);
-    let ended = async { while workers.next().await.is_some() {} };
-    if timeout(settings.drain_wait, ended).await.is_err() {
-        tracing::warn!("some connections were still open after {:?}", settings.drain_wait);
-    }
-    if timeout(STOP_WAIT, handle.stop()).await.is_err() {
-        tracing::error!("the store did not close within {STOP_WAIT:?}; what was acknowledged is on disk");
+    tracing::info!("stopping: no longer serving");
+    // The last that streams tell is that we go.
+    itself.leave(&handle).await;
+    if !end_streams(&handle, stop, workers, settings.drain_wait).await {
         return Ok(());
     }
     match actor.await {
@@ -197,6 +194,28 @@ async fn serve<E: Engine>(
         }
         failed => ended_early(failed),
     }
+}
+
+/// Ends every stream and connection, then closes the store. False: it did not close.
+async fn end_streams(
+    handle: &RegistryHandle,
+    stop: watch::Sender<bool>,
+    mut workers: Workers,
+    drain_wait: Duration,
+) -> bool {
+    // Health says so, and every stream ends with a last bookmark.
+    handle.hub().close();
+    // Listeners close; connections end when their calls have.
+    let _ = stop.send(true);
+    let ended = async { while workers.next().await.is_some() {} };
+    if timeout(drain_wait, ended).await.is_err() {
+        tracing::warn!("some connections were still open after {drain_wait:?}");
+    }
+    let closed = timeout(STOP_WAIT, handle.stop()).await.is_ok();
+    if !closed {
+        tracing::error!("the store did not close within {STOP_WAIT:?}; what was acknowledged is on disk");
+    }
+    closed
 }
 
 /// The actor never ends by itself but by a fault.
@@ -236,13 +255,6 @@ fn api_options(settings: &ServeSettings) -> ApiOptions {
 /// Values of a body: as many as the most beats have, and more than anything else has.
 fn max_json_values(settings: &ServeSettings) -> usize {
     20_000 + 4 * settings.max_beats
-}
-
-fn members(settings: &ServeSettings, addresses: &[SocketAddr]) -> Vec<String> {
-    match &settings.advertise {
-        Some(address) => vec![address.clone()],
-        None => addresses.iter().map(ToString::to_string).collect(),
-    }
 }
 
 /// Tells people, programs and systemd that the port answers.

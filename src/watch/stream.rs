@@ -223,8 +223,12 @@ impl Stream for WatchStream {
             }
             let woken = this.listener.poll_woken(context);
             if this.hub.is_closing() {
-                // Before the log: a reader that lags goes on from here with the next server.
-                this.bookmark();
+                // What happened last is told: that this server's own instance went. A reader that lags goes on from there
+                // with the next server.
+                this.read_log();
+                if matches!(this.phase, Phase::Live) {
+                    this.bookmark();
+                }
                 this.phase = Phase::Closing;
             } else if this.read_log() || this.read_published() {
                 // Queued.

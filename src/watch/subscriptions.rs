@@ -389,7 +389,8 @@ impl Subscriptions {
             }
             let woken = self.listener.poll_woken(context);
             if self.hub.is_closing() {
-                // Before the log: a reader that lags goes on from here with the next server.
+                // One revision more, and a reader that lags goes on from there with the next server.
+                self.read_log();
                 self.bookmark(0);
                 self.state = State::Closing;
                 continue;

@@ -87,7 +87,7 @@ fn spawn(
     registry: usize,
 ) -> (Child, SocketAddr) {
     let mut process = Command::new(env!("CARGO_BIN_EXE_onair"))
-        .args(["serve", "--listen", listen, "--data-dir"])
+        .args(["serve", "--register-itself", "off", "--listen", listen, "--data-dir"])
         .arg(home.path().join(format!("registry-{registry}")))
         .args(arguments)
         .stdin(Stdio::null())

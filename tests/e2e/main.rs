@@ -48,6 +48,7 @@ mod http_web;
 mod input;
 mod instances;
 mod ipv6;
+mod itself;
 mod kill9;
 mod lease;
 mod limits;

@@ -54,7 +54,7 @@ async fn until_listening(address: &str) {
 async fn the_five_minutes_go_as_the_readme_says() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let tour = Tour::read("## Five minutes", "### The same without", &[("8000", &port)]);
-    let mut server = Server::start(&["--restart-grace", "2s"]).await;
+    let mut server = Server::start(&["--restart-grace", "2s", "--register-itself", "on"]).await;
     let dir = tempfile::tempdir().unwrap();
     // With a shorter TTL than the default, so that nobody has to wait.
     let url = format!("{}?ttl=3s", server.url());
@@ -63,6 +63,8 @@ async fn the_five_minutes_go_as_the_readme_says() {
     let at = format!("web 127.0.0.1:{port} 127.0.0.1:{port}");
 
     second.begin(tour.block(&["onair watch"])).await;
+    let itself = server.info().await;
+    second.ends_with("ONLINE", &format!("ONLINE  onair {} {} SNAPSHOT", itself.registry_id, server.address())).await;
     // People are slower.
     within("a watch", async { while server.info().await.counts.unwrap().watches != 1 {} }).await;
     third.run(tour.block(&["python3 -m http.server"])).await;
@@ -79,7 +81,9 @@ async fn the_five_minutes_go_as_the_readme_says() {
     server.kill().await;
     second.ends_with("the stream broke", "resuming").await;
     server.again().await;
-    second.line("onair: resumed at revision 1 after").await;
+    second.line("onair: resumed at revision 3 after").await;
+    second.ends_with("OFFLINE onair", "REPLACED").await;
+    second.ends_with("ONLINE  onair", "REGISTERED").await;
 
     third.run(tour.block(&["kill -9 $JOIN"])).await;
     second.ends_with("OFFLINE", &format!("OFFLINE {at} EXPIRED")).await;
