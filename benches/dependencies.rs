@@ -110,6 +110,7 @@ fn lookups_of_50(bencher: Bencher<'_, '_>) {
                     prefer_zone: String::new(),
                     wait: std::time::Duration::ZERO,
                     min_revision: 0,
+                    falls_back: false,
                     deadline: None,
                 };
                 black_box(handle.lookup(query).await.expect("it is there"));

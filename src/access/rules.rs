@@ -111,6 +111,8 @@ pub const RPCS: &[(&str, Rule)] = &[
     ("/onair.v1.Catalog/ListCatalogVersions", rule(READ, Reach::Narrowed)),
     ("/onair.v1.Catalog/GetStartOrder", rule(READ, Reach::Narrowed)),
     ("/onair.v1.Catalog/GetDependencyReport", rule(READ, Reach::Narrowed)),
+    ("/onair.v1.Catalog/WaitReady", rule(READ, Reach::Named)),
+    ("/onair.v1.Catalog/GetCatalogStatus", rule(READ, Reach::Narrowed)),
     ("/onair.v1.Catalog/ListPorts", rule(READ, Reach::Narrowed)),
     ("/grpc.health.v1.Health/Check", HEALTH),
     ("/grpc.health.v1.Health/Watch", HEALTH),
@@ -195,8 +197,9 @@ mod tests {
     fn who_changes_something_needs_more_than_to_read() {
         for (path, rule) in RPCS {
             let name = path.rsplit('/').next().unwrap_or_default();
-            let reads =
-                ["Get", "List", "Lookup", "Resolve", "Watch", "Subscribe"].iter().any(|verb| name.starts_with(verb));
+            let reads = ["Get", "List", "Lookup", "Resolve", "Wait", "Watch", "Subscribe"]
+                .iter()
+                .any(|verb| name.starts_with(verb));
             let Entry::Any(permissions) = rule.entry else { continue };
             assert_eq!(permissions.contains(&Permission::Read), reads, "{path}");
             assert!(!reads || rule.reach != Reach::Lease, "{path}");

@@ -23,7 +23,9 @@ use super::{
 };
 use crate::registry::{
     Candidate, Choice, Error, Filter, FilterSet, Frontend, Key, Matcher, Namespace, Record, Registry, Revision, Scope,
-    ServiceSet, Share, Split, Status, pick, pick_behind,
+    ServiceSet, Share, Split, Status,
+    catalog::{Application, Entry},
+    pick, pick_behind,
 };
 
 /// Most instances in a page.
@@ -73,6 +75,8 @@ pub struct LookupQuery {
     pub wait: Duration,
     /// The least revision to answer from.
     pub min_revision: Revision,
+    /// Whether the catalog is to answer for a service that is offline.
+    pub falls_back: bool,
     /// The call's deadline, which cuts every wait.
     pub deadline: Option<Instant>,
 }
@@ -101,6 +105,8 @@ pub struct Found {
     pub frontend: Option<Arc<Frontend>>,
     /// Why there are none.
     pub why_empty: Option<WhyEmpty>,
+    /// What the catalog has of a service that is offline, if that was asked for.
+    pub declared: Option<Arc<Entry<Application>>>,
     /// Where to go on; empty at the end.
     pub next_page_token: String,
     /// The revision that this shows.
@@ -292,11 +298,12 @@ impl RegistryHandle {
     async fn find(&self, query: &LookupQuery, matcher: &Matcher) -> Result<Found, Error> {
         let after = page_start(&query.page_token)?;
         // A short look: the snapshot is read after the state is free again.
-        let (snapshot, namespaces, behind) = {
+        let (snapshot, namespaces, behind, declared) = {
             let registry = self.hub.registry();
+            let declared = query.falls_back.then(|| declared(&registry, matcher)).flatten();
             let behind = Behind::of(&registry, matcher);
             let scopes = behind.as_ref().map_or(matcher.scopes(), |behind| behind.matcher.scopes());
-            (registry.snapshot(scopes), registry.namespaces().clone(), behind)
+            (registry.snapshot(scopes), registry.namespaces().clone(), behind, declared)
         };
         let meant = behind.as_ref().map_or(matcher, |behind| &behind.matcher);
         let revision = snapshot.revision();
@@ -333,12 +340,6 @@ impl RegistryHandle {
         let none_match = records.is_empty();
         if query.pick != PickKind::All {
             records = self.choose(query, matcher, behind.as_ref(), records);
-            // There are no pages, but a reply has its size.
-            let mut bytes = 0;
-            records.retain(|record| {
-                bytes += record.bytes().len() + 4;
-                bytes <= PAGE_BYTES
-            });
         }
         let why_empty = match (records.is_empty(), none_match) {
             (false, _) => None,
@@ -349,7 +350,8 @@ impl RegistryHandle {
             (true, false) => Some(WhyEmpty::NoMatch),
         };
         let frontend = behind.and_then(|behind| behind.frontend);
-        Ok(Found { records, frontend, why_empty, next_page_token, revision })
+        let declared = declared.filter(|_| why_empty == Some(WhyEmpty::AllOffline));
+        Ok(Found { records, frontend, why_empty, declared, next_page_token, revision })
     }
 
     fn choose(
@@ -387,8 +389,20 @@ impl RegistryHandle {
                 pick_behind(choice, &shares, &candidates, n, zone, random, turn)
             }
         };
-        picked.into_iter().filter_map(|place| records.get(place).cloned()).collect()
+        // There are no pages, but a reply has its size.
+        let mut bytes = 0;
+        let fits = |record: &Arc<Record>| {
+            bytes += record.bytes().len() + 4;
+            bytes <= PAGE_BYTES
+        };
+        picked.into_iter().filter_map(|place| records.get(place).cloned()).filter(fits).collect()
     }
+}
+
+/// The application that the service of a lookup is named after.
+fn declared(registry: &Registry, matcher: &Matcher) -> Option<Arc<Entry<Application>>> {
+    let Scope::Service(namespace, service) = matcher.scopes().first()? else { return None };
+    registry.catalogs().book(namespace).applications().get(service).cloned()
 }
 
 /// What is behind the frontend that a lookup follows.

@@ -52,6 +52,7 @@ use self::{
     waiting::{Call, WaitingRoom},
 };
 pub use self::{
+    catalog::Standings,
     clock::{LeaseClock, MARK_INTERVAL},
     deploy::{DeployedPage, Deployment, Impact},
     handle::{ActorOptions, RegistryHandle},

@@ -215,6 +215,7 @@ fn query(namespace: &str, service: &str, selector: &str) -> LookupQuery {
         prefer_zone: String::new(),
         wait: Duration::ZERO,
         min_revision: 0,
+        falls_back: false,
         deadline: None,
     }
 }

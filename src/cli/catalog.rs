@@ -1,16 +1,19 @@
-//! `onair app`, `onair service-type`, `onair start-order` and `onair ports`: the catalog of applications.
+//! `onair app`, `onair service-type`, `onair start-order`, `onair status` and `onair ports`: the catalog of applications.
 
 mod app;
 mod order;
 mod service_type;
+mod start;
+mod status;
 
 use prost::Message;
 use tonic::{Request, Response, Status, transport::Channel};
 
 pub use self::{
-    app::{Args as AppArgs, run as app},
+    app::{Args as AppArgs, run as app, show},
     order::{OrderArgs, PortsArgs, ports, start_order},
     service_type::{Args as ServiceTypeArgs, run as service_type},
+    status::{StatusArgs, status},
 };
 use super::{deploy::answer, failure::Failure, print::Printer, session::Session, text::safe};
 use crate::{

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use tonic::transport::Channel;
 
 use super::{
-    curl,
+    catalog, curl,
     failure::{CallFailed, Failure},
     print::{Printer, enum_name, note},
     session::{Session, duration_argument, to_wire},
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{ClientSettings, Given},
     proto::{
-        DeregisterRequest, Emptiness, Instance, ListServicesRequest, ListServicesResponse, LookupRequest,
+        DeregisterRequest, Emptiness, Fallback, Instance, ListServicesRequest, ListServicesResponse, LookupRequest,
         LookupResponse, Pick, registry_client::RegistryClient,
     },
 };
@@ -29,6 +29,7 @@ Examples:
   onair lookup web --version '^2.1' --selector 'zone=eu,metadata.tier in (gold,silver)'
   onair lookup web --pick rendezvous --pick-key user-42
   onair lookup web --wait 30s && echo up
+  onair lookup shop-api --fallback catalog
 
 Exit code 3: nothing found; the reason is told on standard error.";
 
@@ -62,8 +63,18 @@ pub struct LookupArgs {
     /// Answer from this revision or a later one.
     #[arg(long, value_name = "REVISION", default_value_t = 0, hide_default_value = true)]
     min_revision: u64,
+    /// If nobody is online, show what the catalog has declared of it.
+    #[arg(long, value_enum)]
+    fallback: Option<FallsBack>,
     #[command(flatten)]
     given: Given<ClientSettings>,
+}
+
+/// `Fallback` as the command line has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FallsBack {
+    /// The application of that id.
+    Catalog,
 }
 
 /// `Pick` as the command line has it.
@@ -110,6 +121,7 @@ pub async fn lookup(args: LookupArgs) -> Result<(), Failure> {
         prefer_zone: args.prefer_zone,
         wait: args.wait.and_then(to_wire),
         min_revision: args.min_revision,
+        fallback: args.fallback.map_or(Fallback::Unspecified, |FallsBack::Catalog| Fallback::Catalog).into(),
         ..LookupRequest::default()
     };
     if session.print.is_curl() {
@@ -122,7 +134,15 @@ pub async fn lookup(args: LookupArgs) -> Result<(), Failure> {
     } else if !found.instances.is_empty() {
         show_instances(&session.print, &found.instances, session.namespace == "*")?;
     }
-    if found.instances.is_empty() { Err(Failure::Nothing(in_words(&args.name, found.emptiness()))) } else { Ok(()) }
+    match &found.declared {
+        Some(declared) if !session.print.is_json() => {
+            note(&format!("{}; this is what the catalog has of it", in_words(&args.name, found.emptiness())));
+            catalog::show(&session.print, std::slice::from_ref(declared))
+        }
+        Some(_) => Ok(()),
+        None if found.instances.is_empty() => Err(Failure::Nothing(in_words(&args.name, found.emptiness()))),
+        None => Ok(()),
+    }
 }
 
 /// All pages as one answer, or as many instances as were asked for.

@@ -83,6 +83,8 @@ enum Command {
     ServiceType(catalog::ServiceTypeArgs),
     /// Print in which order to start applications.
     StartOrder(catalog::OrderArgs),
+    /// Print which applications are online, which are missing, and which are on an unexpected port.
+    Status(catalog::StatusArgs),
     /// Print which application has which port, and which are free beside them.
     Ports(catalog::PortsArgs),
     /// Ask for the health of the registry, or of a service.
@@ -136,6 +138,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::App(args) => client(catalog::app(args)),
         Command::ServiceType(args) => client(catalog::service_type(args)),
         Command::StartOrder(args) => client(catalog::start_order(args)),
+        Command::Status(args) => client(catalog::status(args)),
         Command::Ports(args) => client(catalog::ports(args)),
         Command::Health(args) => client(health::run(args)),
         Command::Info(args) => client(info::run(args)),

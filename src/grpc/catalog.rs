@@ -1,10 +1,13 @@
 //! `onair.v1.Catalog`: each call is read, handed to the registry, and answered. No rule of it lives here.
 
 mod answer;
+mod live;
 mod read;
 
 use tonic::{Request, Response, Status};
 
+pub(super) use self::answer::application;
+pub use self::live::ReadyReplies;
 use super::{
     deadline,
     server::catalog_server::Catalog,
@@ -283,6 +286,25 @@ impl Catalog for CatalogService {
         let shape = dependencies.shape().map_err(answer::cycle)?;
         let affected = answer::levels(dependencies.affected_by(&application));
         Ok(Response::new(answer::report(shape, affected, revision)))
+    }
+
+    type WaitReadyStream = ReadyReplies;
+
+    async fn wait_ready(&self, request: Request<WaitReadyRequest>) -> Result<Response<ReadyReplies>, Status> {
+        let deadline = deadline::of(&request);
+        let (namespace, services, wait) = read::wait_ready(request.into_inner())?;
+        Ok(Response::new(ReadyReplies(self.handle.wait_ready(namespace, services, wait, deadline)?)))
+    }
+
+    async fn get_catalog_status(
+        &self,
+        request: Request<GetCatalogStatusRequest>,
+    ) -> Result<Response<GetCatalogStatusResponse>, Status> {
+        let mut request = request.into_inner();
+        let namespace = read::namespace_to_read(&std::mem::take(&mut request.namespace))?;
+        let (query, states, page) = read::status(request)?;
+        let standings = self.handle.standings(&namespace, &query, &states, page).await;
+        Ok(Response::new(live::standings(standings)))
     }
 
     async fn list_ports(&self, request: Request<ListPortsRequest>) -> Result<Response<ListPortsResponse>, Status> {

@@ -3,26 +3,26 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use bytes::Bytes;
 use prost::encoding::encode_varint;
 use tokio::time::Instant;
 use tonic::Request;
 use uuid::Uuid;
 
+mod lookup;
+
+pub(super) use self::lookup::{lookup, lookup_response, plain_lookup, plain_response};
 use super::{
     beats::{Beats, HeartbeatRequest},
     codec::unreadable,
     raw,
 };
 use crate::{
-    actor::{Beat, Found, ListQuery, LookupQuery, PickKind, Resolution, ResolveQuery, WhyEmpty},
-    proto::{self, Emptiness},
+    actor::{Beat, ListQuery, Resolution, ResolveQuery},
+    proto,
     registry::{
-        ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, IfMissing, Key, LeaseToken,
-        MAX_PICK_KEY_BYTES, Needs, Publication, Record, Registration, Resolved, Status, Target, Violation, check_name,
-        check_new_namespace,
+        ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, IfMissing, Key, LeaseToken, Needs,
+        Publication, Record, Registration, Resolved, Status, Target, Violation, check_name, check_new_namespace,
     },
-    watch::{LOOKUP_FRONTENDS, push_frontend},
 };
 
 /// How long missing dependencies are waited for by who does not say.
@@ -354,50 +354,6 @@ pub(super) fn publication(request: proto::PublishRequest) -> Result<(Publication
     }
 }
 
-/// What to find.
-pub(super) fn lookup(request: proto::LookupRequest, deadline: Option<Instant>) -> Result<LookupQuery, Error> {
-    let mut violations = Vec::new();
-    let pick = match proto::Pick::try_from(request.pick) {
-        Ok(proto::Pick::Unspecified | proto::Pick::All) => PickKind::All,
-        Ok(proto::Pick::Random) => PickKind::Random,
-        Ok(proto::Pick::RoundRobin) => PickKind::RoundRobin,
-        Ok(proto::Pick::Weighted) => PickKind::Weighted,
-        Ok(proto::Pick::Rendezvous) => PickKind::Rendezvous,
-        Err(_) => {
-            violations.push(violation("pick", format!("{} is no pick", request.pick)));
-            PickKind::All
-        }
-    };
-    if request.pick_key.len() > MAX_PICK_KEY_BYTES {
-        violations.push(violation("pick_key", format!("must be at most {MAX_PICK_KEY_BYTES} bytes")));
-    }
-    if pick != PickKind::All && !request.page_token.is_empty() {
-        violations.push(violation("page_token", "a pick has no pages"));
-    }
-    let wait = wait(request.wait, &mut violations);
-    let selector = proto::Selector {
-        namespace: request.namespace,
-        service: request.service,
-        frontend: request.frontend,
-        version: request.version,
-        selector: request.selector,
-        published: false,
-    };
-    let filter = filter(&selector, "", &mut violations);
-    checked(violations)?;
-    Ok(LookupQuery {
-        filters: FilterSet::new(filter),
-        pick,
-        pick_key: request.pick_key,
-        limit: request.limit as usize,
-        page_token: request.page_token,
-        prefer_zone: request.prefer_zone,
-        wait,
-        min_revision: request.min_revision,
-        deadline,
-    })
-}
-
 /// Which services to list.
 pub(super) fn list(request: proto::ListServicesRequest) -> Result<ListQuery, Error> {
     let namespace = match request.namespace.as_str() {
@@ -414,36 +370,6 @@ pub(super) fn list(request: proto::ListServicesRequest) -> Result<ListQuery, Err
     Ok(ListQuery { namespace, prefix: request.prefix, limit, page_token: request.page_token })
 }
 
-/// The service that a lookup wants all routable instances of, if that is all that it wants.
-pub(super) fn plain_lookup(request: &proto::LookupRequest) -> Option<(&str, &str)> {
-    let proto::LookupRequest {
-        namespace,
-        service,
-        frontend,
-        version,
-        selector,
-        pick,
-        pick_key,
-        limit,
-        page_token,
-        prefer_zone: _,
-        wait,
-        min_revision,
-    } = request;
-    let all = *pick == proto::Pick::Unspecified as i32 || *pick == proto::Pick::All as i32;
-    let texts = [frontend, version, selector, pick_key, page_token];
-    let plain = all && *limit == 0 && wait.is_none() && *min_revision == 0 && texts.into_iter().all(String::is_empty);
-    let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };
-    (plain && !service.is_empty() && namespace != ALL_NAMESPACES).then_some((namespace, service))
-}
-
-/// The answer to a plain lookup.
-pub(super) fn plain_response(instances: Bytes, revision: u64) -> raw::LookupResponse {
-    let mut rest = Vec::with_capacity(12);
-    push_revision(5, revision, &mut rest);
-    raw::LookupResponse { instances, rest }
-}
-
 /// The field 1 that holds an instance, or one of them.
 fn push_instance(record: &Record, buffer: &mut Vec<u8>) {
     buffer.push(1 << 3 | 2);
@@ -456,35 +382,4 @@ fn push_revision(field: u8, revision: u64, buffer: &mut Vec<u8>) {
         buffer.push(field << 3);
         encode_varint(revision, buffer);
     }
-}
-
-/// A `LookupResponse`: the instances are encoded already.
-pub(super) fn lookup_response(found: &Found) -> raw::LookupResponse {
-    let emptiness = found.why_empty.map_or(Emptiness::Unspecified, |why| match why {
-        WhyEmpty::UnknownNamespace => Emptiness::UnknownNamespace,
-        WhyEmpty::UnknownService => Emptiness::UnknownService,
-        WhyEmpty::UnknownFrontend => Emptiness::UnknownFrontend,
-        WhyEmpty::NoMatch => Emptiness::NoMatch,
-        WhyEmpty::AllOffline => Emptiness::AllOffline,
-    });
-    let mut instances = Vec::with_capacity(found.records.iter().map(|record| record.bytes().len() + 6).sum());
-    for record in &found.records {
-        push_instance(record, &mut instances);
-    }
-    let mut rest = Vec::with_capacity(found.next_page_token.len() + 20);
-    if let Some(frontend) = &found.frontend {
-        let name = (frontend.namespace().as_str(), frontend.name().as_str());
-        push_frontend(LOOKUP_FRONTENDS, name, Some(frontend), &mut rest);
-    }
-    if emptiness != Emptiness::Unspecified {
-        rest.push(3 << 3);
-        encode_varint(emptiness as u64, &mut rest);
-    }
-    if !found.next_page_token.is_empty() {
-        rest.push(4 << 3 | 2);
-        encode_varint(found.next_page_token.len() as u64, &mut rest);
-        rest.extend_from_slice(found.next_page_token.as_bytes());
-    }
-    push_revision(5, found.revision, &mut rest);
-    raw::LookupResponse { instances: instances.into(), rest }
 }

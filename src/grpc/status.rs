@@ -14,8 +14,7 @@ pub const DOMAIN: &str = "onair";
 const VIOLATIONS_BYTES_MAX: usize = 3 * 1024;
 /// Most bytes of an error's sentence, which travels percent-encoded in a header.
 const SENTENCE_BYTES_MAX: usize = 512;
-/// Type and description of each dependency that is missing.
-const MISSING: &str = "MISSING_DEPENDENCY";
+/// What each of those that are missing lacks.
 const ABSENT: &str = "no routable instance";
 /// When a call that found no room makes sense again.
 const RETRY_SOON: Duration = Duration::from_millis(250);
@@ -52,6 +51,7 @@ pub fn code_of(reason: Reason) -> Code {
         }
         Reason::RevisionAhead
         | Reason::MissingDependency
+        | Reason::NotReady
         | Reason::MissingBackend
         | Reason::InUse
         | Reason::NothingBefore => Code::FailedPrecondition,
@@ -190,30 +190,21 @@ impl From<Error> for Status {
                 (Reason::NotSupported, with_violations(Reason::NotSupported, violations))
             }
             Error::KeyHeld { key } => {
-                let mut details = details(Reason::KeyHeld, []);
-                details.set_resource_info("onair.v1.Instance", key, "", "registered by another principal");
-                (Reason::KeyHeld, details)
+                (Reason::KeyHeld, instance(Reason::KeyHeld, key, "registered by another principal"))
             }
-            Error::Fenced { key } => {
-                let mut details = details(Reason::KeyHeld, []);
-                details.set_resource_info("onair.v1.Instance", key, "", "registered with a lease token");
-                (Reason::KeyHeld, details)
-            }
+            Error::Fenced { key } => (Reason::KeyHeld, instance(Reason::KeyHeld, key, "registered with a lease token")),
             Error::Superseded { key, holder } => {
                 let mut details = details(Reason::Superseded, [("holder", holder.clone())]);
                 details.set_resource_info("onair.v1.Instance", key, "", "registered anew");
                 (Reason::Superseded, details)
             }
-            Error::NotFound { key } => {
-                let mut details = details(Reason::NotFound, []);
-                details.set_resource_info("onair.v1.Instance", key, "", "not registered");
-                (Reason::NotFound, details)
+            Error::NotFound { key } => (Reason::NotFound, instance(Reason::NotFound, key, "not registered")),
+            Error::MissingDependency(missing) => {
+                (Reason::MissingDependency, absent(Reason::MissingDependency, missing))
             }
-            Error::MissingDependency(missing) => return missing_dependency(&error, missing),
+            Error::NotReady { missing } => (Reason::NotReady, absent(Reason::NotReady, missing)),
             Error::Repeated { key } => {
-                let mut details = details(Reason::Repeated, []);
-                details.set_resource_info("onair.v1.Instance", key, "", "registered by a newer call");
-                (Reason::Repeated, details)
+                (Reason::Repeated, instance(Reason::Repeated, key, "registered by a newer call"))
             }
             Error::LeaseDenied => (Reason::LeaseDenied, details(Reason::LeaseDenied, [])),
             Error::Permission { permission } => {
@@ -251,17 +242,24 @@ impl From<Error> for Status {
     }
 }
 
-/// What is missing, as `PreconditionFailure` names it: `name@version` each, as many as fit.
-fn missing_dependency(error: &Error, missing: &[String]) -> Status {
-    let mut bytes = 0;
+/// Which instance it is about, and what became of that.
+fn instance(reason: Reason, key: &str, description: &str) -> ErrorDetails {
+    let mut details = details(reason, []);
+    details.set_resource_info("onair.v1.Instance", key, "", description);
+    details
+}
+
+/// What is missing, as `PreconditionFailure` names it: as many as fit, and how many they are.
+fn absent(reason: Reason, missing: &[String]) -> ErrorDetails {
+    let (mut bytes, kind) = (0, reason_name(reason));
     let fits = |name: &&String| {
-        bytes += name.len() + MISSING.len() + ABSENT.len() + 12;
+        bytes += name.len() + kind.len() + ABSENT.len() + 12;
         bytes <= VIOLATIONS_BYTES_MAX
     };
-    let told = missing.iter().take_while(fits).map(|name| PreconditionViolation::new(MISSING, name, ABSENT));
-    let mut details = details(Reason::MissingDependency, [("missing", missing.len().to_string())]);
+    let told = missing.iter().take_while(fits).map(|name| PreconditionViolation::new(kind, name, ABSENT));
+    let mut details = details(reason, [("missing", missing.len().to_string())]);
     details.set_precondition_failure(told.collect::<Vec<_>>());
-    Status::with_error_details(code_of(Reason::MissingDependency), sentence(error), details)
+    details
 }
 
 /// Which backend or frontend it is about.

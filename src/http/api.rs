@@ -18,7 +18,7 @@ use super::{
     call::{Caller, Grpc},
     negotiate, pages,
     problem::{self, Refusal},
-    reply,
+    progress, reply,
     routes::{self, Route, RouteError, Table},
     transcode,
     watches::{self, Watches},
@@ -107,6 +107,9 @@ impl Api {
     async fn answer(&self, route: &Route, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
         let message = self.message(route, &parts, body).await?;
+        if route.rpc.is_server_streaming() && !self.watches.are(route) {
+            return progress::answer(&self.grpc, route, parts, &message).await;
+        }
         if route.rpc.is_server_streaming() {
             return self.watches.answer(&self.grpc, route, parts, &message).await;
         }

@@ -22,6 +22,7 @@ mod openapi;
 pub mod ops;
 mod pages;
 pub mod problem;
+mod progress;
 pub mod prometheus;
 pub mod query;
 mod reply;

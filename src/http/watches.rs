@@ -25,6 +25,8 @@ use crate::metrics::Front;
 /// Tells nginx, and proxies that learnt from it, to hand on what comes when it comes.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
+/// What a watch streams.
+const WATCH_RESPONSE: &str = "onair.v1.WatchResponse";
 const JSON: &str = "application/json";
 /// The type of streams of server-sent events.
 pub const EVENTS: &str = "text/event-stream";
@@ -43,7 +45,13 @@ impl Watches {
     /// # Errors
     /// It has no watch.
     pub fn new(table: &Table) -> Result<Self, RouteError> {
-        Ok(Self { teller: Arc::new(Teller::new(table.message("onair.v1.WatchResponse")?)) })
+        Ok(Self { teller: Arc::new(Teller::new(table.message(WATCH_RESPONSE)?)) })
+    }
+
+    /// Whether a route stands for a watch.
+    #[must_use]
+    pub fn are(&self, route: &Route) -> bool {
+        route.rpc.output().full_name() == WATCH_RESPONSE
     }
 
     /// Answers a request that was read into a `WatchRequest`.
@@ -76,7 +84,7 @@ impl Watches {
 }
 
 /// An answer that is handed on as it comes, and not kept for anyone else.
-fn streamed(kind: &'static str, body: Body) -> Response<Body> {
+pub fn streamed(kind: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -1,5 +1,5 @@
 //! The catalog: kinds of programs, applications with ports that make sense, and who needs whom. The rules are here, on
-//! plain values; knows nothing of instances, nor of how it is kept.
+//! plain values; but for `live`, knows nothing of instances, nor of how it is kept.
 //!
 //! Where the rules come from: ports in blocks for families of names, well-known offsets for well-known kinds and the
 //! sentences of the violations are those that users of Flow Commerce's registry know. They are facts that those users
@@ -11,6 +11,7 @@ mod decide;
 mod dependency;
 mod draft;
 mod key;
+mod live;
 mod port;
 mod query;
 mod rules;
@@ -29,6 +30,7 @@ pub use self::{
     decide::{MAX_APPLICATIONS, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     dependency::{Cycle, Dependencies, Shape},
     draft::{ApplicationDraft, Drafted, Refusal, ServiceTypeDraft},
+    live::{Standing, Stood, Tally, asked, stand},
     port::{Full, Ports},
     query::{
         ApplicationQuery, Block, Of, Page, Paged, Sort, SortKey, VersionQuery, applications, blocks, service_types,

@@ -86,6 +86,11 @@ pub enum Error {
         /// `namespace/name`.
         name: String,
     },
+    /// Services are not online at the end of a wait for them.
+    NotReady {
+        /// Which.
+        missing: Vec<String>,
+    },
     /// Something of the catalog has that id, and nothing else is wrong.
     Taken {
         /// `Application` or `ServiceType`.
@@ -198,6 +203,7 @@ impl fmt::Display for Error {
             Self::Limit { limit, maximum, usage } => write!(f, "the limit {limit} of {maximum} is reached ({usage})"),
             Self::AlreadyExists { kind, .. } => write!(f, "{kind} with that name already exists"),
             Self::NoSuch { kind, .. } => write!(f, "{kind} not found"),
+            Self::NotReady { missing } => write!(f, "not online in time: {}", in_short(missing)),
             Self::Taken { violation, .. } => f.write_str(&violation.description),
             Self::Needed { sentence, by, .. } => write!(f, "{sentence}: {}", in_short(by)),
             Self::MissingBackends(violations) => list(f, "the frontend would name what is not there:", violations),

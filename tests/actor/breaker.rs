@@ -392,6 +392,7 @@ async fn they_are_picked_last() {
         prefer_zone: prefer_zone.to_owned(),
         wait: Duration::ZERO,
         min_revision: 0,
+        falls_back: false,
         deadline: None,
     };
     for pick in [PickKind::Random, PickKind::RoundRobin, PickKind::Weighted, PickKind::Rendezvous] {

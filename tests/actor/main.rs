@@ -2,6 +2,7 @@
 //! here, then everything at once under a seed. Knows no front but for the last.
 
 mod breaker;
+mod catalog;
 mod clock;
 mod expiry;
 mod fencing;

@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::{
-    harness::{Http, Running, Server, onair, register, said},
+    harness::{Http, Server, onair, said},
     input::refusal,
 };
 
@@ -329,30 +329,4 @@ async fn the_routes_of_before() {
     assert_eq!((kinds, &versions[1]["application"]["id"]), (vec!["insert", "delete"], &"www".into()));
     let (status, yaml) = ask_as_before(&server, "GET /applications/yaml", FORM, "").await;
     assert!(status == 200 && yaml.starts_with("- id: api\n  ports:\n    - healthcheck:\n"), "{yaml}");
-}
-
-/// Levels are printed one after the other, as what they name comes online; who does not is named at the end.
-#[tokio::test]
-async fn a_start_is_seen_level_by_level() {
-    let server = Server::ephemeral(&[]).await;
-    shop(&client(&server).await).await;
-    let url = server.url();
-    let mut start = Running::start(&["start-order", "--wait=30s", "--url", &url]);
-    let online = async |service: &str| _ = server.api().await.register(register(service, "one", 600.0)).await.unwrap();
-    start.out.line("level 1 shop-db").await;
-    online("shop-db").await;
-    start.out.line("online shop-db 1/3").await;
-    start.out.line("level 2 shop-api").await;
-    online("shop-api").await;
-    start.out.line("level 3 shop-www").await;
-    online("shop-www").await;
-    start.out.line("online shop-www 3/3").await;
-    assert_eq!(start.ended().await, 0);
-    let gone = onair::proto::DeregisterRequest { service: "shop-api".into(), all: true, ..Default::default() };
-    server.api().await.deregister(gone).await.unwrap();
-    let (code, out, err) = said(&onair(&["start-order", "shop-www", "--wait=0s", "--url", &url]).await);
-    assert!(
-        code == 3 && out.contains("online shop-db 1/3") && err.contains("not online within 0ns: shop-api"),
-        "{out}{err}"
-    );
 }

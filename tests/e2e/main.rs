@@ -32,6 +32,7 @@ mod bench;
 mod bender;
 mod breaker;
 mod catalog;
+mod catalog_live;
 mod cli;
 mod curl;
 mod dependencies;

@@ -230,3 +230,27 @@ async fn two_versions_behind_one_name_go_as_the_readme_says() {
     assert!(found("8001") + found("8002") == 200 && found("8002") <= 30, "{said}");
     recorder.assert_clean();
 }
+
+#[tokio::test]
+async fn a_shop_starts_in_order_as_the_readme_says() {
+    let server = Server::start(&[]).await;
+    let url = server.url();
+    let tour = Tour::read("### A shop that starts", "To tidy up", &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut second = Terminal::open(dir.path(), &[], ("ONAIR_URL", &url));
+    let mut third = Terminal::open(dir.path(), &[], ("ONAIR_URL", &url));
+
+    let said = third.run(tour.block(&["onair app create"])).await;
+    for line in ["6010  shop-www     nodejs        7050      6012 6013", "6019  shop-db      postgresql    5432"] {
+        assert!(said.contains(line), "{said}");
+    }
+    second.begin(tour.block(&["onair start-order"])).await;
+    second.line("level 1 shop-db").await;
+    third.run(tour.block(&["onair join shop-db"])).await;
+    // Typed at once, they come in any order.
+    let (said, status) = second.end().await;
+    assert!(status == 0 && said.contains("level 3 shop-www") && said.contains(" 3/3"), "{said}");
+    let said = third.run(tour.block(&["onair status"])).await;
+    assert!(said.contains("shop-api     MISSING  play:6011->9000        0     -          -"), "{said}");
+    assert!(said.contains("2 online, 1 missing, 0 on an unexpected port"), "{said}");
+}

@@ -81,7 +81,7 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::Superseded | ErrorReason::Repeated | ErrorReason::StaleRevision => Code::Aborted,
         ErrorReason::LeaseDenied | ErrorReason::Permission => Code::PermissionDenied,
         ErrorReason::HostNotAllowed | ErrorReason::OriginNotAllowed => Code::PermissionDenied,
-        ErrorReason::RevisionAhead | ErrorReason::MissingDependency => Code::FailedPrecondition,
+        ErrorReason::RevisionAhead | ErrorReason::MissingDependency | ErrorReason::NotReady => Code::FailedPrecondition,
         ErrorReason::MissingBackend | ErrorReason::InUse | ErrorReason::NothingBefore => Code::FailedPrecondition,
         ErrorReason::StoreUnavailable | ErrorReason::ShuttingDown => Code::Unavailable,
         ErrorReason::Deadline | ErrorReason::SlowBody => Code::DeadlineExceeded,
@@ -97,15 +97,17 @@ fn lacking(reason: ErrorReason, details: &ErrorDetails) -> Option<String> {
         ErrorReason::Limit => &["limit", "maximum", "usage"],
         ErrorReason::Permission => &["permission"],
         ErrorReason::RevisionAhead | ErrorReason::StaleRevision => &["revision"],
-        ErrorReason::InUse => &["frontends"],
         ErrorReason::HostNotAllowed => &["host"],
         ErrorReason::OriginNotAllowed => &["origin"],
-        ErrorReason::MissingDependency => &["missing"],
+        ErrorReason::MissingDependency | ErrorReason::NotReady => &["missing"],
         _ => &[],
     };
     let has = |name: &&&str| details.error_info().is_some_and(|info| info.metadata.contains_key(**name));
     if let Some(name) = metadata.iter().find(|name| !has(name)) {
         return Some(format!("no `{name}` in the metadata"));
+    }
+    if reason == ErrorReason::InUse && !["frontends", "applications"].iter().any(|name| has(&name)) {
+        return Some("nobody in the metadata who uses it".to_owned());
     }
     let retries = matches!(reason, ErrorReason::Limit | ErrorReason::Overloaded | ErrorReason::ShuttingDown);
     if retries && details.retry_info().is_none_or(|info| info.retry_delay.is_none()) {
@@ -116,7 +118,7 @@ fn lacking(reason: ErrorReason, details: &ErrorDetails) -> Option<String> {
         return Some("no `BadRequest`".to_owned());
     }
     let missing = details.precondition_failure().map_or(&[][..], |failure| &failure.violations);
-    if reason == ErrorReason::MissingDependency && missing.is_empty() {
+    if matches!(reason, ErrorReason::MissingDependency | ErrorReason::NotReady) && missing.is_empty() {
         return Some("no `PreconditionFailure`".to_owned());
     }
     let nameless = violations.iter().any(|one| one.field.is_empty() || one.description.is_empty());

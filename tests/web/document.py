@@ -50,8 +50,10 @@ def target(path, operation):
                 value = urllib.parse.quote(str(parameter["example"]), safe="")
                 path = path.replace("{%s}" % parameter["name"], value)
             elif parameter["required"]:
-                query[parameter["name"]] = json.dumps(parameter["example"])
-    return path + ("?" + urllib.parse.urlencode(query) if query else "")
+                value = parameter["example"]
+                texts = value if isinstance(value, list) else [value]
+                query[parameter["name"]] = [text if isinstance(text, str) else json.dumps(text) for text in texts]
+    return path + ("?" + urllib.parse.urlencode(query, doseq=True) if query else "")
 
 
 def judge_operation(server, document, path, method, operation):

@@ -262,7 +262,11 @@ fn show_one(print: &Printer, application: Option<Application>) -> Result<(), Fai
     show(print, &all)
 }
 
-fn show(print: &Printer, all: &[Application]) -> Result<(), Failure> {
+/// Shows applications.
+///
+/// # Errors
+/// They cannot be written.
+pub fn show(print: &Printer, all: &[Application]) -> Result<(), Failure> {
     if print.is_json() {
         return all.iter().try_for_each(|application| print.message("Application", application));
     }

@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Client, ask, joined};
+use super::{Client, ask, joined, start::Start};
 use crate::{
     cli::{
         deploy::answer,
-        failure::Failure,
-        session::{Session, duration_argument, to_wire},
+        failure::{CallFailed, Cause, Failure},
+        print::note,
+        session::{Backoff, Session, duration_argument, to_wire},
         text::{Table, safe},
     },
-    config::{ClientSettings, Given},
-    proto::{
-        GetStartOrderRequest, GetStartOrderResponse, ListPortsRequest, LookupRequest, registry_client::RegistryClient,
-    },
+    config::{ClientSettings, Given, show_duration},
+    proto::{GetStartOrderRequest, GetStartOrderResponse, ListPortsRequest, WaitReadyRequest},
 };
 
 const ORDER_EXAMPLES: &str = "\
@@ -25,7 +24,11 @@ Examples:
   onair start-order --wait=2m | while read -r word level apps; do …; done
 
 Everything on a line can be started together once everything on the lines before it is up. With --wait a level is
-printed only when all of the level before it is online, as services of the applications' names.";
+printed only when all of the levels before it are online, as services of the applications' names, and then every
+application that comes or goes; done when all of them are online together. With --output json each of these is an object
+on a line of its own: {\"event\":\"level\",…}, {\"event\":\"online\",…}, {\"event\":\"offline\",…}.
+
+Exit code 3: with --wait, some are not online when the time is up; they are told on standard error.";
 
 /// Arguments of `start-order`.
 #[derive(Debug, clap::Args)]
@@ -81,45 +84,61 @@ pub async fn start_order(OrderArgs { applications, wait, given }: OrderArgs) -> 
     session.print.table(&table)
 }
 
-/// Prints each level when all before it is online, and each application when it is.
+/// Prints each level when all before it is online, and each application when it comes or goes. A stream that ends before
+/// the time is up is followed by another.
 async fn see_start(session: &mut Session, order: GetStartOrderResponse, wait: Duration) -> Result<(), Failure> {
     let until = Instant::now() + wait;
-    let total: usize = order.levels.iter().map(|level| level.applications.len()).sum();
-    let mut online = 0;
-    for (level, start) in (1..).zip(order.levels) {
-        let names = joined(start.applications.iter().map(|name| safe(name).into_owned()));
-        session.print.line(&format!("level {level} {names}"))?;
-        let mut missing = Vec::new();
-        for name in start.applications {
-            // When the time is up, those that are online all the same are still told from those that are not.
-            let left = until.saturating_duration_since(Instant::now());
-            if is_online(session, &name, left).await? {
-                online += 1;
-                session.print.line(&format!("online {} {online}/{total}", safe(&name)))?;
-            } else {
-                missing.push(safe(&name).into_owned());
+    let print = session.print.clone();
+    let mut start = Start::new(&print, order.levels.into_iter().map(|level| level.applications).collect());
+    let mut backoff = Backoff::default();
+    while !start.is_over() {
+        let left = until.saturating_duration_since(Instant::now());
+        match follow(session, &mut start, left).await? {
+            Ok(()) => backoff.reset(),
+            Err(failed) if !failed.is_transient() => return Err(Failure::Call(failed)),
+            Err(failed) => {
+                note(&format!("{}; asking again", failed.short()));
+                session.line.hang_up();
+                sleep(backoff.next().min(left)).await;
             }
         }
-        if !missing.is_empty() {
-            let missing = missing.join(", ");
-            return Err(Failure::Nothing(format!("of level {level}, not online within {wait:?}: {missing}")));
+        if !start.is_over() && Instant::now() >= until {
+            let missing: Vec<String> = start.missing().iter().map(|name| safe(name).into_owned()).collect();
+            let (wait, missing) = (show_duration(wait), missing.join(", "));
+            return Err(Failure::Nothing(format!("not online within {wait}: {missing}")));
         }
     }
     Ok(())
 }
 
-/// Whether somebody takes calls under the name of an application, within this time.
-async fn is_online(session: &mut Session, name: &str, wait: Duration) -> Result<bool, Failure> {
-    let request = LookupRequest {
-        namespace: session.namespace.clone(),
-        service: name.to_owned(),
-        limit: 1,
-        wait: to_wire(wait),
-        ..LookupRequest::default()
+/// Tells what one stream brings, until all are online or it ends; a server may end it earlier than asked.
+async fn follow(
+    session: &mut Session,
+    start: &mut Start<'_>,
+    left: Duration,
+) -> Result<Result<(), CallFailed>, Failure> {
+    const WHAT: &str = "wait for the start";
+    let request =
+        WaitReadyRequest { namespace: session.namespace.clone(), services: start.names(), wait: to_wire(left) };
+    let send = async |channel, request| Client::new(channel).wait_ready(request).await;
+    let mut replies = match session.line.stream(WHAT, request, send).await {
+        Ok(replies) => replies,
+        Err(failed) => return Ok(Err(failed)),
     };
-    let send = async |channel, request| RegistryClient::new(channel).lookup(request).await;
-    let (what, limit) = (format!("wait for {}", safe(name)), session.line.timeout() + wait);
-    Ok(!session.line.call(&what, limit, request, send).await?.instances.is_empty())
+    let end = Instant::now() + left + session.line.timeout();
+    let mut first = true;
+    let cause = loop {
+        match timeout_at(end, replies.message()).await {
+            Ok(Ok(Some(message))) => start.tell(std::mem::take(&mut first), &message)?,
+            Ok(Ok(None)) => return Ok(Ok(())),
+            Ok(Err(status)) => break Cause::from_status(status),
+            Err(_) => break Cause::Timeout(left + session.line.timeout()),
+        }
+    };
+    if cause.reason().as_deref() == Some("NOT_READY") {
+        return Ok(Ok(()));
+    }
+    Ok(Err(CallFailed { what: WHAT.to_owned(), causes: vec![(session.line.host(), cause)] }))
 }
 
 /// Prints who has which port, and which are free beside them.

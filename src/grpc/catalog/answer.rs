@@ -46,7 +46,7 @@ fn application_of(namespace: &str, value: &Application) -> proto::Application {
     }
 }
 
-pub(super) fn application(namespace: &str, entry: &Entry<Application>) -> proto::Application {
+pub(in crate::grpc) fn application(namespace: &str, entry: &Entry<Application>) -> proto::Application {
     proto::Application {
         revision: entry.document.revision,
         created_at: Some(entry.created_at),

@@ -1,18 +1,20 @@
 //! Requests about the catalog, read into what the registry takes; with all that is wrong with them.
 
-use std::{collections::HashSet, hash::Hash};
+use std::{collections::HashSet, hash::Hash, time::Duration};
 
 use smol_str::SmolStr;
 use tonic::Status;
 
+use super::live;
 use crate::{
+    grpc,
     proto::{
-        CatalogKind, CreateApplicationRequest, ListApplicationsRequest, ListCatalogVersionsRequest,
-        ListServiceTypesRequest, PutApplicationRequest,
+        ApplicationState, CatalogKind, CreateApplicationRequest, GetCatalogStatusRequest, ListApplicationsRequest,
+        ListCatalogVersionsRequest, ListServiceTypesRequest, PutApplicationRequest, WaitReadyRequest,
     },
     registry::{
         DEFAULT_NAMESPACE, Error, Violation,
-        catalog::{ApplicationDraft, ApplicationQuery, Page, Sort, VersionQuery},
+        catalog::{ApplicationDraft, ApplicationQuery, Page, Sort, Standing, VersionQuery},
         check_name, check_new_namespace,
     },
 };
@@ -23,8 +25,10 @@ const LIMIT: u32 = 25;
 const LIMIT_MAX: u32 = 100;
 /// How many values a filter of a list has at most.
 const FILTER_MAX: usize = 100;
-/// How many applications a start order is asked for by name at most.
+/// How many applications a start order is asked for by name at most, and a wait.
 const START_MAX: usize = 10_000;
+/// How long services are waited for by who does not say.
+const READY_WAIT: Duration = Duration::from_secs(60);
 
 fn checked<T>(value: T, violations: Vec<Violation>) -> Result<T, Status> {
     if violations.is_empty() { Ok(value) } else { Err(Error::Invalid(violations).into()) }
@@ -138,6 +142,40 @@ pub(super) fn start(applications: Vec<String>) -> Result<Option<Vec<SmolStr>>, S
     check_count("applications", applications.len(), START_MAX, &mut violations);
     let wanted: Vec<SmolStr> = applications.into_iter().map(Into::into).collect();
     checked((!wanted.is_empty()).then_some(wanted), violations)
+}
+
+/// Which services to wait for, and how long.
+pub(super) fn wait_ready(request: WaitReadyRequest) -> Result<(SmolStr, Vec<SmolStr>, Duration), Status> {
+    let WaitReadyRequest { namespace, services, wait } = request;
+    let (namespace, mut violations) = (or_default(&namespace), Vec::new());
+    check_name("namespace", namespace, &mut violations);
+    if services.is_empty() {
+        violations.push(violation("services", "must have at least one"));
+    }
+    check_count("services", services.len(), START_MAX, &mut violations);
+    for (place, service) in services.iter().enumerate().take(START_MAX) {
+        check_name(&format!("services[{place}]"), service, &mut violations);
+    }
+    let span = grpc::wait(wait, &mut violations);
+    let wait = if wait.is_none() { READY_WAIT } else { span };
+    checked((namespace.into(), services.into_iter().map(Into::into).collect(), wait), violations)
+}
+
+/// Which applications, how they are to stand, and which part of them.
+pub(super) fn status(request: GetCatalogStatusRequest) -> Result<(ApplicationQuery, HashSet<Standing>, Page), Status> {
+    let GetCatalogStatusRequest { ids, prefix, states, limit, offset, .. } = request;
+    let mut violations = Vec::new();
+    check_count("states", states.len(), FILTER_MAX, &mut violations);
+    let mut standings = HashSet::new();
+    for (place, state) in states.into_iter().enumerate() {
+        match ApplicationState::try_from(state).ok().and_then(live::standing) {
+            Some(standing) => _ = standings.insert(standing),
+            None => violations.push(violation(&format!("states[{place}]"), "must be one of ApplicationState")),
+        }
+    }
+    let ids = set("ids", ids, &mut violations);
+    let page = page(limit, offset, &mut violations);
+    checked((ApplicationQuery { ids, prefix, ..ApplicationQuery::default() }, standings, page), violations)
 }
 
 /// Which versions.

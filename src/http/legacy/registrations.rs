@@ -64,6 +64,7 @@ fn list(legacy: &Legacy, asked: &Asked) -> Result<Response<Body>, Refusal> {
         prefer_zone: String::new(),
         wait: std::time::Duration::ZERO,
         min_revision: 0,
+        falls_back: false,
         deadline: None,
     };
     let handle = legacy.handle.clone();

@@ -36,7 +36,9 @@ label! {
         Switch = "Deployments.Switch",
         /// Any other of `onair.v1.Deployments`.
         Deployments = "Deployments",
-        /// Any of `onair.v1.Catalog`.
+        /// `onair.v1.Catalog/WaitReady`.
+        WaitReady = "Catalog.WaitReady",
+        /// Any other of `onair.v1.Catalog`.
         Catalog = "Catalog",
         /// `grpc.health.v1.Health/Check`.
         HealthCheck = "Health.Check",
@@ -68,6 +70,7 @@ impl Rpc {
             "/onair.v1.Registry/GetServerInfo" => Self::GetServerInfo,
             "/onair.v1.Deployments/Switch" | "/onair.v1.Deployments/SwitchBack" => Self::Switch,
             path if path.starts_with("/onair.v1.Deployments/") => Self::Deployments,
+            "/onair.v1.Catalog/WaitReady" => Self::WaitReady,
             path if path.starts_with("/onair.v1.Catalog/") => Self::Catalog,
             "/grpc.health.v1.Health/Check" => Self::HealthCheck,
             "/grpc.health.v1.Health/List" => Self::HealthList,
@@ -91,7 +94,7 @@ impl Rpc {
     /// Whether its answer is a stream, which lasts as long as the caller likes.
     #[must_use]
     pub fn is_stream(self) -> bool {
-        matches!(self, Self::HeartbeatStream | Self::Watch | Self::Subscribe | Self::HealthWatch)
+        matches!(self, Self::HeartbeatStream | Self::Watch | Self::Subscribe | Self::WaitReady | Self::HealthWatch)
     }
 }
 
@@ -175,6 +178,7 @@ reasons! {
     InUse = "IN_USE",
     StaleRevision = "STALE_REVISION",
     NothingBefore = "NOTHING_BEFORE",
+    NotReady = "NOT_READY",
 }
 
 /// Statuses of HTTP, each as its own label.

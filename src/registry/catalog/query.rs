@@ -100,7 +100,7 @@ pub struct ApplicationQuery {
 }
 
 impl ApplicationQuery {
-    fn matches(&self, application: &Application) -> bool {
+    pub(super) fn matches(&self, application: &Application) -> bool {
         let id = application.id.as_str();
         let in_family = |rest: &str| rest.is_empty() || rest.starts_with('-');
         (self.ids.is_empty() || self.ids.contains(id))

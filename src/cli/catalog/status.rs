@@ -1,0 +1,127 @@
+//! `onair status`: which applications of the catalog are online, which are missing, and which are where nobody would look
+//! for them.
+
+use super::{ask, joined};
+use crate::{
+    cli::{
+        failure::Failure,
+        print::Printer,
+        text::{Table, Tone, host_port},
+    },
+    config::{ClientSettings, Given},
+    proto::{ApplicationState, ApplicationStatus, GetCatalogStatusRequest, GetCatalogStatusResponse, PortStatus},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  onair status
+  onair status shop
+  onair status --state missing
+
+An application is online while an instance of the service of its name takes calls. One whose instances are on another \
+port than the catalog has, external or internal, is told as UNEXPECTED_PORT with where they are.";
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct StatusArgs {
+    /// Only applications called so, or so followed by `-` and more.
+    #[arg(default_value = "", hide_default_value = true)]
+    prefix: String,
+    /// Only those that stand so. Repeatable.
+    #[arg(long = "state", value_enum)]
+    states: Vec<State>,
+    #[command(flatten)]
+    given: Given<ClientSettings>,
+}
+
+/// `ApplicationState` as the command line has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum State {
+    /// Online, on its ports.
+    Online,
+    /// Nobody is online.
+    Missing,
+    /// Somebody is on another port.
+    UnexpectedPort,
+}
+
+impl From<State> for ApplicationState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Online => Self::Online,
+            State::Missing => Self::Missing,
+            State::UnexpectedPort => Self::UnexpectedPort,
+        }
+    }
+}
+
+/// How many applications one call asks for.
+const PAGE: u32 = 100;
+
+/// Prints how applications stand.
+///
+/// # Errors
+/// What went wrong.
+pub async fn status(StatusArgs { prefix, states, given }: StatusArgs) -> Result<(), Failure> {
+    let states: Vec<i32> = states.into_iter().map(|state| ApplicationState::from(state).into()).collect();
+    let (mut all, mut offset) = (Vec::new(), 0);
+    loop {
+        let request = |namespace| GetCatalogStatusRequest {
+            namespace,
+            prefix: prefix.clone(),
+            states: states.clone(),
+            limit: PAGE,
+            offset,
+            ..GetCatalogStatusRequest::default()
+        };
+        let send = async |mut client: super::Client, request| client.get_catalog_status(request).await;
+        let asked = ask(&given, "GetCatalogStatus", "ask how the applications stand", request, send).await?;
+        let Some((print, mut page)) = asked else { return Ok(()) };
+        let last = page.applications.len() < PAGE as usize;
+        all.append(&mut page.applications);
+        if last {
+            return show(&print, &GetCatalogStatusResponse { applications: all, ..page });
+        }
+        offset += PAGE;
+    }
+}
+
+fn show(print: &Printer, found: &GetCatalogStatusResponse) -> Result<(), Failure> {
+    if print.is_json() {
+        return print.message("GetCatalogStatusResponse", found);
+    }
+    let mut table = Table::new(["APPLICATION", "STATE", "DECLARED", "LIVE", "ELSEWHERE", "NEEDS"]);
+    for application in &found.applications {
+        table.row(row_of(application));
+    }
+    print.table(&table)?;
+    let GetCatalogStatusResponse { online, missing, unexpected_port, .. } = found;
+    let tone = if *missing + *unexpected_port > 0 { Tone::Notice } else { Tone::Good };
+    let sum = format!("{online} online, {missing} missing, {unexpected_port} on an unexpected port");
+    print.line(&print.paint(tone, &sum))
+}
+
+fn row_of(application: &ApplicationStatus) -> [String; 6] {
+    let state = match application.state() {
+        ApplicationState::Online => "online",
+        ApplicationState::Missing => "MISSING",
+        ApplicationState::UnexpectedPort => "UNEXPECTED PORT",
+        ApplicationState::Unspecified => "",
+    };
+    let declared = |port: &PortStatus| format!("{}:{}->{}", port.service, port.external, port.internal);
+    let mut elsewhere: Vec<String> =
+        application.unexpected.iter().map(|instance| host_port(&instance.host, instance.port)).collect();
+    if application.unexpected_instances as usize > elsewhere.len() {
+        elsewhere.push(format!("and {} more", application.unexpected_instances as usize - elsewhere.len()));
+    }
+    let needs = application.missing_dependencies.iter().map(|id| format!("{id} (missing)"));
+    [
+        application.id.clone(),
+        state.to_owned(),
+        joined(application.ports.iter().map(declared)),
+        application.instances.to_string(),
+        joined(elsewhere),
+        joined(needs),
+    ]
+}

@@ -1,0 +1,112 @@
+//! What is declared and what is online, joined: how an application of the catalog stands. Changes nothing.
+
+use std::{collections::HashSet, sync::Arc};
+
+use imbl::OrdMap;
+use smol_str::SmolStr;
+
+use super::{Application, ApplicationQuery, Book, Entry};
+use crate::registry::{Record, ServiceSet};
+
+/// Most instances that a standing names for being elsewhere.
+const ELSEWHERE_MAX: usize = 10;
+
+/// How an application stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Instances are routable, each on a port of the application.
+    Online,
+    /// No instance is routable.
+    Missing,
+    /// Instances are routable, some of them on no port of the application.
+    UnexpectedPort,
+}
+
+/// An application with what is online of it.
+#[derive(Clone, Debug)]
+pub struct Stood {
+    /// As declared.
+    pub entry: Arc<Entry<Application>>,
+    /// How it stands.
+    pub standing: Standing,
+    /// How many instances are routable.
+    pub instances: u64,
+    /// How many of them are on each of its ports, in their order.
+    pub by_port: Vec<u64>,
+    /// Those that are on none, the first of them by id.
+    pub elsewhere: Vec<Arc<Record>>,
+    /// How many are on none.
+    pub elsewhere_count: u64,
+    /// Those that it needs and that have no routable instance.
+    pub missing: Vec<SmolStr>,
+}
+
+/// How many applications stand in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All of them.
+    pub total: u64,
+    /// `Online`.
+    pub online: u64,
+    /// `Missing`.
+    pub missing: u64,
+    /// `UnexpectedPort`.
+    pub unexpected: u64,
+}
+
+impl Tally {
+    /// Counts one more.
+    pub fn count(&mut self, standing: Standing) {
+        self.total += 1;
+        *match standing {
+            Standing::Online => &mut self.online,
+            Standing::Missing => &mut self.missing,
+            Standing::UnexpectedPort => &mut self.unexpected,
+        } += 1;
+    }
+}
+
+/// How an application stands when these services are online.
+#[must_use]
+pub fn stand(entry: &Arc<Entry<Application>>, services: &OrdMap<SmolStr, ServiceSet>) -> Stood {
+    let application = &entry.value;
+    let routable = |id: &SmolStr| services.get(id).is_some_and(|set| set.routable() > 0);
+    let mut stood = Stood {
+        entry: Arc::clone(entry),
+        standing: Standing::Missing,
+        instances: 0,
+        by_port: vec![0; application.ports.len()],
+        elsewhere: Vec::new(),
+        elsewhere_count: 0,
+        missing: application.dependencies.iter().filter(|id| !routable(id)).cloned().collect(),
+    };
+    let Some(set) = services.get(&application.id).filter(|set| set.routable() > 0) else { return stood };
+    for record in set.iter().filter(|record| record.is_routable()) {
+        stood.instances += 1;
+        let instance = record.instance();
+        let named: HashSet<u32> = instance.ports.values().copied().chain([instance.port]).collect();
+        let mut expected = false;
+        for (port, count) in application.ports.iter().zip(&mut stood.by_port) {
+            // Behind its host's port, or inside its container.
+            let own = [u32::from(port.external), u32::from(port.internal)];
+            expected |= own.contains(&instance.port);
+            *count += u64::from(own.iter().any(|port| named.contains(port)));
+        }
+        if !expected {
+            stood.elsewhere_count += 1;
+            if stood.elsewhere.len() < ELSEWHERE_MAX {
+                stood.elsewhere.push(Arc::clone(record));
+            }
+        }
+    }
+    stood.standing = if stood.elsewhere_count > 0 { Standing::UnexpectedPort } else { Standing::Online };
+    stood
+}
+
+/// The applications of a book that are asked for, by id.
+pub fn asked<'a>(
+    book: &'a Book,
+    query: &'a ApplicationQuery,
+) -> impl Iterator<Item = &'a Arc<Entry<Application>>> + 'a {
+    book.applications().values().filter(|entry| query.matches(&entry.value))
+}
