@@ -67,6 +67,7 @@ fn rows(info: &GetServerInfoResponse) -> Vec<(String, String)> {
         ("namespaces", human_count(counts.namespaces)),
         ("watches", human_count(counts.watches)),
         ("waiting", human_count(counts.waiting)),
+        ("applications", human_count(counts.applications)),
     ];
     rows.push(("breaker", breaker(&info.breaker.unwrap_or_default())));
     let intervals = info.intervals.unwrap_or_default();

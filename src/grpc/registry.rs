@@ -212,6 +212,7 @@ impl Registry for RegistryService {
             waiting: self.handle.metrics().waiting.get().unsigned_abs(),
             backends: registry.deployments().backends(),
             frontends: registry.deployments().frontends(),
+            applications: registry.catalogs().applications(),
         };
         Ok(Response::new(GetServerInfoResponse {
             registry_id: hub.id().to_string(),

@@ -23,7 +23,7 @@ use http::{
 use prost::Message;
 use serde_json::{Value, json};
 use tonic::{Code, Status, service::Routes};
-use tonic_types::StatusExt as _;
+use tonic_types::{FieldViolation, StatusExt as _};
 
 use self::form::Fields;
 use super::{
@@ -86,10 +86,16 @@ impl Catalog {
 /// The answer of a handler: refusals in the manner of these routes.
 fn answered(answer: Answer) -> Response<Body> {
     answer.unwrap_or_else(|status| match status.code() {
+        _ if status::reason_of(&status) == Reason::UnsupportedMediaType => problem::response(&status),
         Code::NotFound => empty(StatusCode::NOT_FOUND),
         Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition => {
             let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
-            let mut messages: Vec<String> = violations.into_iter().map(|one| one.description).collect();
+            // The catalog's own sentences say of what they are; those of every call leave that to the field.
+            let message = |FieldViolation { field, description, .. }| match description.starts_with("must ") {
+                true => format!("{field} {description}"),
+                false => description,
+            };
+            let mut messages: Vec<String> = violations.into_iter().map(message).collect();
             if messages.is_empty() {
                 messages.push(status.message().to_owned());
             }

@@ -1,7 +1,7 @@
 //! The catalog on real connections: ports by families and blocks, everything that is wrong at once, callers of one
 //! instant, what stays after a crash, and the same by HTTP and by the command.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use onair::proto::{
@@ -176,6 +176,61 @@ async fn callers_of_one_instant_get_a_port_each_and_leave_no_gap() {
     assert_eq!((versions.total, versions.versions[0].id), (70, 70));
 }
 
+/// Killed again and again while applications are made: what was answered is there, and the versions tell all that is.
+#[tokio::test]
+async fn kill_9_while_applications_are_made_loses_no_answer() {
+    let mut server = Server::start(&[]).await;
+    let plain = CreateServiceTypeRequest { id: "plain".into(), default_port: Some(4000), ..Default::default() };
+    client(&server).await.create_service_type(plain).await.unwrap();
+    let mut answered: Vec<Application> = Vec::new();
+    for round in 0..4 {
+        let client = client(&server).await;
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        for caller in 0..16 {
+            let (client, tell) = (client.clone(), tell.clone());
+            tokio::spawn(async move {
+                for number in 0..1_000 {
+                    let made = create(&client, app(&format!("r{round}-{caller}-{number}"), "plain", &[])).await;
+                    let Ok(made) = made else { return };
+                    tell.send(made).unwrap();
+                }
+            });
+        }
+        drop(tell);
+        for _ in 0..100 {
+            answered.push(told.recv().await.unwrap());
+        }
+        server.kill().await;
+        while let Some(made) = told.recv().await {
+            answered.push(made);
+        }
+        server.again().await;
+    }
+    let client = client(&server).await;
+    let mut all = BTreeMap::new();
+    loop {
+        let request = ListApplicationsRequest {
+            sort: "created_at".into(),
+            limit: 100,
+            offset: u32::try_from(all.len()).unwrap(),
+            ..Default::default()
+        };
+        let page = client.clone().list_applications(request).await.unwrap().into_inner();
+        if page.applications.is_empty() {
+            assert_eq!(page.total, all.len() as u64);
+            break;
+        }
+        all.extend(page.applications.into_iter().map(|made| (made.id.clone(), made)));
+    }
+    assert!(answered.len() >= 400 && answered.iter().all(|made| all.get(&made.id) == Some(made)));
+    let given: BTreeSet<u32> = all.values().map(|made| made.ports[0].external).collect();
+    assert_eq!(given.len(), all.len(), "a port each");
+    let last = ListCatalogVersionsRequest { sort: "-timestamp".into(), limit: 1, ..Default::default() };
+    let versions = client.clone().list_catalog_versions(last).await.unwrap().into_inner();
+    // Three seeds and a type, too.
+    assert_eq!((versions.total, versions.versions[0].id), (all.len() as u64 + 4, all.len() as u64 + 4));
+}
+
 #[tokio::test]
 async fn a_full_catalog_says_so_and_loses_nothing() {
     let server = Server::ephemeral(&["--catalog-ceiling", "6019"]).await;
@@ -318,7 +373,9 @@ async fn the_routes_of_before() {
     let used = form("DELETE /services/play", "").await;
     assert_eq!(used, refused(&["1 or more applications is using this service"]));
     assert_eq!(form("GET /applications?service=nodejs&sort=port", "").await, (200, json!([www])));
+    assert_eq!(form("GET /applications?limit=101", "").await, refused(&["limit must be 1 to 100, not 101"]));
     assert_eq!(form("GET /applications?limit=0", "").await.0, 422);
+    assert_eq!(ask_as_before(&server, "POST /applications", "text/xml", "<a/>").await.0, 415);
     assert_eq!(form("GET /applications/gone", "").await, (404, Json::Null));
     let redis = json!({"id": "redis", "default_port": 6379});
     assert_eq!(form("POST /services", "id=redis&default_port=6379").await, (201, redis.clone()));

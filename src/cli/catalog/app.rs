@@ -326,7 +326,7 @@ async fn report(id: Option<String>, given: &Given<ClientSettings>) -> Result<(),
         return print.message("GetDependencyReportResponse", &report);
     }
     let GetDependencyReportResponse { applications, dependencies, roots, leaves, depth, affected, .. } = report;
-    let mut table = Table::new(["", ""]);
+    let mut table = Table::new(["WHAT", "HOW MANY, OR WHO"]);
     table.row(["applications".to_owned(), applications.to_string()]);
     table.row(["dependencies".to_owned(), dependencies.to_string()]);
     table.row(["levels".to_owned(), depth.to_string()]);
