@@ -48,6 +48,7 @@ fn full() -> Instance {
         ports: [("admin".to_owned(), 8002)].into(),
         metadata: Some(prost_types::Value { kind: Some(Kind::NumberValue(1.5)) }),
         online_since: Some(Timestamp { seconds: 1, nanos: 500_000_000 }),
+        partition_key: "west".into(),
     }
 }
 
@@ -69,6 +70,7 @@ fn full_json() -> Json {
         "ports": {"admin": 8002},
         "metadata": 1.5,
         "online_since": "1970-01-01T00:00:01.500Z",
+        "partition_key": "west",
     })
 }
 

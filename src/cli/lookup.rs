@@ -30,6 +30,7 @@ Examples:
   onair lookup web --pick rendezvous --pick-key user-42
   onair lookup web --wait 30s && echo up
   onair lookup shop-api --fallback catalog
+  onair lookup --frontend www --pick weighted
 
 Exit code 3: nothing found; the reason is told on standard error.";
 
@@ -38,7 +39,11 @@ Exit code 3: nothing found; the reason is told on standard error.";
 #[command(after_help = LOOKUP_EXAMPLES)]
 pub struct LookupArgs {
     /// The service's name.
-    name: String,
+    #[arg(required_unless_present = "frontend")]
+    name: Option<String>,
+    /// Instead of a service: what is behind this frontend.
+    #[arg(long, value_name = "NAME", conflicts_with = "name")]
+    frontend: Option<String>,
     /// A version, or a range in npm's grammar: `1.4.2`, `^1.4`, `>=1 <3`.
     #[arg(long, value_name = "RANGE", default_value = "", hide_default_value = true)]
     version: String,
@@ -112,7 +117,8 @@ pub async fn lookup(args: LookupArgs) -> Result<(), Failure> {
     let mut session = Session::open(&args.given)?;
     let request = LookupRequest {
         namespace: session.namespace.clone(),
-        service: args.name.clone(),
+        service: args.name.clone().unwrap_or_default(),
+        frontend: args.frontend.clone().unwrap_or_default(),
         version: args.version,
         selector: args.selector,
         pick: Pick::from(args.pick).into(),
@@ -128,7 +134,9 @@ pub async fn lookup(args: LookupArgs) -> Result<(), Failure> {
         return curl::show(&session, "Lookup", &request);
     }
     let limit = session.line.timeout() + args.wait.unwrap_or_default();
-    let found = every_page(&mut session, &args.name, request, limit).await?;
+    let name = args.name.or(args.frontend).unwrap_or_default();
+    let name = name.as_str();
+    let found = every_page(&mut session, name, request, limit).await?;
     if session.print.is_json() {
         session.print.message("LookupResponse", &found)?;
     } else if !found.instances.is_empty() {
@@ -136,11 +144,11 @@ pub async fn lookup(args: LookupArgs) -> Result<(), Failure> {
     }
     match &found.declared {
         Some(declared) if !session.print.is_json() => {
-            note(&format!("{}; this is what the catalog has of it", in_words(&args.name, found.emptiness())));
+            note(&format!("{}; this is what the catalog has of it", in_words(name, found.emptiness())));
             catalog::show(&session.print, std::slice::from_ref(declared))
         }
         Some(_) => Ok(()),
-        None if found.instances.is_empty() => Err(Failure::Nothing(in_words(&args.name, found.emptiness()))),
+        None if found.instances.is_empty() => Err(Failure::Nothing(in_words(name, found.emptiness()))),
         None => Ok(()),
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     registry::{
         ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, IfMissing, Key, LeaseToken, Needs,
         Publication, Record, Registration, Resolved, Status, Target, Violation, check_name, check_new_namespace,
+        publish_only,
     },
 };
 
@@ -69,9 +70,10 @@ pub(super) fn registration(
     let mut fresh_id = || Uuid::now_v7().to_string();
     let context = Context { peer, fresh_id: &mut fresh_id, request_id: &request.request_id };
     let token = LeaseToken::decode(&request.lease_token);
-    let Some(instance) = request.instance else {
+    let Some(mut instance) = request.instance else {
         return Err(Error::invalid("instance", "is required"));
     };
+    let mut violations = publish_only(&mut instance.metadata, &request.metadata_fields).err().unwrap_or_default();
     let namespace =
         if instance.namespace.is_empty() { DEFAULT_NAMESPACE.to_owned() } else { instance.namespace.clone() };
     let asked = Asked {
@@ -80,7 +82,6 @@ pub(super) fn registration(
         if_missing: request.if_missing,
         wait: request.wait,
     };
-    let mut violations = Vec::new();
     let registration = Registration::parse(instance, request.ttl, context).map_err(|found| violations.extend(found));
     let needs = needs(&namespace, asked, &mut violations);
     match (registration, needs) {
@@ -277,12 +278,12 @@ fn filter(selector: &proto::Selector, prefix: &str, violations: &mut Vec<Violati
     if !selector.frontend.is_empty() && !selector.service.is_empty() {
         violations.push(violation(format!("{prefix}frontend"), "must not be given together with service"));
     }
-    let proto::Selector { namespace, service, frontend, version, selector, published: _ } = selector;
+    let proto::Selector { namespace, service, frontend, version, selector, published: _, service_prefix } = selector;
     let read = match frontend.is_empty() {
         true => Filter::new(namespace, service, version, selector),
         false => Filter::of_frontend(namespace, frontend, version, selector),
     };
-    match read {
+    match read.and_then(|filter| filter.under(service_prefix).map_err(|found| vec![found])) {
         Ok(filter) => Some(filter),
         Err(found) => {
             let under = |found: Violation| violation(format!("{prefix}{}", found.field), found.description);
@@ -296,12 +297,13 @@ fn filter(selector: &proto::Selector, prefix: &str, violations: &mut Vec<Violati
 pub(super) fn watch(request: &proto::WatchRequest, max_selectors: usize) -> Result<FilterSet, Error> {
     let mut violations = Vec::new();
     span("wait", request.wait, &mut violations);
-    filters_unless(violations, &request.selectors, max_selectors)
+    let filters = filters_unless(violations, &request.selectors, max_selectors)?;
+    Ok(filters.with_summaries(request.summaries))
 }
 
 /// What a subscription follows.
-pub(super) fn filters(selectors: &[proto::Selector], max_selectors: usize) -> Result<FilterSet, Error> {
-    filters_unless(Vec::new(), selectors, max_selectors)
+pub(super) fn filters(add: &proto::AddSubscription, max_selectors: usize) -> Result<FilterSet, Error> {
+    Ok(filters_unless(Vec::new(), &add.selectors, max_selectors)?.with_summaries(add.summaries))
 }
 
 /// What selectors stand for, unless something else is wrong as well.

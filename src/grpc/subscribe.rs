@@ -84,7 +84,7 @@ impl SubscribeReplies {
         if add.id.is_empty() || add.id.len() > ID_BYTES_MAX {
             return Err(Error::invalid("add.id", format!("must have 1 to {ID_BYTES_MAX} bytes")));
         }
-        let filters = convert::filters(&add.selectors, self.max_selectors)?;
+        let filters = convert::filters(add, self.max_selectors)?;
         let published = convert::published(&add.selectors)?;
         self.subscriptions.add(&add.id, filters, &add.resume_token)?;
         self.subscriptions.add_published(&add.id, published);

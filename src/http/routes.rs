@@ -387,9 +387,9 @@ mod tests {
         assert_eq!(variables, ["instance.namespace", "instance.service", "instance.id"]);
         assert!(put.query.is_empty(), "all the rest is in the body");
         let watch = route(Method::GET, "/v1/namespaces/{namespace}/services/{service}/watch");
-        let of_selector = ["frontend", "version", "selector", "published"].map(|name| format!("selectors[0].{name}"));
-        assert_eq!(names(&watch.query)[..4], of_selector);
-        assert_eq!(watch.query[4].name(), "resume_token");
+        let of_selector = ["frontend", "version", "selector", "published", "service_prefix"];
+        assert_eq!(names(&watch.query)[..5], of_selector.map(|name| format!("selectors[0].{name}")));
+        assert_eq!(watch.query[5].name(), "resume_token");
         let delete = route(Method::DELETE, "/v1/namespaces/{namespace}/services/{service}/instances/{id}");
         assert!(delete.query.is_empty(), "`all` would contradict the id");
         let all = route(Method::DELETE, "/v1/namespaces/{namespace}/services/{service}/instances");

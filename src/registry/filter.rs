@@ -20,6 +20,8 @@ pub struct Filter {
     namespace: Option<SmolStr>,
     /// None: every service.
     service: Option<SmolStr>,
+    /// Only services whose names begin so.
+    prefix: Option<SmolStr>,
     /// Instead of a service: what is behind this frontend. It has to be resolved before it matches anything.
     frontend: Option<SmolStr>,
     /// Of a resolved frontend: the version of the backend, exactly.
@@ -84,7 +86,16 @@ impl Filter {
         match (version, selector) {
             (Ok(version), Ok(selector)) if violations.is_empty() => {
                 let (namespace, service) = (namespace.map(Into::into), service.map(Into::into));
-                Ok(Self { namespace, service, frontend: None, exactly: None, version, selector, within: None })
+                Ok(Self {
+                    namespace,
+                    service,
+                    prefix: None,
+                    frontend: None,
+                    exactly: None,
+                    version,
+                    selector,
+                    within: None,
+                })
             }
             _ => Err(violations),
         }
@@ -144,6 +155,26 @@ impl Filter {
         self.within.is_some()
     }
 
+    /// The same, only of services whose names begin with `prefix`, if that is not empty.
+    ///
+    /// # Errors
+    /// It is no beginning of a name, or one service or a frontend is named.
+    pub fn under(self, prefix: &str) -> Result<Self, Violation> {
+        if prefix.is_empty() {
+            return Ok(self);
+        }
+        let mut violations = Vec::new();
+        // What may follow makes the end of it no end of a name.
+        check_name("service_prefix", prefix.trim_end(), &mut violations);
+        let named = self.service.is_some() || self.frontend.is_some();
+        let too_much = named.then(|| "must not be given together with service or frontend".to_owned());
+        let too_much = too_much.map(|description| Violation { field: "service_prefix".to_owned(), description });
+        match too_much.or(violations.pop()) {
+            Some(violation) => Err(violation),
+            None => Ok(Self { prefix: Some(prefix.into()), ..self }),
+        }
+    }
+
     /// The frontend that it follows, with its namespace.
     #[must_use]
     pub fn frontend(&self) -> Option<(&SmolStr, &SmolStr)> {
@@ -185,20 +216,29 @@ impl Filter {
     pub fn is_plain(&self) -> bool {
         let scope_is_exact = self.namespace.is_some() || self.service.is_none();
         let any_version = self.version == VersionMatch::Any && self.exactly.is_none();
-        scope_is_exact && self.within.is_none() && self.frontend.is_none() && any_version && self.selector.is_empty()
+        scope_is_exact
+            && self.prefix.is_none()
+            && self.within.is_none()
+            && self.frontend.is_none()
+            && any_version
+            && self.selector.is_empty()
+    }
+
+    /// Whether it looks at a service at all; one of a frontend has to be resolved before it does.
+    #[must_use]
+    pub fn covers(&self, namespace: &str, service: &str) -> bool {
+        self.frontend.is_none()
+            && self.namespace.as_ref().is_none_or(|only| only == namespace)
+            && self.service.as_ref().is_none_or(|only| only == service)
+            && self.prefix.as_ref().is_none_or(|prefix| service.starts_with(prefix.as_str()))
+            && self.within.as_ref().is_none_or(|parts| parts.iter().any(|part| part.contains(namespace, service)))
     }
 
     /// Whether the instance is meant.
     #[must_use]
     pub fn matches(&self, instance: &Instance) -> bool {
-        self.frontend.is_none()
-            && self.namespace.as_ref().is_none_or(|only| *only == instance.namespace)
-            && self.exactly.as_ref().is_none_or(|only| *only == instance.version)
-            && self.service.as_ref().is_none_or(|only| *only == instance.service)
-            && self
-                .within
-                .as_ref()
-                .is_none_or(|parts| parts.iter().any(|part| part.contains(&instance.namespace, &instance.service)))
+        self.exactly.as_ref().is_none_or(|only| *only == instance.version)
+            && self.covers(&instance.namespace, &instance.service)
             && (self.selector.speaks_of_status() || instance.status().is_routable())
             && self.version.matches(&instance.version)
             && self.selector.matches(instance)
@@ -214,6 +254,9 @@ impl fmt::Display for Filter {
             None => "*".to_owned(),
         };
         write!(f, "{}/{}", name(&self.namespace), name(&self.service))?;
+        if self.prefix.is_some() {
+            write!(f, " prefix {}", name(&self.prefix))?;
+        }
         if self.frontend.is_some() {
             write!(f, " frontend {}", name(&self.frontend))?;
         }
@@ -241,6 +284,8 @@ impl fmt::Display for Filter {
 pub struct FilterSet {
     /// In the order of their canonical texts, each once, at least one; resolved, in any order and perhaps none.
     filters: Box<[Filter]>,
+    /// Whether who watches them is also told which partitions are there.
+    summaries: bool,
 }
 
 impl FilterSet {
@@ -252,6 +297,7 @@ impl FilterSet {
             filters.push(Filter {
                 namespace: Some(DEFAULT_NAMESPACE.into()),
                 service: None,
+                prefix: None,
                 frontend: None,
                 exactly: None,
                 version: VersionMatch::Any,
@@ -263,7 +309,19 @@ impl FilterSet {
             filters.sort_by_cached_key(Filter::to_string);
             filters.dedup();
         }
-        Self { filters: filters.into() }
+        Self { filters: filters.into(), summaries: false }
+    }
+
+    /// The same, whose watchers are also told which partitions of services are there, or are not.
+    #[must_use]
+    pub fn with_summaries(self, summaries: bool) -> Self {
+        Self { summaries, ..self }
+    }
+
+    /// Whether they are.
+    #[must_use]
+    pub fn summaries(&self) -> bool {
+        self.summaries
     }
 
     /// Each filter once, in a fixed order.
@@ -295,7 +353,7 @@ impl FilterSet {
                 }
             }
         }
-        Self { filters: filters.into() }
+        Self { filters: filters.into(), summaries: self.summaries }
     }
 
     /// Whether any filter matches.
@@ -324,6 +382,10 @@ impl fmt::Display for FilterSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, filter) in self.filters.iter().enumerate() {
             write!(f, "{}{filter}", if place > 0 { "\n" } else { "" })?;
+        }
+        // No filter has this text: each has a `/` in it.
+        if self.summaries {
+            f.write_str("\nsummaries")?;
         }
         Ok(())
     }

@@ -54,6 +54,9 @@ pub struct Instance {
     /// Wall-clock time of the registration.
     #[prost(message, optional, tag = "20")]
     pub online_since: Option<prost_types::Timestamp>,
+    /// Whose replica it is.
+    #[prost(string, tag = "21")]
+    pub partition_key: String,
 }
 
 /// The status of an instance.

@@ -72,7 +72,7 @@ impl Matcher {
             return true;
         }
         self.decodes
-            && self.scopes.iter().any(|scope| scope.covers(namespace, service))
+            && self.set.filters().iter().any(|filter| filter.covers(namespace, service))
             && self.set.matches(&record.instance())
     }
 }

@@ -21,6 +21,8 @@ const REVISION_TAG: u8 = 11 << 3;
 const VERSION_TAG: u32 = 6;
 const ZONE_TAG: u32 = 7;
 const STATUS_TAG: u32 = 9;
+/// And of `Instance.partition_key`.
+const PARTITION_KEY_TAG: u32 = 21;
 
 /// Who may keep an instance, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +126,12 @@ impl Record {
     #[must_use]
     pub fn version(&self) -> &str {
         version(&self.bytes)
+    }
+
+    /// Whose replica it is; empty for the partition without a name.
+    #[must_use]
+    pub fn partition_key(&self) -> &str {
+        std::str::from_utf8(text_field(&self.bytes, PARTITION_KEY_TAG)).unwrap_or_default()
     }
 
     /// Which registration it is.

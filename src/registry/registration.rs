@@ -18,9 +18,11 @@ mod location;
 pub(super) mod metadata;
 #[cfg(test)]
 mod tests;
+mod visible;
 
 use location::Location;
 pub use metadata::{BYTES_MAX as METADATA_BYTES_MAX, DEPTH_MAX as METADATA_DEPTH_MAX};
+pub use visible::publish_only;
 
 /// Makes metadata, or what is like it, canonical and tells which rules it breaks.
 pub(super) fn check_metadata(value: &mut prost_types::Value) -> Vec<String> {
@@ -248,7 +250,11 @@ impl Check {
 
     /// Everything that names no place.
     fn description(&mut self, instance: &mut Instance) {
-        for (field, text) in [("instance.version", &instance.version), ("instance.zone", &instance.zone)] {
+        for (field, text) in [
+            ("instance.version", &instance.version),
+            ("instance.zone", &instance.zone),
+            ("instance.partition_key", &instance.partition_key),
+        ] {
             if text.len() > TEXT_BYTES_MAX {
                 self.add(field, too_long(text));
             }

@@ -4,14 +4,15 @@
 //! ```text
 //! selector = [ term *( "," term ) ]
 //! term     = field | "!" field | field ( "=" | "!=" ) value | field ( "in" | "notin" ) "(" value *( "," value ) ")"
-//! field    = "id" | "host" | "zone" | "status" | "version" | "weight" | "metadata" 1*( "." part )
+//! field    = "id" | "host" | "zone" | "status" | "version" | "weight" | "partition_key" |
+//!            "metadata" 1*( "." part )
 //! ```
 //! White space may stand around everything but the dots of a path. A value or a part is a JSON string, or bare: a part
 //! of letters, digits, `_`, `-` and `/`; a value of anything but white space, control characters and
 //! `,` `=` `!` `(` `)` `"` `<` `>` `[` `]` `{` `}` `\`.
 //!
 //! All terms must hold. A missing field makes `f`, `f=v` and `f in (…)` false; `!f`, `f!=v` and `f notin (…)` true. An
-//! empty host, zone or version is missing. An absent weight is 1, so that a weight is never missing; nor is a status or
+//! empty host, zone, version or partition key is missing. An absent weight is 1, so that a weight is never missing; nor is a status or
 //! an id. A version value is a version text, so it may be a range. Metadata values compare as text: strings by content,
 //! numbers in the form of RFC 8785 (`1`, `1.5`, `1e+21`), `true`, `false`, `null`; objects and lists are there, but
 //! equal nothing. A path leads through objects only. `status=*` is `status`: there is always one, but now the selector
@@ -102,6 +103,7 @@ enum Test {
     Status(Box<[Status]>),
     Version(Box<[VersionMatch]>),
     Weight(Box<[u32]>),
+    PartitionKey(Box<[SmolStr]>),
     Metadata(Box<[SmolStr]>, Box<[JsonText]>),
 }
 
@@ -114,6 +116,7 @@ impl Test {
             Self::Id(values) => text(values, &instance.id),
             Self::Host(values) => text(values, &instance.host),
             Self::Zone(values) => text(values, &instance.zone),
+            Self::PartitionKey(values) => text(values, &instance.partition_key),
             Self::Status(values) => values.is_empty() || values.contains(&instance.status()),
             Self::Version(values) => {
                 let found = &instance.version;
@@ -140,6 +143,7 @@ impl fmt::Display for Term {
             Test::Id(values) => write_term(f, "id", self.negated, values),
             Test::Host(values) => write_term(f, "host", self.negated, values),
             Test::Zone(values) => write_term(f, "zone", self.negated, values),
+            Test::PartitionKey(values) => write_term(f, "partition_key", self.negated, values),
             Test::Status(values) => write_term(f, "status", self.negated, values),
             Test::Version(values) => write_term(f, "version", self.negated, values),
             Test::Weight(values) => write_term(f, "weight", self.negated, values),
@@ -300,6 +304,18 @@ fn is_bare_value(c: char) -> bool {
     !(reserved || c.is_whitespace() || c.is_control())
 }
 
+/// Reads a path into metadata as a selector has it after `metadata.`.
+///
+/// # Errors
+/// The text is no path.
+pub(super) fn metadata_path(text: &str) -> Result<Box<[SmolStr]>, SyntaxError> {
+    let dotted = format!(".{text}");
+    let mut parser = Parser { cursor: Cursor::new(&dotted), values: 0 };
+    let of_text = |error: SyntaxError| SyntaxError { position: error.position.saturating_sub(1), ..error };
+    let path = parser.path().map_err(of_text)?;
+    if parser.cursor.is_at_end() { Ok(path) } else { Err(of_text(parser.cursor.expected("`.` or the end"))) }
+}
+
 /// What is wanted of a field: one of these values, each with its place; any at all when there are none.
 type Wanted = Vec<(usize, String)>;
 
@@ -347,13 +363,14 @@ impl Parser<'_> {
             "id" => Test::Id(read_values(wanted)?),
             "host" => Test::Host(read_values(wanted)?),
             "zone" => Test::Zone(read_values(wanted)?),
+            "partition_key" => Test::PartitionKey(read_values(wanted)?),
             "status" if !negated && matches!(&wanted[..], [(_, value)] if value == "*") => Test::Status(Box::default()),
             "status" => Test::Status(read_values(wanted)?),
             "version" => Test::Version(read_values(wanted)?),
             "weight" => Test::Weight(read_values(wanted)?),
             "metadata" => Test::Metadata(path, read_values(wanted)?),
             _ => {
-                let fields = "id, host, zone, status, version, weight, metadata.path";
+                let fields = "id, host, zone, status, version, weight, partition_key, metadata.path";
                 return Err(at.error(format!("unknown field {:?}: there are {fields}", excerpt(field))));
             }
         };

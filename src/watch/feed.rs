@@ -13,12 +13,13 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    frame::{EVENTS_BYTES_MAX, Trailer, WATCH_FRONTENDS, push_event, push_frontend, watch_response},
+    frame::{EVENTS_BYTES_MAX, Trailer, WATCH_FRONTENDS, push_event, push_frontend, push_summary, watch_response},
     judge::{judge, judge_turn},
     log::{Entry, EventLog, Forgotten},
+    partitions::{Partitions, View, Way},
     resume::ResumeToken,
 };
-use crate::registry::{Frontend, Matcher, Revision, Turn};
+use crate::registry::{Event, EventType, Frontend, Matcher, Revision, Step, Turn};
 
 /// Most messages that a feed keeps for readers that are a little behind; others read the log by themselves.
 const RECENT_MAX: usize = 256;
@@ -110,6 +111,8 @@ pub struct Feed {
     registry: Uuid,
     epoch: u64,
     recent: Mutex<Recent>,
+    /// Of those whose watchers are told summaries.
+    partitions: Partitions,
     budget: Arc<FeedBudget>,
 }
 
@@ -147,7 +150,8 @@ impl Feed {
         let recent = Recent { from, through: from, ..Recent::default() };
         let fingerprint = matcher.set().fingerprint();
         let (matcher, meaning) = (Arc::new(matcher), Mutex::new(None));
-        Self { matcher, meaning, fingerprint, registry, epoch, recent: Mutex::new(recent), budget }
+        let (recent, partitions) = (Mutex::new(recent), Partitions::default());
+        Self { matcher, meaning, fingerprint, registry, epoch, recent, partitions, budget }
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -182,25 +186,31 @@ impl Feed {
         ResumeToken { registry: self.registry, epoch: self.epoch, revision, fingerprint }.encode()
     }
 
-    /// What comes after `cursor`.
+    /// What comes after `cursor`; `view` is asked only for who is told summaries.
     ///
     /// # Errors
     /// `Forgotten` when the log does not go back so far.
-    pub fn next(self: &Arc<Self>, log: &EventLog, cursor: Revision) -> Result<Next, Forgotten> {
+    pub fn next(self: &Arc<Self>, log: &EventLog, cursor: Revision, view: View<'_>) -> Result<Next, Forgotten> {
         let mut recent = self.recent();
         let before = recent.bytes;
         if Arc::strong_count(self) == 1 {
             // Nobody else wants what this reader has seen. Whoever comes later reads the log by itself.
             recent.forget_through(cursor);
         }
-        let next = self.next_of_recent(&mut recent, log, cursor);
+        let next = self.next_of_recent(&mut recent, log, cursor, view);
         self.budget.changed(before, recent.bytes);
         drop(recent);
-        next.unwrap_or_else(|| self.next_of_a_laggard(log, cursor))
+        next.unwrap_or_else(|| self.next_of_a_laggard(log, cursor, view))
     }
 
     /// What comes after `cursor`, unless that is further back than what the feed keeps.
-    fn next_of_recent(&self, recent: &mut Recent, log: &EventLog, cursor: Revision) -> Option<Result<Next, Forgotten>> {
+    fn next_of_recent(
+        &self,
+        recent: &mut Recent,
+        log: &EventLog,
+        cursor: Revision,
+        view: View<'_>,
+    ) -> Option<Result<Next, Forgotten>> {
         while cursor >= recent.from {
             if let Some(message) = recent.first_after(cursor) {
                 return Some(Ok(Next::Message(message)));
@@ -215,10 +225,14 @@ impl Feed {
                 }
             };
             let moved = batch.through > recent.through;
-            recent.through = batch.through;
-            for message in batch.entries.iter().filter_map(|entry| self.message(log, entry)) {
-                recent.push(message);
+            for entry in &batch.entries {
+                match self.message(log, entry, view) {
+                    Ok(message) => message.into_iter().for_each(|message| recent.push(message)),
+                    Err(forgotten) => return Some(Err(forgotten)),
+                }
+                recent.through = entry.revision;
             }
+            recent.through = batch.through;
             if !moved {
                 return Some(Ok(Next::UpToDate(cursor.max(batch.through))));
             }
@@ -237,11 +251,13 @@ impl Feed {
     }
 
     /// As `next`, for a reader that is further behind than what the feed keeps.
-    fn next_of_a_laggard(&self, log: &EventLog, mut cursor: Revision) -> Result<Next, Forgotten> {
+    fn next_of_a_laggard(&self, log: &EventLog, mut cursor: Revision, view: View<'_>) -> Result<Next, Forgotten> {
         loop {
             let batch = log.read(self.matcher.scopes(), cursor, READ_MAX)?;
-            if let Some(message) = batch.entries.iter().find_map(|entry| self.message(log, entry)) {
-                return Ok(Next::Message(Arc::new(message)));
+            for entry in &batch.entries {
+                if let Some(message) = self.message(log, entry, view)? {
+                    return Ok(Next::Message(Arc::new(message)));
+                }
             }
             if batch.through <= cursor {
                 return Ok(Next::UpToDate(cursor));
@@ -250,7 +266,8 @@ impl Feed {
         }
     }
 
-    fn message(&self, log: &EventLog, entry: &Entry) -> Option<Message> {
+    /// What an entry is about: the turns of frontends that are followed, and what the filters mean before and after it.
+    fn about<'a>(&self, log: &EventLog, entry: &'a Entry) -> About<'a> {
         let new = log.pointed(self.matcher.frontends(), entry.revision);
         let turns: Vec<&Turn> = match new.is_empty() {
             true => Vec::new(),
@@ -264,6 +281,11 @@ impl Feed {
         }
         // The older first, so that the one that is kept is the one that is asked for next.
         let (old, new) = (self.meaning(&old), self.meaning(&new));
+        About { turns, old, new }
+    }
+
+    fn message(&self, log: &EventLog, entry: &Entry, view: View<'_>) -> Result<Option<Message>, Forgotten> {
+        let About { turns, old, new } = self.about(log, entry);
         let mut pieces = Pieces::default();
         for turn in &turns {
             pieces.make_room(turn.after.as_ref().map_or(0, |frontend| frontend.document.body.len()) + 600);
@@ -274,9 +296,16 @@ impl Feed {
             pieces.make_room(seen.record.bytes().len());
             push_event(seen.kind, seen.cause, &seen.record, &mut pieces.last);
         }
-        let pieces = pieces.done()?;
+        if self.matcher.set().summaries() {
+            let steps = |entry: &Entry| self.about(log, entry).steps(entry);
+            let way = Way { log, scopes: self.matcher.scopes(), steps };
+            for summary in self.partitions.summaries(entry, &way, view)? {
+                pieces.make_room(1_024);
+                push_summary(&summary.of, summary.online, &mut pieces.last);
+            }
+        }
         let (revision, token) = (entry.revision, self.token(entry.revision));
-        Some(Message { revision, token, pieces, watch: OnceLock::new() })
+        Ok(pieces.done().map(|pieces| Message { revision, token, pieces, watch: OnceLock::new() }))
     }
 
     /// Where the turned frontend stands among those that are followed.
@@ -285,6 +314,30 @@ impl Feed {
         let order =
             |held: &(smol_str::SmolStr, smol_str::SmolStr)| (held.0.as_str(), held.1.as_str()).cmp(&(namespace, name));
         self.matcher.frontends().binary_search_by(order).ok()
+    }
+}
+
+/// What an entry is about.
+struct About<'a> {
+    turns: Vec<&'a Turn>,
+    old: Arc<Matcher>,
+    new: Arc<Matcher>,
+}
+
+impl About<'_> {
+    /// Who joined and left the partitions of what the filters mean.
+    fn steps(&self, entry: &Entry) -> Vec<Step> {
+        let of_event = |event: &Event| {
+            let before = event.before.as_deref().filter(|record| self.old.matches(record));
+            Step::between(before, event.after.as_deref().filter(|record| self.new.matches(record)))
+        };
+        let mut steps: Vec<Step> = entry.events.iter().flat_map(of_event).collect();
+        for seen in judge_turn(&self.old, &self.new, &self.turns, &entry.events) {
+            let joined = (seen.kind == EventType::Online).then_some(&*seen.record);
+            let left = (seen.kind == EventType::Offline).then_some(&*seen.record);
+            steps.extend(Step::between(left, joined));
+        }
+        steps
     }
 }
 
@@ -358,7 +411,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::registry::{Cause, Event, FilterSet, Instance, Lease, Record, SecretHash, Status};
+    use crate::registry::{Cause, FilterSet, Instance, Lease, Presence, Record, SecretHash, Status};
 
     fn publish(log: &EventLog, revision: Revision) {
         let (namespace, service, id) = ("default".to_owned(), "web".to_owned(), revision.to_string());
@@ -374,7 +427,7 @@ mod tests {
 
     fn read(feed: &Arc<Feed>, log: &EventLog, mut cursor: Revision) -> Vec<Revision> {
         let mut revisions = Vec::new();
-        while let Ok(Next::Message(message)) = feed.next(log, cursor) {
+        while let Ok(Next::Message(message)) = feed.next(log, cursor, &|| (0, Presence::default())) {
             cursor = message.revision;
             revisions.push(cursor);
         }

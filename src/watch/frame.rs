@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::resume::ResetReason;
-use crate::registry::{Cause, EventType, Frontend, Record, Revision, Split};
+use crate::registry::{Cause, EventType, Frontend, Partition, Record, Revision, Split};
 
 /// Most bytes of events in a message (a single larger event excepted), with room for the rest of a message of 256 KiB.
 pub const EVENTS_BYTES_MAX: usize = 250 * 1024;
@@ -50,6 +50,16 @@ pub fn push_event(kind: EventType, cause: Cause, record: &Record, buffer: &mut V
 pub const LOOKUP_FRONTENDS: u32 = 2;
 /// See `LOOKUP_FRONTENDS`.
 pub const WATCH_FRONTENDS: u32 = 4;
+
+/// Appends a `ServicePresence` as an element of the field `services` (17).
+pub fn push_summary(of: &Partition, online: bool, buffer: &mut Vec<u8>) {
+    let mut body = Vec::with_capacity(of.namespace.len() + of.service.len() + of.key.len() + 12);
+    push_text(1, &of.namespace, &mut body);
+    push_text(2, &of.service, &mut body);
+    push_text(3, &of.key, &mut body);
+    push_flag(4, online, &mut body);
+    push_bytes(17, &body, buffer);
+}
 
 /// Appends where a frontend points, as an element of `field`. One that is not there points nowhere.
 pub fn push_frontend(field: u32, (namespace, name): (&str, &str), frontend: Option<&Frontend>, buffer: &mut Vec<u8>) {

@@ -20,7 +20,7 @@ use super::{
     lag::Lags,
     log::{EventLog, Forgotten},
     resume::{ResetReason, ResumeToken},
-    snapshot::Snapshots,
+    snapshot::{Snapshots, presence},
 };
 use crate::{
     engine::{Epoch, Recovered, TailEntry},
@@ -336,7 +336,7 @@ impl Hub {
     /// # Errors
     /// `Forgotten` when the log does not go back so far.
     pub fn next(&self, feed: &Arc<Feed>, cursor: Revision) -> Result<Next, Forgotten> {
-        let next = feed.next(&self.log, cursor);
+        let next = feed.next(&self.log, cursor, &|| presence(self, feed));
         if self.feed_budget.is_exceeded() {
             let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
             let open: Vec<Arc<Feed>> = feeds.by_name.values().filter_map(Weak::upgrade).collect();

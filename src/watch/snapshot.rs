@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use super::{
     feed::{Feed, Pointing},
-    frame::{WATCH_FRONTENDS, push_event, push_frontend},
+    frame::{WATCH_FRONTENDS, push_event, push_frontend, push_summary},
     hub::Hub,
     log::EventLog,
     resume::ResetReason,
 };
-use crate::registry::{Cause, EventType, Matcher, Revision, Scope, SnapshotReader};
+use crate::registry::{Cause, EventType, Matcher, Partition, Presence, Revision, Scope, SnapshotReader};
 
 /// Most records that one part looks at: a selector that matches little must not hold its thread.
 const SCAN_MAX: usize = 4_096;
@@ -36,6 +36,8 @@ pub(super) struct SnapshotPart {
     /// Where the feed's frontends point in it, and how many of them were read.
     pointing: Pointing,
     told: usize,
+    /// The partitions that it named so far, for who is told summaries.
+    presence: Option<Presence>,
     reset: Option<(ResetReason, Revision)>,
     /// Something of it was sent.
     begun: bool,
@@ -101,6 +103,28 @@ pub(super) struct Part {
     pub(super) end: bool,
 }
 
+/// The committed state as `feed` sees it: where its frontends point, what its filters mean, and what they may match.
+fn view(hub: &Hub, feed: &Feed) -> (Pointing, Arc<Matcher>, SnapshotReader) {
+    let registry = hub.registry();
+    let find = |(namespace, name): &(SmolStr, SmolStr)| registry.deployments().frontend(namespace, name).cloned();
+    let pointing: Pointing = feed.matcher().frontends().iter().map(find).collect();
+    let matcher = feed.meaning(&pointing);
+    let reader = registry.snapshot(matcher.scopes()).reader();
+    (pointing, matcher, reader)
+}
+
+/// The partitions that are there in it, and its revision.
+pub(super) fn presence(hub: &Hub, feed: &Feed) -> (Revision, Presence) {
+    let (_, matcher, mut reader) = view(hub, feed);
+    let mut presence = Presence::default();
+    while let Some(record) = reader.next_record() {
+        if matcher.matches(&record) {
+            presence.add(Partition::of(&record));
+        }
+    }
+    (reader.revision(), presence)
+}
+
 impl SnapshotPart {
     /// The committed state as `feed` sees it.
     pub(super) fn new(hub: &Hub, feed: &Feed, reset: Option<(ResetReason, Revision)>) -> Self {
@@ -108,17 +132,13 @@ impl SnapshotPart {
         if let Some((reason, _)) = reset {
             hub.metrics().resets.of((reason.into(),)).inc();
         }
-        let registry = hub.registry();
-        let find = |(namespace, name): &(SmolStr, SmolStr)| registry.deployments().frontend(namespace, name).cloned();
-        let pointing: Pointing = feed.matcher().frontends().iter().map(find).collect();
-        let matcher = feed.meaning(&pointing);
-        let reader = registry.snapshot(matcher.scopes()).reader();
-        drop(registry);
+        let (pointing, matcher, reader) = view(hub, feed);
         let (revision, scopes) = (reader.revision(), feed.matcher().scopes().into());
         let rest = Mutex::new(Rest { reader: Some(reader), read_at: Instant::now() });
         let pages = Arc::new(Pages { revision, scopes, rest });
         hub.snapshots().add(&pages);
-        Self { pages, matcher, pointing, told: 0, reset, begun: false }
+        let presence = feed.matcher().set().summaries().then(Presence::default);
+        Self { pages, matcher, pointing, told: 0, presence, reset, begun: false }
     }
 
     /// The state as it is now, in place of this one, which was given up.
@@ -154,6 +174,12 @@ impl SnapshotPart {
             };
             if self.matcher.matches(&record) {
                 push_event(EventType::Online, Cause::Snapshot, &record, &mut events);
+                if let Some(presence) = &mut self.presence {
+                    let of = Partition::of(&record);
+                    if presence.add(of.clone()) {
+                        push_summary(&of, true, &mut events);
+                    }
+                }
             }
         }
         drop(rest);

@@ -1,7 +1,10 @@
 //! Watches of frontends: folded to any revision they are what a lookup gives there, whoever reads from where, also in a
 //! log that was recovered from what a store keeps.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
@@ -10,11 +13,11 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    proto::{Cause, EventType, Frontend as Shown, WatchResponse},
+    proto::{Cause, EventType, Frontend as Shown, ServicePresence, WatchResponse},
     registry::{
         Action, Cause as Why, Change, Command, Decision, Delete, Deploy, DocumentEvent, Event, Filter, FilterSet,
-        Instance, Key, Lease, Matcher, Principal, Put, Registry, Revision, SecretHash, Stamp, StateLimits, Status,
-        Stored, TargetText, rewind,
+        Instance, Key, Lease, Matcher, Partition, Presence, Principal, Put, Registry, Revision, SecretHash, Stamp,
+        StateLimits, Status, Stored, TargetText, rewind,
     },
 };
 
@@ -87,6 +90,7 @@ fn instance(id: u8, of: u8, version: u8, zone: u8, serving: bool) -> Instance {
         id: id.to_string(),
         version: version.to_string(),
         zone: ["a", "b"][usize::from(zone)].into(),
+        partition_key: ["", "k"][usize::from(id % 2)].into(),
         status: (if serving { Status::Serving } else { Status::Draining }).into(),
         ..Instance::default()
     }
@@ -190,6 +194,17 @@ fn look(registry: &Registry, set: &FilterSet) -> View {
 /// A client that keeps what it is told.
 struct Folder {
     view: View,
+    /// As summaries tell.
+    there: BTreeSet<Partition>,
+}
+
+/// The partitions of what is there.
+fn partitions(view: &View) -> impl Iterator<Item = Partition> {
+    view.0.values().map(|one| Partition {
+        namespace: one.namespace.as_str().into(),
+        service: one.service.as_str().into(),
+        key: one.partition_key.as_str().into(),
+    })
 }
 
 impl Folder {
@@ -198,6 +213,11 @@ impl Folder {
             let response = WatchResponse::decode(frame.clone()).unwrap();
             assert_eq!(response.revision, message.revision);
             response.frontends.into_iter().for_each(|shown| self.show(shown));
+            for ServicePresence { namespace, service, key, online } in response.services {
+                let of = Partition { namespace: namespace.into(), service: service.into(), key: key.into() };
+                let news = if online { self.there.insert(of) } else { self.there.remove(&of) };
+                assert!(news, "a summary says what is other");
+            }
             for event in response.events {
                 let (kind, cause) = (event.r#type(), event.cause());
                 let instance = event.instance.unwrap();
@@ -230,6 +250,13 @@ impl Folder {
 
 /// Reads a feed from every revision on, and compares with the truth at each.
 fn judge_feed(log: &EventLog, steps: &[Step], set: &FilterSet, place: usize) {
+    // What is known of partitions is what is there at the end: each reader's beginning is found by going back.
+    let last = steps.last().unwrap();
+    let view = || {
+        let mut presence = Presence::default();
+        partitions(&last.found[place]).for_each(|of| _ = presence.add(of));
+        (last.revision, presence)
+    };
     for from in 0..steps.len() {
         let feed = Arc::new(Feed::new(
             Matcher::new(set.clone()),
@@ -238,10 +265,12 @@ fn judge_feed(log: &EventLog, steps: &[Step], set: &FilterSet, place: usize) {
             steps[from].revision,
             FeedBudget::new(1 << 20),
         ));
-        let (mut folder, mut cursor) = (Folder { view: steps[from].found[place].clone() }, steps[from].revision);
+        let view_then = steps[from].found[place].clone();
+        let there = partitions(&view_then).collect();
+        let (mut folder, mut cursor) = (Folder { view: view_then, there }, steps[from].revision);
         for step in &steps[from + 1..] {
             while cursor < step.revision {
-                match feed.next(log, cursor).expect("all of it is kept") {
+                match feed.next(log, cursor, &view).expect("all of it is kept") {
                     Next::Message(message) if message.revision <= step.revision => {
                         folder.take(&message);
                         cursor = message.revision;
@@ -249,6 +278,7 @@ fn judge_feed(log: &EventLog, steps: &[Step], set: &FilterSet, place: usize) {
                     Next::Message(_) | Next::UpToDate(_) => break,
                 }
             }
+            assert_eq!(folder.there, partitions(&folder.view).collect(), "{set} from {}", steps[from].revision);
             assert_eq!(folder.view, step.found[place], "{set} from {} at {}", steps[from].revision, step.revision);
         }
     }
@@ -256,13 +286,14 @@ fn judge_feed(log: &EventLog, steps: &[Step], set: &FilterSet, place: usize) {
 
 fn sets() -> Vec<FilterSet> {
     let behind = |name: &str, selector: &str| Filter::of_frontend("", name, "", selector).unwrap();
-    vec![
+    let sets = [
         FilterSet::new([behind("0", "")]),
         FilterSet::new([behind("0", "zone=a"), behind("1", "")]),
         FilterSet::new([behind("1", "status=*"), Filter::new("", "api", "", "").unwrap()]),
         FilterSet::new([behind("0", ""), Filter::new("*", "", "", "zone=b").unwrap()]),
         FilterSet::new([Filter::of_frontend("", "0", "1", "").unwrap(), Filter::new("", "", "", "").unwrap()]),
-    ]
+    ];
+    sets.map(|set| set.with_summaries(true)).into()
 }
 
 proptest! {
@@ -322,7 +353,7 @@ fn who_follows_another_frontend_pays_nothing() {
 /// A log that forgets still knows where a frontend pointed at what it has.
 #[test]
 fn a_log_that_forgets_knows_where_frontends_pointed() {
-    let (mut world, sets) = (World::new(), [FilterSet::new([Filter::of_frontend("", "0", "", "").unwrap()])]);
+    let (mut world, sets) = (World::new(), sets());
     world.log = EventLog::new(6_000, 0);
     world.commit(&[Op::Backend { name: 0, service: 0, version: 0 }], &sets);
     world.commit(&[Op::Backend { name: 1, service: 0, version: 1 }], &sets);

@@ -60,7 +60,7 @@ async fn kill9_under_load_loses_nothing_and_a_watcher_misses_nothing() {
 
 /// Comes back with the token of before the round. What it gets is compared with the other watch by the history.
 async fn catch_up(client: &Client, resume_token: &mut String, revision: u64) -> usize {
-    let request = WatchRequest { resume_token: resume_token.clone(), ..everything() };
+    let request = WatchRequest { resume_token: resume_token.clone(), summaries: true, ..everything() };
     let mut watch = client.watch(request).await.unwrap();
     let mut revisions = 0;
     loop {

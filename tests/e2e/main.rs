@@ -50,6 +50,7 @@ mod input;
 mod instances;
 mod ipv6;
 mod itself;
+mod keys;
 mod kill9;
 mod lease;
 mod limits;

@@ -14,7 +14,8 @@ use crate::{
 };
 
 fn add(id: &str, selectors: Vec<Selector>, resume_token: &str) -> SubscribeRequest {
-    let add = AddSubscription { id: id.into(), selectors, resume_token: resume_token.into(), coalesce: false };
+    let (id, resume_token) = (id.into(), resume_token.into());
+    let add = AddSubscription { id, selectors, resume_token, summaries: true, ..AddSubscription::default() };
     SubscribeRequest { command: Some(Command::Add(add)) }
 }
 

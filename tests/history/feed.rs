@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, mem, time::Duration};
 
 use onair::{
     proto::{
-        Event, Reset, ResetReason, Selector, SubscribeResponse, SubscriptionGroup, WatchResponse,
+        Event, Reset, ResetReason, Selector, ServicePresence, SubscribeResponse, SubscriptionGroup, WatchResponse,
         subscribe_request::Command,
     },
     registry::{Filter, FilterSet, Instance, Key},
@@ -21,6 +21,7 @@ pub struct Part<'h> {
     pub revision: u64,
     pub token: &'h str,
     pub events: &'h [Event],
+    pub services: &'h [ServicePresence],
     /// The revision goes on.
     pub more: bool,
     pub snapshot_end: bool,
@@ -42,6 +43,8 @@ pub struct Feed<'h> {
     /// What it was to continue from.
     pub token: &'h str,
     pub coalesce: bool,
+    /// Whether it is told which partitions of services are there.
+    pub summaries: bool,
     pub opened: Duration,
     /// When its Drop was sent, if it was.
     pub drop_sent: Option<Duration>,
@@ -61,6 +64,7 @@ pub struct Turn<'h> {
     pub revision: u64,
     pub token: &'h str,
     pub what: What<'h>,
+    pub services: Vec<&'h ServicePresence>,
 }
 
 /// What a turn brings.
@@ -86,25 +90,29 @@ impl<'h> Feed<'h> {
     /// All that was received whole.
     pub fn turns(&self) -> Vec<Turn<'h>> {
         let mut snapshot = self.token.is_empty().then(BTreeMap::new);
-        let (mut reason, mut pending, mut turns) = (None, Vec::new(), Vec::new());
+        let (mut reason, mut pending, mut services, mut turns) = (None, Vec::new(), Vec::new(), Vec::new());
         for part in self.parts.iter().filter(|part| !part.last) {
-            let turn =
-                |what| Turn { at: part.at, message: part.message, revision: part.revision, token: part.token, what };
+            let turn = |what, services| {
+                let Part { at, message, revision, token, .. } = *part;
+                Turn { at, message, revision, token, what, services }
+            };
             if let Some(reset) = part.reset {
                 (snapshot, reason) = (Some(BTreeMap::new()), Some(reset.reason()));
                 pending.clear();
+                services.clear();
             }
+            services.extend(part.services);
             if let Some(named) = &mut snapshot {
                 named.extend(part.events.iter().filter_map(|event| event.instance.as_ref()).map(|i| (key_of(i), i)));
                 if part.snapshot_end {
-                    turns.push(turn(What::Snapshot(mem::take(named), reason.take())));
+                    turns.push(turn(What::Snapshot(mem::take(named), reason.take()), mem::take(&mut services)));
                     snapshot = None;
                 }
             } else {
                 pending.extend(part.events);
                 let whole = !part.more;
                 if whole && (!part.silent || !pending.is_empty()) {
-                    turns.push(turn(What::Events(mem::take(&mut pending))));
+                    turns.push(turn(What::Events(mem::take(&mut pending)), mem::take(&mut services)));
                 }
             }
         }
@@ -120,7 +128,7 @@ pub fn feeds(history: &History) -> (Vec<Feed<'_>>, Vec<Fault>) {
             Opening::Watch(request) => {
                 let filters = filters(&request.selectors);
                 let mut feed = feed(number, stream, None, filters, &request.resume_token, request.coalesce);
-                feed.opened = stream.opened;
+                (feed.opened, feed.summaries) = (stream.opened, request.summaries);
                 feed.parts = parts_of_watch(stream);
                 feeds.push(feed);
             }
@@ -139,7 +147,10 @@ pub fn feeds(history: &History) -> (Vec<Feed<'_>>, Vec<Fault>) {
 /// What the selectors mean; None if they cannot be read, or follow frontends.
 pub fn filters(selectors: &[Selector]) -> Option<FilterSet> {
     let one = |selector: &Selector| match selector.frontend.as_str() {
-        "" => Filter::new(&selector.namespace, &selector.service, &selector.version, &selector.selector).ok(),
+        "" => {
+            let filter = Filter::new(&selector.namespace, &selector.service, &selector.version, &selector.selector);
+            filter.ok()?.under(&selector.service_prefix).ok()
+        }
         _ => None,
     };
     Some(FilterSet::new(selectors.iter().map(one).collect::<Option<Vec<_>>>()?))
@@ -161,6 +172,7 @@ fn feed<'h>(
         filters,
         token,
         coalesce,
+        summaries: false,
         opened,
         closed,
         drop_sent: None,
@@ -179,6 +191,7 @@ fn parts_of_watch(stream: &Stream) -> Vec<Part<'_>> {
             revision: response.revision,
             token: &response.resume_token,
             events: &response.events,
+            services: &response.services,
             more: response.more,
             snapshot_end: response.snapshot_end,
             reset: response.reset.as_ref(),
@@ -221,7 +234,7 @@ impl<'h> Sorter<'h> {
             Some(Command::Add(add)) => {
                 let filters = filters(&add.selectors);
                 let mut new = feed(self.number, self.stream, Some(&add.id), filters, &add.resume_token, add.coalesce);
-                new.opened = at;
+                (new.opened, new.summaries) = (at, add.summaries);
                 let queue = self.open.entry(&add.id).or_default();
                 if let Some(old) = queue.last().filter(|old| old.drop_sent.is_none()) {
                     // Both may be what comes next.
@@ -291,6 +304,7 @@ fn part_of_group<'h>(
         revision: response.revision,
         token: &group.resume_token,
         events: &group.events,
+        services: &group.services,
         more: response.more,
         snapshot_end: group.snapshot_end,
         reset: group.reset.as_ref(),

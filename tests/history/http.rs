@@ -109,7 +109,7 @@ fn asked(request: &WatchRequest, wait: Option<Duration>) -> Request<Full<Bytes>>
         let asked = asked.header(header::CONTENT_TYPE, "application/json");
         return asked.body(Full::from(body.to_string())).unwrap();
     };
-    let Selector { namespace, service, version, selector, frontend, published } = selector;
+    let Selector { namespace, service, version, selector, frontend, published, service_prefix } = selector;
     let namespace = if namespace.is_empty() { "default" } else { namespace };
     let mut target = format!("/v1/namespaces/{}", percent(namespace));
     if !service.is_empty() {
@@ -123,6 +123,8 @@ fn asked(request: &WatchRequest, wait: Option<Duration>) -> Request<Full<Bytes>>
         ("selector", selector),
         ("frontend", frontend),
         ("published", if *published { "true" } else { "" }),
+        ("service_prefix", service_prefix),
+        ("summaries", if request.summaries { "true" } else { "" }),
         ("resume_token", in_query),
         ("wait", &wait),
     ];

@@ -14,6 +14,7 @@ use super::{
     fault, key_of,
     reads::{disordered, lookups},
     span::{Held, Seen, Span, apply},
+    summaries::unlike_the_events,
 };
 
 /// Promise 10: every event is legal after those before it, filters cross as the unfiltered truth says, and a folded watch
@@ -25,6 +26,7 @@ pub fn filters_cross(view: &View<'_>) -> Vec<Fault> {
     }
     unlike_the_truth(view, &mut faults);
     unlike_lookups(view, &mut faults);
+    faults.extend(unlike_the_events(view));
     faults
 }
 

@@ -34,6 +34,7 @@ mod recorder;
 mod silence;
 mod span;
 mod sse;
+mod summaries;
 mod writes;
 
 pub use client::{Beating, Client, Subscribed, Watched};

@@ -141,6 +141,10 @@ pub const ALL: &[(u8, &str, &str, Plant)] = &[
         event.r#type = EventType::Updated.into();
         event.cause = Cause::Unspecified.into();
     }),
+    (10, "summaries that do not come", "summaries leave", |h| {
+        let Opening::Watch(request) = &mut h.streams[WEB_TOO].opening else { panic!("it is a watch") };
+        request.summaries = true;
+    }),
     (10, "OFFLINE of what is not there", "it was not there", |h| {
         let (_, event) = events(h, |event| event.cause() == Cause::Matched).next().unwrap();
         event.r#type = EventType::Offline.into();

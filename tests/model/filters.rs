@@ -85,7 +85,7 @@ pub struct Union(pub Vec<Narrow>);
 
 impl Union {
     pub fn set(&self) -> FilterSet {
-        FilterSet::new(self.0.iter().map(Narrow::filter))
+        FilterSet::new(self.0.iter().map(Narrow::filter)).with_summaries(true)
     }
 
     /// Whether any of them means it; without any: every service of `default`.

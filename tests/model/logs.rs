@@ -6,7 +6,7 @@ use bytes::Bytes;
 use onair::{
     proto::WatchResponse,
     registry::{
-        Cause, Change, Delete, Event, Filter, FilterSet, Instance, Key, Lease, Matcher, Put, Registry, Scope,
+        Cause, Change, Delete, Event, Filter, FilterSet, Instance, Key, Lease, Matcher, Presence, Put, Registry, Scope,
         SecretHash, Stamp, StateLimits, Status, disjoint,
     },
     watch::{EventLog, Feed, FeedBudget, Next},
@@ -160,7 +160,7 @@ fn readers_far_behind_get_the_same() {
         let mut cursors: Vec<(u64, Vec<u64>)> = vec![(0, vec![]); 5];
         let read = |cursor: &mut (u64, Vec<u64>), most: usize| {
             for _ in 0..most {
-                match feed.next(log, cursor.0).expect("everything is kept") {
+                match feed.next(log, cursor.0, &|| (0, Presence::default())).expect("everything is kept") {
                     Next::Message(message) => {
                         cursor.0 = message.revision;
                         cursor.1.push(message.revision);
@@ -201,7 +201,9 @@ fn a_large_revision_spans_messages() {
     let deletes: Vec<_> = ids.iter().map(|id| delete("default", "web", id)).collect();
     for (revision, changes) in [(1, puts), (2, deletes)] {
         log.publish(revision, registry.fold(revision, &changes));
-        let Ok(Next::Message(message)) = feed.next(&log, revision - 1) else { panic!("there is a revision to tell") };
+        let Ok(Next::Message(message)) = feed.next(&log, revision - 1, &|| (0, Presence::default())) else {
+            panic!("there is a revision to tell")
+        };
         let frames = message.watch_frames();
         assert!(frames.len() > 20, "{} frames", frames.len());
         let mut told = Vec::new();

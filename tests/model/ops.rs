@@ -72,6 +72,8 @@ impl Wanted {
             port: 80,
             version: VERSIONS[usize::from(version)].into(),
             zone: ZONES[usize::from(zone)].into(),
+            // Moves with the weight, so that replicas come to be another partition's.
+            partition_key: if weight % 3 == 0 { "a" } else { "" }.into(),
             weight: weight.checked_sub(1).map(u32::from),
             status: STATUSES[usize::from(self.status)] as i32,
             metadata: Some(prost_types::Value { kind: Some(prost_types::value::Kind::StructValue(fields)) }),

@@ -1,14 +1,14 @@
 //! Watches of a history: what each is told, and what it has folded, at every revision.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound::{Excluded, Included},
     sync::Arc,
 };
 
 use onair::{
-    proto::WatchResponse,
-    registry::{EventType, Instance, Key, Matcher},
+    proto::{ServicePresence, WatchResponse},
+    registry::{EventType, Instance, Key, Matcher, Partition, Presence},
     watch::{EventLog, Feed, FeedBudget, Message, Next, ResumeToken},
 };
 use prost::Message as _;
@@ -47,12 +47,29 @@ impl Truth {
     }
 }
 
+/// The partitions of what is there.
+fn partitions(set: &BTreeMap<Key, Instance>) -> impl Iterator<Item = Partition> {
+    set.values().map(|one| Partition {
+        namespace: one.namespace.as_str().into(),
+        service: one.service.as_str().into(),
+        key: one.partition_key.as_str().into(),
+    })
+}
+
+fn presence(set: &BTreeMap<Key, Instance>) -> Presence {
+    let mut presence = Presence::default();
+    partitions(set).for_each(|of| _ = presence.add(of));
+    presence
+}
+
 /// One reader.
 struct Reader {
     feed: Arc<Feed>,
     began: u64,
     cursor: u64,
     set: BTreeMap<Key, Instance>,
+    /// As summaries tell.
+    there: BTreeSet<Partition>,
     resets: usize,
 }
 
@@ -60,7 +77,7 @@ impl Reader {
     /// Reads all there is.
     fn read(&mut self, truth: &Truth, log: &EventLog, now: &Committed, place: usize) {
         loop {
-            match self.feed.next(log, self.cursor) {
+            match self.feed.next(log, self.cursor, &|| (now.revision, presence(truth.at(now.revision)))) {
                 Ok(Next::Message(message)) => self.take(truth, &message),
                 Ok(Next::UpToDate(revision)) => {
                     assert_eq!(revision, now.revision);
@@ -74,6 +91,7 @@ impl Reader {
                     assert!(forgotten.oldest > self.cursor, "{} is still kept: {forgotten:?}", self.cursor);
                     assert!(forgotten.oldest <= log.bounds().1, "{forgotten:?} of {:?}", log.bounds());
                     (self.cursor, self.set) = (now.revision, snapshot(now, place, self.feed.matcher()));
+                    self.there = partitions(&self.set).collect();
                     self.resets += 1;
                 }
             }
@@ -84,7 +102,7 @@ impl Reader {
     fn take(&mut self, truth: &Truth, message: &Message) {
         let (revision, told) = truth.told.range(self.cursor + 1..).next().expect("there is nothing to tell");
         assert_eq!(message.revision, *revision, "for the reader from {} at {}", self.began, self.cursor);
-        let mut events = Vec::new();
+        let (mut events, mut summaries) = (Vec::new(), Vec::new());
         let frames = message.watch_frames();
         for (place, frame) in frames.iter().enumerate() {
             let frame = WatchResponse::decode(frame.clone()).expect("it is a message");
@@ -96,6 +114,7 @@ impl Reader {
             let expected = ResumeToken { registry: REGISTRY, epoch: EPOCH, revision: *revision, fingerprint };
             assert_eq!(token, last.then_some(expected), "a token comes with the last part only");
             events.extend(frame.events);
+            summaries.extend(frame.services);
         }
         let events: Vec<Told> = events
             .into_iter()
@@ -108,6 +127,12 @@ impl Reader {
                 _ => self.set.insert(key_of(&instance), instance),
             };
         }
+        for ServicePresence { namespace, service, key, online } in summaries {
+            let of = Partition { namespace: namespace.into(), service: service.into(), key: key.into() };
+            let news = if online { self.there.insert(of) } else { self.there.remove(&of) };
+            assert!(news, "a summary says what is other, at {revision}");
+        }
+        assert_eq!(self.there, partitions(&self.set).collect(), "folded up to {revision}");
         self.cursor = *revision;
         assert_eq!(self.set, truth.found[revision], "folded up to {revision}, by the reader from {}", self.began);
     }
@@ -135,7 +160,8 @@ pub fn replay(truth: &Truth, place: usize, history: &[Committed], bytes: usize, 
     let reader = |number: usize, cursor, set| {
         // Some have a feed of their own, which keeps nothing for others.
         let feed = if paces[number % paces.len()] > 12 { feed(log.bounds().1) } else { Arc::clone(&shared) };
-        Reader { feed, began: cursor, cursor, set, resets: 0 }
+        let there = partitions(&set).collect();
+        Reader { feed, began: cursor, cursor, set, there, resets: 0 }
     };
     let mut readers = vec![reader(0, 0, BTreeMap::new())];
     for (turn, step) in history.iter().enumerate() {

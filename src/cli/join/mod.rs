@@ -55,12 +55,18 @@ pub struct Args {
     /// Where it runs.
     #[arg(long, default_value = "", hide_default_value = true)]
     zone: String,
+    /// Whose replica it is: the partition of the service.
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    partition_key: String,
     /// Its share of the traffic for weighted picks; 0 is none. Default: 1.
     #[arg(long)]
     weight: Option<u32>,
     /// Anything else to know about it, as JSON.
     #[arg(long, value_name = "JSON", value_parser = json_argument)]
     metadata: Option<prost_types::Value>,
+    /// What of the metadata goes out: a path like `region` or `limits.burst`; may be repeated. Default: all of it.
+    #[arg(long, value_name = "PATH")]
+    metadata_field: Vec<String>,
     /// Which copy of the service it is. Default: host:port.
     #[arg(long, default_value = "", hide_default_value = true)]
     id: String,
@@ -145,6 +151,7 @@ fn request(args: Args, session: &Session) -> Result<RegisterRequest, Failure> {
         port: args.port.map_or(0, u32::from),
         version: args.version,
         zone: args.zone,
+        partition_key: args.partition_key,
         weight: args.weight,
         status: Status::from(args.status).into(),
         protocol: args.protocol,
@@ -156,6 +163,7 @@ fn request(args: Args, session: &Session) -> Result<RegisterRequest, Failure> {
     let ttl = args.ttl.or(session.ttl).and_then(to_wire);
     Ok(RegisterRequest {
         instance: Some(instance),
+        metadata_fields: args.metadata_field,
         ttl,
         dependencies: needs::once_each("--needs", args.needs)?,
         mocks: needs::once_each("--mock", args.mock)?,

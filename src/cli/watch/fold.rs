@@ -10,7 +10,7 @@ use prost::Message;
 
 use crate::{
     cli::{join::address, lookup::status_name, print::enum_name},
-    proto::{Cause, Event, EventType, Instance, Status, WatchResponse},
+    proto::{Cause, Event, EventType, Instance, ServicePresence, Status, WatchResponse},
 };
 
 /// The cause of an OFFLINE that nobody sent: a snapshot after a reset did not name the instance any more.
@@ -29,6 +29,13 @@ pub(super) struct Step {
     pub(super) status: String,
 }
 
+/// What a message brought that was not known.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    pub(super) steps: Vec<Step>,
+    pub(super) summaries: Vec<ServicePresence>,
+}
+
 type Key = (String, String, String);
 
 /// What is known of an instance: where it is, and a hash of its description.
@@ -44,8 +51,12 @@ pub(super) struct Fold {
     known: BTreeMap<Key, Known>,
     /// After a reset: what was known before and is not named by the snapshot yet.
     unnamed: Option<BTreeSet<Key>>,
-    /// Events of a revision that goes on in the next message.
-    unfinished: Vec<Event>,
+    /// The partitions of services that are there, as far as summaries have told.
+    partitions: BTreeSet<Key>,
+    /// As `unnamed`.
+    unnamed_partitions: Option<BTreeSet<Key>>,
+    /// Events and summaries of a revision that goes on in the next message.
+    unfinished: (Vec<Event>, Vec<ServicePresence>),
     /// The snapshot has ended: from here on revisions are acted on whole.
     live: bool,
     /// A revision goes on in the next message.
@@ -55,7 +66,7 @@ pub(super) struct Fold {
 impl Fold {
     /// A stream has ended: what came of an unfinished revision comes again.
     pub(super) fn broken(&mut self) {
-        self.unfinished.clear();
+        self.unfinished = Default::default();
         self.partial = false;
     }
 
@@ -66,13 +77,14 @@ impl Fold {
 
     /// A snapshot begins: keep what is known, and drop at its end what it did not name.
     pub(super) fn reset(&mut self) {
-        self.unfinished.clear();
+        self.unfinished = Default::default();
         self.live = false;
         self.unnamed = Some(self.known.keys().cloned().collect());
+        self.unnamed_partitions = Some(self.partitions.clone());
     }
 
     /// What is new in `message`.
-    pub(super) fn take(&mut self, message: WatchResponse) -> Vec<Step> {
+    pub(super) fn take(&mut self, message: WatchResponse) -> News {
         if message.reset.is_some() {
             self.reset();
         }
@@ -80,13 +92,15 @@ impl Fold {
             // Tokens come with whole revisions, and only outside a snapshot.
             self.live = true;
         }
-        self.unfinished.extend(message.events);
+        self.unfinished.0.extend(message.events);
+        self.unfinished.1.extend(message.services);
         self.partial = self.live && message.more;
         if self.partial {
-            return Vec::new();
+            return News::default();
         }
-        let mut steps: Vec<Step> =
-            mem::take(&mut self.unfinished).into_iter().filter_map(|event| self.event(event)).collect();
+        let (events, told) = mem::take(&mut self.unfinished);
+        let mut steps: Vec<Step> = events.into_iter().filter_map(|event| self.event(event)).collect();
+        let mut summaries: Vec<ServicePresence> = told.into_iter().filter(|summary| self.summary(summary)).collect();
         if message.snapshot_end {
             for key in self.unnamed.take().unwrap_or_default() {
                 if let Some(gone) = self.known.remove(&key) {
@@ -96,8 +110,22 @@ impl Fold {
                     steps.push(Step { event, namespace, service, id, address, cause, status });
                 }
             }
+            for (namespace, service, key) in self.unnamed_partitions.take().unwrap_or_default() {
+                self.partitions.remove(&(namespace.clone(), service.clone(), key.clone()));
+                summaries.push(ServicePresence { namespace, service, key, online: false });
+            }
         }
-        steps
+        News { steps, summaries }
+    }
+
+    /// Takes in a summary; whether it is news.
+    fn summary(&mut self, summary: &ServicePresence) -> bool {
+        let ServicePresence { namespace, service, key, online } = summary;
+        let partition = (namespace.clone(), service.clone(), key.clone());
+        if let Some(unnamed) = &mut self.unnamed_partitions {
+            unnamed.remove(&partition);
+        }
+        if *online { self.partitions.insert(partition) } else { self.partitions.remove(&partition) }
     }
 
     fn event(&mut self, event: Event) -> Option<Step> {
@@ -181,15 +209,15 @@ mod tests {
     #[test]
     fn a_reset_tells_only_differences() {
         let mut fold = Fold::default();
-        assert_eq!(fold.take(snapshot(&["a", "b", "c"])).len(), 3);
+        assert_eq!(fold.take(snapshot(&["a", "b", "c"])).steps.len(), 3);
         let begins = WatchResponse {
             reset: Some(Reset::default()),
             events: vec![online(Cause::Snapshot, "a"), event(EventType::Online, Cause::Snapshot, "b", 2)],
             more: true,
             ..Default::default()
         };
-        assert_eq!(shown(&fold.take(begins)), ["Updated b h:2 SNAPSHOT"]);
-        assert_eq!(shown(&fold.take(snapshot(&["d"]))), ["Online d h:1 SNAPSHOT", "Offline c h:1 RESET"]);
+        assert_eq!(shown(&fold.take(begins).steps), ["Updated b h:2 SNAPSHOT"]);
+        assert_eq!(shown(&fold.take(snapshot(&["d"])).steps), ["Online d h:1 SNAPSHOT", "Offline c h:1 RESET"]);
         assert_eq!(fold.known.len(), 3);
     }
 
@@ -200,7 +228,7 @@ mod tests {
             let mut event = event(kind, cause, "a", 1);
             event.instance.as_mut().unwrap().status = status.into();
             let message = WatchResponse { events: vec![event], resume_token: "t".into(), ..Default::default() };
-            fold.take(message).pop().map(|step| step.status)
+            fold.take(message).steps.pop().map(|step| step.status)
         };
         for (kind, cause, status, told) in [
             (EventType::Online, Cause::Registered, Status::Serving, ""),
@@ -220,21 +248,21 @@ mod tests {
         let mut fold = Fold::default();
         fold.take(snapshot(&[]));
         let part = |id, more| WatchResponse { events: vec![online(Cause::Registered, id)], more, ..Default::default() };
-        assert!(fold.take(part("a", true)).is_empty());
+        assert!(fold.take(part("a", true)).steps.is_empty());
         fold.broken();
-        assert!(fold.take(part("a", true)).is_empty());
-        assert_eq!(shown(&fold.take(part("b", false))), ["Online a h:1 REGISTERED", "Online b h:1 REGISTERED"]);
+        assert!(fold.take(part("a", true)).steps.is_empty());
+        assert_eq!(shown(&fold.take(part("b", false)).steps), ["Online a h:1 REGISTERED", "Online b h:1 REGISTERED"]);
     }
 
     #[test]
     fn a_snapshot_is_shown_as_it_comes() {
         let mut fold = Fold::default();
         let part = WatchResponse { events: vec![online(Cause::Snapshot, "a")], more: true, ..Default::default() };
-        assert_eq!(fold.take(part).len(), 1);
+        assert_eq!(fold.take(part).steps.len(), 1);
         // It broke before its end, and begins anew.
         fold.broken();
         fold.reset();
-        assert_eq!(shown(&fold.take(snapshot(&["b"]))), ["Online b h:1 SNAPSHOT", "Offline a h:1 RESET"]);
+        assert_eq!(shown(&fold.take(snapshot(&["b"])).steps), ["Online b h:1 SNAPSHOT", "Offline a h:1 RESET"]);
     }
 
     #[test]
@@ -242,6 +270,6 @@ mod tests {
         let mut fold = Fold::default();
         fold.take(WatchResponse { resume_token: "t".into(), ..Default::default() });
         let part = WatchResponse { events: vec![online(Cause::Registered, "a")], more: true, ..Default::default() };
-        assert!(fold.take(part).is_empty());
+        assert!(fold.take(part).steps.is_empty());
     }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::{ClientSettings, Given},
     proto::{
-        EventType, Published, Reset, ResetReason, Selector, WatchRequest, WatchResponse,
+        EventType, Published, Reset, ResetReason, Selector, ServicePresence, WatchRequest, WatchResponse,
         registry_client::RegistryClient,
     },
 };
@@ -38,9 +38,12 @@ Examples:
   onair watch web api --selector 'zone=eu'
   onair watch web --version '^2' --output json
   onair watch web --published
+  onair watch --frontend www
+  onair watch --prefix billing- --summaries
   onair watch web --resume-token \"$TOKEN\"
 
-Prints a line for each event: time (UTC), what happened, service, id, address, cause, and a status that is news. When the stream \
+Prints a line for each event: time (UTC), what happened, service, id, address, cause, and a status that is news; for each \
+summary: time, UP or DOWN, service, partition key. When the stream \
 ends or is silent for too long it goes on by itself from the last resume token and says so on standard \
 error: nothing is missed or printed twice. With --output json each line is a WatchResponse, whose resumeToken serves --resume-token.";
 
@@ -56,6 +59,15 @@ pub struct Args {
     /// Only what matches these terms, as in `onair lookup --help`.
     #[arg(long, default_value = "", hide_default_value = true)]
     selector: String,
+    /// The frontends to follow, in place of services or besides, wherever they point.
+    #[arg(long, value_name = "NAME")]
+    frontend: Vec<String>,
+    /// Every service whose name begins so, in place of services or besides.
+    #[arg(long, value_name = "TEXT")]
+    prefix: Vec<String>,
+    /// Also tell when the first instance of a partition of a service comes, and when the last one goes.
+    #[arg(long)]
+    summaries: bool,
     /// Also what is published for these services.
     #[arg(long)]
     published: bool,
@@ -72,24 +84,33 @@ pub struct Args {
 /// The first attempt failed, or a later one in a way that trying again cannot mend.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let session = Session::open(&args.given)?;
-    let names = if args.names.is_empty() { vec![String::new()] } else { args.names };
-    let selector = |service| Selector {
-        namespace: session.namespace.clone(),
-        service,
-        version: args.version.clone(),
-        selector: args.selector.clone(),
-        published: args.published,
-        ..Selector::default()
-    };
-    let request = WatchRequest {
-        selectors: names.into_iter().map(selector).collect(),
-        resume_token: args.resume_token,
-        ..WatchRequest::default()
-    };
+    let request = request(&session.namespace, args);
     if session.print.is_curl() {
         return curl::show_stream(&session, "Watch", &request);
     }
     Watcher::new(session, request).run().await
+}
+
+/// What is asked for: a selector for each name, frontend and prefix; of none of these, one for everything.
+fn request(namespace: &str, args: Args) -> WatchRequest {
+    let any = Selector {
+        namespace: namespace.to_owned(),
+        version: args.version,
+        selector: args.selector,
+        published: args.published,
+        ..Selector::default()
+    };
+    let services = args.names.into_iter().map(|service| Selector { service, ..any.clone() });
+    // What is published is a service's.
+    let of_frontend = |frontend| Selector { frontend, published: false, ..any.clone() };
+    let under = |service_prefix| Selector { service_prefix, ..any.clone() };
+    let mut selectors: Vec<Selector> = services.collect();
+    selectors.extend(args.frontend.into_iter().map(of_frontend));
+    selectors.extend(args.prefix.into_iter().map(under));
+    if selectors.is_empty() {
+        selectors.push(any);
+    }
+    WatchRequest { selectors, resume_token: args.resume_token, summaries: args.summaries, ..WatchRequest::default() }
 }
 
 fn silence(bookmark_interval: Duration) -> Duration {
@@ -237,8 +258,10 @@ impl Watcher {
             }
             let published =
                 message.published.iter().map(|event| self.published(event)).collect::<Result<Vec<_>, _>>()?;
-            let steps = self.fold.take(message);
-            let lines: Vec<_> = steps.iter().map(|step| self.shown(step)).chain(published).collect();
+            let news = self.fold.take(message);
+            let lines = news.steps.iter().map(|step| self.shown(step));
+            let lines = lines.chain(news.summaries.iter().map(|summary| self.summary(summary)));
+            let lines: Vec<_> = lines.chain(published).collect();
             return if lines.is_empty() { Ok(()) } else { self.session.print.line(&lines.join("\n")) };
         }
         self.held.push(to_json("WatchResponse", &message)?);
@@ -263,6 +286,19 @@ impl Watcher {
             safe_json(&data)
         );
         Ok(line.trim_end().to_owned())
+    }
+
+    fn summary(&self, summary: &ServicePresence) -> String {
+        let print = &self.session.print;
+        let (name, tone) = if summary.online { ("UP     ", Tone::Good) } else { ("DOWN   ", Tone::Bad) };
+        let key = if summary.key.is_empty() { String::new() } else { format!(" {}", safe(&summary.key)) };
+        format!(
+            "{} {} {}{}{key}",
+            print.paint(Tone::Aside, &clock(SystemTime::now())),
+            print.paint(tone, name),
+            namespace(&summary.namespace),
+            safe(&summary.service),
+        )
     }
 
     fn shown(&self, step: &Step) -> String {

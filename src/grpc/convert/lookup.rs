@@ -42,6 +42,7 @@ pub(in crate::grpc) fn lookup(request: proto::LookupRequest, deadline: Option<In
         version: request.version,
         selector: request.selector,
         published: false,
+        service_prefix: request.service_prefix,
     };
     let filter = filter(&selector, "", &mut violations);
     checked(violations)?;
@@ -88,9 +89,10 @@ pub(in crate::grpc) fn plain_lookup(request: &proto::LookupRequest) -> Option<(&
         wait,
         min_revision,
         fallback,
+        service_prefix,
     } = request;
     let all = *pick == proto::Pick::Unspecified as i32 || *pick == proto::Pick::All as i32;
-    let texts = [frontend, version, selector, pick_key, page_token];
+    let texts = [frontend, version, selector, pick_key, page_token, service_prefix];
     let numbers = *limit == 0 && *min_revision == 0 && *fallback == proto::Fallback::Unspecified as i32;
     let plain = all && numbers && wait.is_none() && texts.into_iter().all(String::is_empty);
     let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };

@@ -288,7 +288,7 @@ prop_compose! {
     fn wild_instance()(
         (namespace, service, id) in (wild(), wild(), wild()),
         (host, protocol, url) in (wild(), wild(), wild()),
-        (version, zone) in (wild(), wild()),
+        (version, zone, partition_key) in (wild(), wild(), wild()),
         (port, weight, status) in (0..70_000_u32, option::of(0..1_100_000_u32), -1..7),
         ports in collection::btree_map(wild(), 0..70_000_u32, 0..3),
         metadata in option::of(wild_value()),
@@ -296,7 +296,7 @@ prop_compose! {
     ) -> Instance {
         Instance {
             namespace, service, id, host, port, version, zone, weight, status, incarnation, revision, protocol, url,
-            ports, metadata, online_since: None,
+            ports, metadata, online_since: None, partition_key,
         }
     }
 }
@@ -309,7 +309,7 @@ proptest! {
         // Mostly every one of so many wild fields would be wrong: some are left out.
         let fields = [
             &mut instance.namespace, &mut instance.id, &mut instance.host, &mut instance.protocol, &mut instance.url,
-            &mut instance.version, &mut instance.zone,
+            &mut instance.version, &mut instance.zone, &mut instance.partition_key,
         ];
         for (field, _) in fields.into_iter().zip(mend).filter(|(_, mend)| *mend) {
             field.clear();

@@ -22,6 +22,11 @@ const REDIAL: Duration = Duration::from_millis(20);
 /// How long a poll of a follower is held: less than a stream's first message may take.
 const HELD: Duration = Duration::from_secs(1);
 
+/// Everything, and which partitions of services are there: the checkers compare the two.
+fn summed_up() -> WatchRequest {
+    WatchRequest { summaries: true, ..super::everything() }
+}
+
 /// What a follower saw.
 #[derive(Clone, Debug)]
 pub enum Seen {
@@ -60,15 +65,14 @@ impl Follower {
 
     /// Follows everything there is, and has its snapshot.
     pub async fn of_everything(server: &Server, recorder: &Recorder) -> Self {
-        let mut follower = Self::start(server, recorder, super::everything());
+        let mut follower = Self::start(server, recorder, summed_up());
         follower.snapshot().await;
         follower
     }
 
     /// The same over HTTP: as server-sent events, and by long polls.
     pub async fn of_everything_by_http(server: &Server, recorder: &Recorder) -> [Self; 2] {
-        let mut both =
-            [Way::Events, Way::Poll(HELD)].map(|way| Self::start_by(way, server, recorder, super::everything()));
+        let mut both = [Way::Events, Way::Poll(HELD)].map(|way| Self::start_by(way, server, recorder, summed_up()));
         for follower in &mut both {
             follower.snapshot().await;
         }
