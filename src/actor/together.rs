@@ -28,6 +28,10 @@ impl<E: Engine> Actor<E> {
     pub(super) fn change_catalog(&mut self, waiting: Vec<(Box<CatalogCommand>, Recipient)>) {
         let (mut taken, mut left, mut subjects) = (Vec::new(), Vec::new(), HashSet::new());
         for (command, recipient) in waiting {
+            if let Recipient::Together(members) = recipient {
+                self.again(members);
+                continue;
+            }
             // Nobody waits for it any more: looked at by itself, and dropped.
             let is_over = match &recipient {
                 Recipient::Caller { answer, deadline } => {
@@ -38,10 +42,8 @@ impl<E: Engine> Actor<E> {
             let (kind, id) = command.action.subject();
             let fits = !is_over
                 && taken.len() < TOGETHER_MAX
-                // What is expected is a revision, and those before it have none yet.
-                && command.expected == 0
                 && taken.first().is_none_or(|(first, _): &(Box<CatalogCommand>, _)| first.namespace == command.namespace)
-                // Its answer is how the entry stands when all of it is done.
+                // Its answer is how the entry stands when all of it is done; and what it expects, no other one changes.
                 && subjects.insert((kind, id.to_owned()));
             if fits { taken.push((command, recipient)) } else { left.push((command, recipient)) }
         }
@@ -57,18 +59,23 @@ impl<E: Engine> Actor<E> {
         }
     }
 
-    fn change_together(&mut self, taken: Vec<(Box<CatalogCommand>, Recipient)>) {
+    fn change_together(&mut self, mut taken: Vec<(Box<CatalogCommand>, Recipient)>) {
         let Some(first) = taken.first().map(|(command, _)| command.clone()) else { return };
         let commands = taken.iter().map(|(command, _)| &**command);
         let (changes, outcomes) = self.hub.registry().change_catalog_all(&first.namespace, commands);
+        let later = taken.split_off(outcomes.len());
         let member = |((command, recipient), outcome)| Member { command, recipient, outcome };
         let members: Vec<Member> = taken.into_iter().zip(outcomes).map(member).collect();
         let (command, recipient) = (Command::Catalog(first), Recipient::Together(members));
         if changes.is_empty() {
-            return self.reply(&command, recipient, Ok(Outcome::Done));
+            self.reply(&command, recipient, Ok(Outcome::Done));
+        } else {
+            // Those that are refused wait as well: they are refused for what is not committed yet.
+            self.propose(command, recipient, changes, Outcome::Done);
         }
-        // Those that are refused wait as well: they are refused for what is not committed yet.
-        self.propose(command, recipient, changes, Outcome::Done);
+        for (command, recipient) in later {
+            self.run_command(Command::Catalog(command), recipient);
+        }
     }
 
     /// Runs changes whose proposal came to nothing.

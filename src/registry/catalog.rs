@@ -27,7 +27,7 @@ use smol_str::SmolStr;
 pub use self::{
     book::{Book, Catalogs, Entry, Recorded, Version, VersionChange},
     command::{CatalogAction, CatalogCommand},
-    decide::{MAX_APPLICATIONS, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
+    decide::{MAX_APPLICATIONS, MAX_CATALOG_VERSION_BYTES, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     dependency::{Cycle, Dependencies, Shape},
     draft::{ApplicationDraft, Drafted, Refusal, ServiceTypeDraft},
     live::{Standing, Stood, Tally, asked, stand},

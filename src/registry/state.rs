@@ -212,11 +212,7 @@ impl Registry {
     #[must_use]
     pub fn forgettable(&self, now: u64, max: usize) -> Vec<(SmolStr, SmolStr)> {
         let due = self.emptied.iter().take_while(|(at, ..)| at.saturating_add(KNOWN_SECONDS) <= now);
-        let named = |(_, namespace, service): &&(u64, SmolStr, SmolStr)| self.names_service(namespace, service);
-        due.filter(|of| !named(of))
-            .take(max)
-            .map(|(_, namespace, service)| (namespace.clone(), service.clone()))
-            .collect()
+        due.take(max).map(|(_, namespace, service)| (namespace.clone(), service.clone())).collect()
     }
 
     /// Takes in the changes committed at `revision`. Absolute changes: folding twice equals folding once.
@@ -262,20 +258,38 @@ impl Registry {
     /// Holds a document, or frees its key. A service that a backend or an application names is known, without an instance,
     /// too.
     fn hold_document(&mut self, key: &DocumentKey, document: Option<&Arc<Document>>) -> Option<Arc<Document>> {
+        let named_before = self.named_by(key);
         let before = match key.kind.is_of_catalog() {
             true => self.catalogs.hold(key, document),
             false => self.deployments.hold(key, document),
         };
-        let named = match key.kind {
-            Kind::Backend => self.deployments.backend(&key.namespace, &key.name).map(|held| held.service.clone()),
-            Kind::Application => document.map(|_| key.name.clone()),
-            Kind::Frontend | Kind::ServiceType | Kind::CatalogVersion => None,
-        };
-        if let Some(service) = named.filter(|service| self.service(&key.namespace, service).is_none()) {
-            let at = self.service_entry(&key.namespace, &service).emptied_at();
-            self.emptied.insert((at, key.namespace.clone(), service));
+        let named = self.named_by(key);
+        if let Some(service) = &named {
+            self.service_entry(&key.namespace, service);
+        }
+        for service in named_before.into_iter().chain(named) {
+            self.remember(&key.namespace, &service);
         }
         before
+    }
+
+    /// The service that the document of this key names.
+    fn named_by(&self, key: &DocumentKey) -> Option<SmolStr> {
+        match key.kind {
+            Kind::Backend => self.deployments.backend(&key.namespace, &key.name).map(|held| held.service.clone()),
+            Kind::Application => self.catalogs.names(&key.namespace, &key.name).then(|| key.name.clone()),
+            Kind::Frontend | Kind::ServiceType | Kind::CatalogVersion => None,
+        }
+    }
+
+    /// Notes whether a service may be forgotten when its day has passed: it has no instance, and nothing names it.
+    fn remember(&mut self, namespace: &SmolStr, service: &SmolStr) {
+        let Some(set) = self.service(namespace, service).filter(|set| set.is_empty()) else { return };
+        let of = (set.emptied_at(), namespace.clone(), service.clone());
+        match self.names_service(namespace, service) {
+            true => self.emptied.remove(&of),
+            false => self.emptied.insert(of),
+        };
     }
 
     /// Whether a backend or an application names the service.
@@ -305,7 +319,7 @@ impl Registry {
         let set = self.namespaces.get_mut(&delete.key.namespace)?.services.get_mut(&delete.key.service)?;
         set.remove(&delete.key.id, revision, delete.at);
         if set.is_empty() {
-            self.emptied.insert((delete.at, delete.key.namespace.clone(), delete.key.service.clone()));
+            self.remember(&delete.key.namespace, &delete.key.service);
         }
         Some(Event { before: Some(before), after: None, cause: delete.cause, slot })
     }

@@ -13,7 +13,7 @@ use crate::{
         ListCatalogVersionsRequest, ListServiceTypesRequest, PutApplicationRequest, WaitReadyRequest,
     },
     registry::{
-        DEFAULT_NAMESPACE, Error, Violation,
+        DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Violation,
         catalog::{ApplicationDraft, ApplicationQuery, Page, Sort, Standing, VersionQuery},
         check_name, check_new_namespace,
     },
@@ -113,6 +113,15 @@ fn set<T: Hash + Eq>(field: &str, given: Vec<impl Into<T>>, violations: &mut Vec
     given.into_iter().map(Into::into).collect()
 }
 
+/// A part of an id: what is longer than any id is looked for nowhere.
+fn part_of_id<'a>(field: &str, given: &'a str, violations: &mut Vec<Violation>) -> &'a str {
+    if given.len() > MAX_NAME_BYTES {
+        violations.push(violation(field, format!("must have at most {MAX_NAME_BYTES} bytes, has {}", given.len())));
+        return "";
+    }
+    given
+}
+
 /// Which applications, in which order, and which part of them.
 pub(super) fn applications(request: ListApplicationsRequest) -> Result<(ApplicationQuery, Sort, Page), Status> {
     let ListApplicationsRequest { ids, ports, services, prefix, q, sort, limit, offset, .. } = request;
@@ -122,8 +131,8 @@ pub(super) fn applications(request: ListApplicationsRequest) -> Result<(Applicat
         ids: set("ids", ids, &mut violations),
         ports: set("ports", ports, &mut violations),
         services: set("services", services, &mut violations),
-        prefix,
-        text: q,
+        prefix: part_of_id("prefix", &prefix, &mut violations).to_owned(),
+        text: part_of_id("q", &q, &mut violations).trim().to_lowercase(),
     };
     checked((query, sort, page), violations)
 }

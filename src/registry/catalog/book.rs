@@ -102,6 +102,8 @@ pub struct Book {
     versions: OrdMap<u64, Arc<Version>>,
     /// The documents of the versions.
     kept: OrdMap<u64, Arc<Document>>,
+    /// Of their bodies.
+    version_bytes: u64,
 }
 
 impl Book {
@@ -138,6 +140,12 @@ impl Book {
     #[must_use]
     pub fn versions(&self) -> &OrdMap<u64, Arc<Version>> {
         &self.versions
+    }
+
+    /// How large the versions are as they are stored.
+    #[must_use]
+    pub fn version_bytes(&self) -> u64 {
+        self.version_bytes
     }
 
     /// The document of this key.
@@ -185,17 +193,23 @@ impl Book {
     fn hold_version(&mut self, key: &DocumentKey, document: Option<&Arc<Document>>) {
         match document.and_then(|document| Some((Version::of(document)?, document))) {
             Some((version, document)) => {
-                self.kept.insert(version.number, Arc::clone(document));
+                let before = self.kept.insert(version.number, Arc::clone(document));
+                self.version_bytes += bytes_of(Some(document));
+                self.version_bytes -= bytes_of(before.as_ref());
                 self.versions.insert(version.number, Arc::new(version));
             }
             None => {
                 if let Ok(number) = key.name.parse::<u64>() {
-                    self.kept.remove(&number);
+                    self.version_bytes -= bytes_of(self.kept.remove(&number).as_ref());
                     self.versions.remove(&number);
                 }
             }
         }
     }
+}
+
+fn bytes_of(document: Option<&Arc<Document>>) -> u64 {
+    document.map_or(0, |document| document.body.len() as u64)
 }
 
 /// The catalogs of all namespaces.

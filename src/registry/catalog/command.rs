@@ -43,6 +43,18 @@ pub enum CatalogAction {
 }
 
 impl CatalogAction {
+    /// Whether it may make an application need another one, which must not lead in a circle.
+    #[must_use]
+    pub(super) fn may_need(&self) -> bool {
+        match self {
+            Self::Create(draft) | Self::Put(draft) => {
+                draft.dependencies.as_ref().is_some_and(|given| !given.is_empty())
+            }
+            Self::Depend(..) => true,
+            _ => false,
+        }
+    }
+
     /// Which entry it is about.
     #[must_use]
     pub fn subject(&self) -> (Kind, &str) {

@@ -19,6 +19,14 @@ pub const MAX_APPLICATIONS: u64 = 100_000;
 pub const MAX_SERVICE_TYPES: u64 = 10_000;
 /// Most versions of a namespace: the oldest go when more come.
 pub const MAX_CATALOG_VERSIONS: u64 = 100_000;
+/// Most bytes of the versions of a namespace, but for the newest: the oldest go when more come.
+pub const MAX_CATALOG_VERSION_BYTES: u64 = 16 * 1024 * 1024;
+/// How many versions one change lets go at most.
+const OLDEST_AT_ONCE: usize = 1_000;
+/// Changes are decided together until they have written this.
+const TURN_BYTES: usize = 512 * 1024;
+/// And until so many applications were looked at, if each search for cycles were to look at all.
+const TURN_STEPS: usize = 500_000;
 
 impl Registry {
     /// What `wanted` leads to.
@@ -33,7 +41,8 @@ impl Registry {
     }
 
     /// What several changes of one namespace come to, each judged on what those before it left: what is to be committed
-    /// at once, and each one's outcome.
+    /// at once, and each one's outcome. The last of them have none when those before are enough for one turn, or for one
+    /// revision.
     #[must_use]
     pub fn change_catalog_all<'a>(
         &self,
@@ -41,7 +50,14 @@ impl Registry {
         wanted: impl IntoIterator<Item = &'a CatalogCommand>,
     ) -> (Vec<Guarded>, Vec<Result<Outcome, Error>>) {
         let mut writing = Writing::new(self, namespace);
-        let outcomes = wanted.into_iter().map(|wanted| writing.run(wanted)).collect();
+        let (mut outcomes, mut steps) = (Vec::new(), 0);
+        for wanted in wanted {
+            steps += 1 + if wanted.action.may_need() { writing.book.applications().len() } else { 0 };
+            if !outcomes.is_empty() && (steps > TURN_STEPS || writing.bytes > TURN_BYTES) {
+                break;
+            }
+            outcomes.push(writing.run(wanted));
+        }
         (writing.changes, outcomes)
     }
 }
@@ -56,6 +72,8 @@ struct Writing<'a> {
     /// Where the change of a key is among them: a revision has one of each.
     places: HashMap<DocumentKey, usize>,
     added: u64,
+    /// Of what is written.
+    bytes: usize,
 }
 
 impl<'a> Writing<'a> {
@@ -69,6 +87,7 @@ impl<'a> Writing<'a> {
             changes: Vec::new(),
             places: HashMap::new(),
             added: 0,
+            bytes: 0,
         }
     }
 
@@ -132,12 +151,11 @@ impl<'a> Writing<'a> {
 
     fn put<T: Stored>(&mut self, wanted: &CatalogCommand, value: T) -> Result<(), Stop> {
         let key = self.key::<T>(value.id());
-        let current = self.book.document(&key).and_then(stored::entry::<T>);
-        if current.is_none() {
+        if self.book.document(&key).is_none() {
             self.check_room(&key)?;
         }
         self.begin(wanted);
-        let (change, times) = match current {
+        let (change, times) = match self.book.document(&key).and_then(stored::entry::<T>) {
             Some(Entry { number, created_at, .. }) => {
                 (VersionChange::Update, Times { number, created_at, updated_at: wanted.at })
             }
@@ -154,8 +172,8 @@ impl<'a> Writing<'a> {
 
     fn delete<T: Stored>(&mut self, wanted: &CatalogCommand, value: &T) -> Result<(), Stop> {
         let key = self.key::<T>(value.id());
-        let body = self.book.document(&key).map(|document| document.body.clone()).unwrap_or_default();
         self.begin(wanted);
+        let body = self.book.document(&key).map(|document| document.body.clone()).unwrap_or_default();
         self.version(wanted, VersionChange::Delete, &key, body);
         self.write(key, None);
         Ok(())
@@ -201,21 +219,26 @@ impl<'a> Writing<'a> {
     /// Keeps the change as a version, and as many as may be kept.
     fn version(&mut self, wanted: &CatalogCommand, change: VersionChange, of: &DocumentKey, body: bytes::Bytes) {
         let number = self.next_number();
+        let namespace = self.namespace.clone();
         let key = |number| DocumentKey {
             kind: Kind::CatalogVersion,
-            namespace: self.namespace.clone(),
+            namespace: namespace.clone(),
             name: stored::version_name(number),
         };
-        let (newest, oldest) = (key(number), number.checked_sub(MAX_CATALOG_VERSIONS).map(key));
-        self.write(newest, Some(stored::version(change, wanted.at, of.kind, &of.name, body)));
-        if let Some(oldest) = oldest.filter(|oldest| self.book.document(oldest).is_some()) {
-            self.write(oldest, None);
+        self.write(key(number), Some(stored::version(change, wanted.at, of.kind, &of.name, body)));
+        for _ in 0..OLDEST_AT_ONCE {
+            let versions = self.book.versions();
+            let (count, oldest) = (versions.len() as u64, versions.get_min().map(|(oldest, _)| *oldest));
+            let is_too_much = count > MAX_CATALOG_VERSIONS || self.book.version_bytes() > MAX_CATALOG_VERSION_BYTES;
+            let Some(oldest) = oldest.filter(|oldest| is_too_much && *oldest != number) else { break };
+            self.write(key(oldest), None);
         }
     }
 
     fn write(&mut self, key: DocumentKey, body: Option<bytes::Bytes>) {
         let document = body.clone().map(|body| Arc::new(Document { key: key.clone(), body, revision: 0 }));
         self.book.hold(&key, document.as_ref());
+        self.bytes += body.as_ref().map_or(0, bytes::Bytes::len);
         let change = Change::Document(DocumentPut { key: key.clone(), body });
         if let Some(place) = self.places.get(&key) {
             self.changes[*place].change = change;

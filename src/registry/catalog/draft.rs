@@ -1,7 +1,7 @@
 //! What is wanted of the catalog, against what is there: what it comes to, or everything that is wrong with it. Changes
 //! nothing.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use smol_str::SmolStr;
 
@@ -10,6 +10,8 @@ use crate::registry::Violation;
 
 /// Most dependencies of an application.
 pub const MAX_DEPENDENCIES: usize = 1_000;
+/// How many of those who need what is to go are named.
+const USERS_TOLD: usize = 100;
 /// Ports up to this one are the system's.
 const SYSTEM_PORT_MAX: i64 = 1024;
 
@@ -184,7 +186,7 @@ impl Catalog {
     /// It is not there, or others need it.
     pub fn expendable(&self, id: &str) -> Result<&Arc<Application>, Refusal> {
         let current = self.applications.get(id).ok_or(Refusal::NotFound)?;
-        let dependents: Vec<SmolStr> = self.dependencies.on(id).cloned().collect();
+        let dependents: Vec<SmolStr> = self.dependencies.on(id).take(USERS_TOLD).cloned().collect();
         if dependents.is_empty() {
             return Ok(current);
         }
@@ -237,7 +239,7 @@ impl Catalog {
             return Ok(current);
         }
         let users = self.applications.values().filter(|application| application.port(id).is_some());
-        let users = users.map(|application| application.id.clone()).collect();
+        let users = users.take(USERS_TOLD).map(|application| application.id.clone()).collect();
         Err(Refusal::InUse("1 or more applications is using this service".to_owned(), users))
     }
 
@@ -253,17 +255,17 @@ impl Catalog {
     /// What the application is to need, each once.
     fn wanted_dependencies(&self, draft: &ApplicationDraft, violations: &mut Vec<Violation>) -> Option<Vec<SmolStr>> {
         let given = draft.dependencies.as_ref()?;
-        let mut wanted: imbl::OrdSet<&str> = imbl::OrdSet::new();
+        if given.len() > MAX_DEPENDENCIES {
+            violations.push(violation("dependencies", too_many(given.len())));
+            return None;
+        }
+        let mut wanted = HashSet::new();
         let distinct: Vec<(usize, SmolStr)> = given
             .iter()
             .enumerate()
-            .filter(|(_, dependency)| wanted.insert(dependency.as_str()).is_none())
+            .filter(|(_, dependency)| wanted.insert(dependency.as_str()))
             .map(|(place, dependency)| (place, SmolStr::new(dependency)))
             .collect();
-        if distinct.len() > MAX_DEPENDENCIES {
-            violations.push(violation("dependencies", too_many(distinct.len())));
-            return None;
-        }
         let ids: Vec<SmolStr> = distinct.iter().map(|(_, dependency)| dependency.clone()).collect();
         let circles = self.dependencies.circular(&draft.id, &ids);
         for (place, dependency) in &distinct {

@@ -1,5 +1,7 @@
 //! The external ports in use, by port and by family, and which one is next. Knows no applications but by name.
 
+use std::collections::BTreeSet;
+
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
@@ -19,9 +21,8 @@ pub struct Full {
 #[derive(Clone, Debug, Default)]
 pub struct Ports {
     owners: OrdMap<u16, SmolStr>,
-    /// The ports of everyone in a family, by the family's name. An application is in many: `a-b-c` is one of `a`'s, of
-    /// `a-b`'s and of its own.
-    families: OrdMap<SmolStr, OrdMap<u16, ()>>,
+    /// The ports of each application.
+    of: OrdMap<SmolStr, OrdMap<u16, ()>>,
 }
 
 /// The family whose blocks an application is given ports of: its name up to the last `-`, or all of it.
@@ -30,22 +31,11 @@ pub fn family(application: &str) -> &str {
     application.rsplit_once('-').map_or(application, |(family, _)| family)
 }
 
-/// Every family that counts the application as a member: its own name, and what is before any `-`.
-fn families(application: &str) -> impl Iterator<Item = &str> {
-    let cuts = application.match_indices('-').map(|(at, _)| &application[..at]);
-    cuts.chain(std::iter::once(application))
-}
-
 impl Ports {
     /// Whose port it is.
     #[must_use]
     pub fn owner(&self, port: u16) -> Option<&SmolStr> {
         self.owners.get(&port)
-    }
-
-    /// Every port in use with its owner, in order.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (u16, &SmolStr)> {
-        self.owners.iter().map(|(port, owner)| (*port, owner))
     }
 
     /// The ports in use from `first` to `last` with their owners, in order.
@@ -75,37 +65,29 @@ impl Ports {
     /// The port is the application's.
     pub fn take(&mut self, application: &SmolStr, port: u16) {
         self.owners.insert(port, application.clone());
-        for family in families(application) {
-            self.families.entry(family.into()).or_default().insert(port, ());
-        }
+        self.of.entry(application.clone()).or_default().insert(port, ());
     }
 
-    /// The port is the application's no longer.
+    /// The port is the application's no longer. If it is another one's already, it stays so.
     pub fn free(&mut self, application: &str, port: u16) {
-        self.owners.remove(&port);
-        for family in families(application) {
-            let Some(ports) = self.families.get_mut(family) else { continue };
-            ports.remove(&port);
-            if ports.is_empty() {
-                self.families.remove(family);
-            }
+        if self.owner(port).is_some_and(|owner| owner == application) {
+            self.owners.remove(&port);
+        }
+        let Some(ports) = self.of.get_mut(application) else { return };
+        ports.remove(&port);
+        if ports.is_empty() {
+            self.of.remove(application);
         }
     }
 
-    /// The blocks that have a port of the application's family, in order.
-    fn blocks<'a>(&'a self, rules: &'a PortRules, application: &str) -> impl Iterator<Item = u16> + 'a {
-        let mut ports = self.families.get(family(application));
-        let mut from = 0;
-        std::iter::from_fn(move || {
-            // From one block to the next, past the ports between.
-            let (port, ()) = ports?.range(from..).next()?;
-            let block = rules.block_of(*port);
-            match block.checked_add(rules.block_size) {
-                Some(next) => from = next,
-                None => ports = None,
-            }
-            Some(block)
-        })
+    /// The blocks that have a port of the application's family, in order. An application is of many families: `a-b-c` is
+    /// one of `a`'s, of `a-b`'s and of its own.
+    fn blocks(&self, rules: &PortRules, application: &str) -> BTreeSet<u16> {
+        let family = family(application);
+        // `.` is what follows `-`.
+        let members = self.of.range(SmolStr::from(format!("{family}-"))..SmolStr::from(format!("{family}.")));
+        let members = members.map(|(_, ports)| ports).chain(self.of.get(family));
+        members.flat_map(OrdMap::keys).map(|port| rules.block_of(*port)).collect()
     }
 
     /// The next port for a program of the application with this offset: the first free one in the blocks of its family,
@@ -115,7 +97,7 @@ impl Ports {
     /// There is no such block.
     pub fn next(&self, rules: &PortRules, application: &str, offset: Option<u16>) -> Result<u16, Full> {
         let place = |block: u16| rules.places(block, offset).find(|port| self.owner(*port).is_none());
-        let mut own = self.blocks(rules, application).filter(|block| rules.allows_block(*block));
+        let mut own = self.blocks(rules, application).into_iter().filter(|block| rules.allows_block(*block));
         if let Some(port) = own.find_map(place) {
             return Ok(port);
         }

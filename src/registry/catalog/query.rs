@@ -95,7 +95,7 @@ pub struct ApplicationQuery {
     pub services: HashSet<SmolStr>,
     /// Called so, or so followed by `-` and more.
     pub prefix: String,
-    /// With this in its id, whatever the case.
+    /// With this in its id. Ids are in lower case, and so has this to be.
     pub text: String,
 }
 
@@ -105,7 +105,7 @@ impl ApplicationQuery {
         let in_family = |rest: &str| rest.is_empty() || rest.starts_with('-');
         (self.ids.is_empty() || self.ids.contains(id))
             && (self.prefix.is_empty() || id.strip_prefix(self.prefix.as_str()).is_some_and(in_family))
-            && (self.text.is_empty() || id.contains(self.text.trim().to_lowercase().as_str()))
+            && (self.text.is_empty() || id.contains(self.text.as_str()))
             && (self.ports.is_empty()
                 || application.ports.iter().any(|port| self.ports.contains(&u32::from(port.external))))
             && (self.services.is_empty() || application.ports.iter().any(|port| self.services.contains(&port.service)))

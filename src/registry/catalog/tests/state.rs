@@ -80,6 +80,71 @@ fn the_first_change_writes_down_what_was_there() {
 }
 
 #[test]
+fn a_seed_is_as_old_as_the_first_change() {
+    let mut registry = Registry::new(1, StateLimits::default());
+    let draft = ServiceTypeDraft { id: "nodejs".to_owned(), default_port: Some(7_051), offset: None };
+    run(&mut registry, CatalogAction::PutType(draft)).unwrap();
+    assert!(book(&registry).types().values().all(|entry| entry.created_at.seconds == 7));
+    let (_, last) = book(&registry).versions().get_max().unwrap();
+    assert_eq!((last.number, last.change), (4, VersionChange::Update));
+}
+
+/// The oldest versions go when all are too large, and the newest stays, however large it is.
+#[test]
+fn versions_are_kept_up_to_a_size() {
+    let dependencies: Vec<SmolStr> = (0..1_000).map(|n| format!("{n:0255}").into()).collect();
+    let large = Application { id: "large".into(), ports: Vec::new().into(), dependencies: dependencies.into() };
+    let body = stored::Stored::encode(&large, stored::Times::default());
+    let count = MAX_CATALOG_VERSION_BYTES / body.len() as u64 + 3;
+    let version = |number| {
+        let (kind, namespace) = (crate::registry::Kind::CatalogVersion, "default".into());
+        let key = crate::registry::DocumentKey { kind, namespace, name: stored::version_name(number) };
+        let of = crate::registry::Kind::Application;
+        let body = stored::version(VersionChange::Update, Timestamp::default(), of, &large.id, body.clone());
+        Arc::new(Document { key, body, revision: 1 })
+    };
+    let mut registry = Registry::new(1, StateLimits::default());
+    registry.recover(1, [], [], (1..=count).map(version));
+    assert!(book(&registry).version_bytes() > MAX_CATALOG_VERSION_BYTES);
+    run(
+        &mut registry,
+        CatalogAction::PutType(ServiceTypeDraft { id: "new".to_owned(), default_port: Some(7_051), offset: None }),
+    )
+    .unwrap();
+    let numbers: Vec<u64> = book(&registry).versions().keys().copied().collect();
+    assert_eq!((numbers[0], numbers[numbers.len() - 1]), (4, count + 1), "{numbers:?}");
+    assert!(book(&registry).version_bytes() <= MAX_CATALOG_VERSION_BYTES);
+}
+
+/// What is decided at once is as much as a turn and a revision bear: the others have no outcome yet.
+#[test]
+fn no_turn_is_made_too_long() {
+    let registry = Registry::new(1, StateLimits::default());
+    let long = |n: usize| CatalogAction::Create(ApplicationDraft { id: format!("{n:0>250}"), ..draft("", "nodejs") });
+    let commands: Vec<CatalogCommand> = (0..3_000).map(long).map(command).collect();
+    let (changes, outcomes) = registry.change_catalog_all("default", &commands);
+    assert!(!outcomes.is_empty() && outcomes.len() < commands.len(), "{}", outcomes.len());
+    let bytes = |guarded: &crate::registry::Guarded| match &guarded.change {
+        Change::Document(put) => put.body.as_ref().map_or(0, bytes::Bytes::len),
+        _ => 0,
+    };
+    assert!(changes.iter().map(bytes).sum::<usize>() < 600 * 1024);
+}
+
+/// In a revision the one that takes a port may stand before the one that gave it up.
+#[test]
+fn a_port_that_changed_hands_stays_with_its_owner() {
+    let mut ports = Ports::default();
+    let (one, other) = (SmolStr::new("shop-a"), SmolStr::new("shop"));
+    ports.take(&one, 6_010);
+    ports.take(&other, 6_010);
+    ports.free(&one, 6_010);
+    assert_eq!(ports.owner(6_010), Some(&other));
+    ports.free(&other, 6_010);
+    assert_eq!(format!("{ports:?}"), format!("{:?}", Ports::default()));
+}
+
+#[test]
 fn an_application_makes_its_service_known() {
     let mut registry = Registry::new(1, StateLimits::default());
     run(&mut registry, create("www", "nodejs")).unwrap();
@@ -172,7 +237,7 @@ fn lists_are_filtered_ordered_and_cut() {
     assert_eq!(list(all(), "id", 9), texts(&[], 4));
     let prefix = ApplicationQuery { prefix: "shop".into(), ..all() };
     assert_eq!(list(prefix, "id", 0), texts(&["shop", "shop-db"], 2));
-    let text = ApplicationQuery { text: " OP ".into(), ..all() };
+    let text = ApplicationQuery { text: "op".into(), ..all() };
     assert_eq!(list(text, "port", 0), texts(&["shop", "shop-db", "shopping"], 3));
     let services = ApplicationQuery { services: ["nodejs".into()].into(), ports: [6010, 6019].into(), ..all() };
     assert_eq!(list(services, "id", 0), texts(&["shop"], 1));
