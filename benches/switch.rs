@@ -7,6 +7,7 @@ use divan::{
     Bencher, black_box,
     counter::{BytesCount, ItemsCount},
 };
+use futures_util::stream::SelectAll;
 use onair::{
     actor::{ActorOptions, RegistryHandle, anyone},
     engine::memory::MemoryEngine,
@@ -29,7 +30,8 @@ const INSTANCES: u32 = 10;
 struct Scene {
     runtime: Runtime,
     handle: RegistryHandle,
-    watchers: Vec<WatchStream>,
+    /// Each with a waker of its own, as connections have them: who is published to is woken, polled, and sleeps again.
+    watchers: SelectAll<WatchStream>,
     turn: usize,
 }
 
@@ -61,7 +63,7 @@ impl Scene {
             }
             let read = Action::create_frontend("", "www", &only("blue"), None, &|_, _| true).expect("a frontend");
             handle.deploy(read, anyone(), None).await.expect("made");
-            let mut streams = Vec::with_capacity(watchers);
+            let mut streams = SelectAll::new();
             for _ in 0..watchers {
                 let filter = Filter::of_frontend("default", "www", "", "").expect("a filter");
                 let mut stream = handle.watch(FilterSet::new([filter]), String::new()).await.expect("a watch");
@@ -82,8 +84,8 @@ impl Scene {
             let read = Action::switch("", "www", ("", &only(to)), 0, &|_, _| true).expect("a switch");
             black_box(handle.deploy(read, anyone(), None).await.expect("switched"));
             let mut bytes = 0;
-            for watcher in watchers {
-                match watcher.next().await {
+            for _ in 0..watchers.len() {
+                match watchers.next().await {
                     Some(WatchItem::Frame(frame)) => bytes += frame.len(),
                     other => panic!("{other:?}"),
                 }

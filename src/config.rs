@@ -15,13 +15,13 @@ use std::{
     time::Duration,
 };
 
-pub use authority::{Authority, Host, WebOrigin};
+pub use authority::{Authority, Host, Namespace, WebOrigin};
 pub use kind::{LogFormat, Output, Shape, duration, show_duration, show_size, size};
 pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, locate, misspelt, platform_file, resolve};
 
 use kind::{
-    Addresses, Choice, Count, Directory, Filter, HostPort, Hosts, Kind, Location, Name, OnOff, Origins, Size, Span,
-    Switch, Zone,
+    Addresses, Choice, Count, Directory, Filter, HostPort, Hosts, Kind, Location, Name, Namespaces, OnOff, Origins,
+    Size, Span, Switch, Zone,
 };
 use lists::{Blocks, Ports};
 
@@ -145,6 +145,9 @@ settings! {
         /// Hold lapses back for another TTL when most of a service's instances in a zone, and at least five, fall silent at
         /// once: on or off. Default on.
         breaker: bool = true, OnOff;
+        /// Namespaces in which no lapse is held back, though `breaker` is on: several by repeating the flag, or joined by
+        /// commas. Default none.
+        breaker_off: Vec<Namespace> = Vec::new(), Namespaces;
         /// What to log, as tracing's filter: a level, or `target=level` joined by commas. Default info.
         log: String = "info".to_owned(), Filter;
         /// How to log: human, json, or auto, which is human on a terminal and json otherwise. Default auto.
@@ -293,8 +296,17 @@ mod tests {
     fn documentation_says_the_default() {
         for (key, help, shown) in every_row::<ServeSettings>().into_iter().chain(every_row::<ClientSettings>()) {
             let said = help.rsplit_once("Default").map_or("", |(_, rest)| rest).trim_start_matches(':').trim();
-            let elsewhere = ["data_dir", "advertise", "namespace", "http_hosts", "cors_origins", "ops_listen", "zone"]
-                .contains(&key.as_str());
+            let elsewhere = [
+                "data_dir",
+                "advertise",
+                "namespace",
+                "http_hosts",
+                "cors_origins",
+                "ops_listen",
+                "zone",
+                "breaker_off",
+            ]
+            .contains(&key.as_str());
             assert!(elsewhere || said == format!("{shown}."), "{key}: documented {said:?}, is {shown:?}");
             assert!(!said.is_empty(), "{key} documents no default");
         }

@@ -28,7 +28,7 @@ impl<E: Engine> Actor<E> {
             let due: Vec<(u32, LeaseTime, bool)> = {
                 let time = &mut self.leases.lock().time;
                 let taken = time.take_due(EXPIRE_MAX);
-                let hold = |slot| self.breaker.enabled && time.is_one_of_too_many(slot);
+                let hold = |slot| time.is_one_of_too_many(slot);
                 taken.into_iter().map(|(slot, deadline)| (slot, deadline, hold(slot))).collect()
             };
             if due.is_empty() {
@@ -45,6 +45,7 @@ impl<E: Engine> Actor<E> {
                     }
                     Some(record) => {
                         self.metrics.lapse_delay.observe(Duration::from_millis(now.saturating_sub(deadline)));
+                        let hold = hold && self.breaker.is_for(&record);
                         // What is held back is stored anew; what goes is not.
                         bytes += if hold { record.bytes().len() } else { 0 };
                         lapses.push(Lapse { slot, record, hold });
@@ -108,14 +109,21 @@ struct Episode {
 pub(super) struct Breaker {
     /// Whether this node holds lapses back. What another one held back is SUSPECT nevertheless.
     enabled: bool,
+    /// Namespaces in which it does not.
+    off: Vec<SmolStr>,
     episodes: HashMap<Place, Episode>,
     metrics: Arc<Metrics>,
 }
 
 impl Breaker {
-    pub(super) fn new(enabled: bool, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(enabled: bool, off: Vec<SmolStr>, metrics: Arc<Metrics>) -> Self {
         metrics.breaker.set(enabled.into());
-        Self { enabled, episodes: HashMap::new(), metrics }
+        Self { enabled, off, episodes: HashMap::new(), metrics }
+    }
+
+    /// Whether lapses are held back where this instance is.
+    fn is_for(&self, record: &Record) -> bool {
+        self.enabled && !self.off.iter().any(|namespace| namespace == record.names().0)
     }
 
     /// What is SUSPECT in a state that was read anew. Nothing that comes of it is a trip of this life.

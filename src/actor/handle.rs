@@ -9,6 +9,7 @@ use std::{
 };
 
 use prost_types::Timestamp;
+use smol_str::SmolStr;
 use tokio::{
     sync::{mpsc, oneshot},
     task::yield_now,
@@ -52,6 +53,8 @@ pub struct ActorOptions {
     pub max_inbox: usize,
     /// Whether lapses are held back when most of a service's instances in a zone fall silent at once. Default true.
     pub breaker: bool,
+    /// Namespaces in which they are not. Default none.
+    pub breaker_off: Vec<SmolStr>,
     /// What readers are promised.
     pub hub: HubOptions,
 }
@@ -59,7 +62,14 @@ pub struct ActorOptions {
 impl Default for ActorOptions {
     fn default() -> Self {
         let hub = HubOptions::default();
-        Self { runtimes: 1, restart_grace: Duration::from_secs(30), max_inbox: 8_192, breaker: true, hub }
+        Self {
+            runtimes: 1,
+            restart_grace: Duration::from_secs(30),
+            max_inbox: 8_192,
+            breaker: true,
+            breaker_off: Vec::new(),
+            hub,
+        }
     }
 }
 
@@ -131,7 +141,7 @@ impl RegistryHandle {
             in_flight: std::collections::HashMap::new(),
             new_instances: 0,
             expiries: 0,
-            breaker: Breaker::new(options.breaker, Arc::clone(&metrics)),
+            breaker: Breaker::new(options.breaker, options.breaker_off, Arc::clone(&metrics)),
             next_ticket: 0,
             batch: Vec::new(),
             open_beats: std::collections::HashMap::new(),

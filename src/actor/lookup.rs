@@ -114,12 +114,14 @@ pub struct Found {
 }
 
 /// Which services to list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ListQuery {
     /// None: of all namespaces.
     pub namespace: Option<SmolStr>,
     /// Names that begin so.
     pub prefix: String,
+    /// Only those that have, or had lately, a partition of this key; empty: all.
+    pub partition_key: String,
     /// How many at most; 0 is 1,000.
     pub limit: usize,
     /// Where the last page ended.
@@ -257,7 +259,10 @@ impl RegistryHandle {
             // From the prefix on, or from where the last page ended.
             let resumed = after.as_ref().filter(|(at, _)| at == namespace).map(|(_, service)| service.clone());
             let start = resumed.clone().unwrap_or_else(|| SmolStr::new(&query.prefix));
-            for (service, set) in held.services.range::<_, SmolStr>(start..) {
+            let key = query.partition_key.as_str();
+            let of_key = (!key.is_empty()).then(|| held.of_partition(key, start.clone())).into_iter().flatten();
+            let all = key.is_empty().then(|| held.services.range::<_, SmolStr>(start..)).into_iter().flatten();
+            for (service, set) in of_key.chain(all) {
                 if !service.starts_with(&query.prefix) {
                     break;
                 }

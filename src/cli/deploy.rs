@@ -186,6 +186,22 @@ pub(super) async fn answer<Q: Message + Clone, R>(
     Ok(Some(session.line.call(what, session.line.timeout(), request, send).await?))
 }
 
+/// Asks for page after page, as long as `take` says that there is another, which it puts into the request.
+async fn every_page<Q: Message + Clone, R>(
+    session: &mut Session,
+    what: &str,
+    request: &mut Q,
+    send: impl AsyncFn(Channel, Request<Q>) -> Result<Response<R>, Status>,
+    mut take: impl FnMut(R, &mut Q) -> bool,
+) -> Result<(), Failure> {
+    loop {
+        let page = session.line.call(what, session.line.timeout(), request.clone(), &send).await?;
+        if !take(page, request) {
+            return Ok(());
+        }
+    }
+}
+
 /// Does what was asked of a backend.
 ///
 /// # Errors
@@ -238,16 +254,13 @@ async fn list_backends(prefix: String, given: &Given<ClientSettings>) -> Result<
         return curl::show(&session, "ListBackends", &request);
     }
     let mut listed = ListBackendsResponse::default();
-    loop {
-        let send = async |channel, request| DeploymentsClient::new(channel).list_backends(request).await;
-        let page = session.line.call("list the backends", session.line.timeout(), request.clone(), send).await?;
+    let send = async |channel, request| DeploymentsClient::new(channel).list_backends(request).await;
+    every_page(&mut session, "list the backends", &mut request, send, |page, request| {
         listed.backends.extend(page.backends);
-        listed.revision = page.revision;
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+        (listed.revision, request.page_token) = (page.revision, page.next_page_token);
+        !request.page_token.is_empty()
+    })
+    .await?;
     match session.print.is_json() {
         true => session.print.message("ListBackendsResponse", &listed),
         false => show_backends(&session.print, "", listed.backends),
@@ -309,16 +322,13 @@ async fn list_frontends(prefix: String, given: &Given<ClientSettings>) -> Result
         return curl::show(&session, "ListFrontends", &request);
     }
     let mut listed = ListFrontendsResponse::default();
-    loop {
-        let send = async |channel, request| DeploymentsClient::new(channel).list_frontends(request).await;
-        let page = session.line.call("list the frontends", session.line.timeout(), request.clone(), send).await?;
+    let send = async |channel, request| DeploymentsClient::new(channel).list_frontends(request).await;
+    every_page(&mut session, "list the frontends", &mut request, send, |page, request| {
         listed.frontends.extend(page.frontends);
-        listed.revision = page.revision;
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+        (listed.revision, request.page_token) = (page.revision, page.next_page_token);
+        !request.page_token.is_empty()
+    })
+    .await?;
     match session.print.is_json() {
         true => session.print.message("ListFrontendsResponse", &listed),
         false => show_frontends(&session.print, "", listed.frontends),

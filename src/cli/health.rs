@@ -69,11 +69,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 
 /// The probe over HTTP stands for the server as a whole, and for nothing else.
 fn as_curl(session: &Session, args: &Args) -> Result<(), Failure> {
-    if args.watch {
-        return session.print.is_no_call("a watch of the health");
-    }
-    if !args.service.is_empty() {
-        return session.print.is_no_call("the health of a service, which gRPC alone is asked for,");
+    if args.watch || !args.service.is_empty() {
+        let what = if args.watch { "health is watched" } else { "the health of a service is asked for" };
+        return Err(Failure::Usage(format!("{what} by gRPC alone: there is no curl command for it")));
     }
     let probe = Composed { method: "GET".to_owned(), target: "/readyz".to_owned(), headers: Vec::new(), body: None };
     session.print.line(&curl::curl(&session.line.host(), probe).to_string())

@@ -17,6 +17,7 @@ mod info;
 mod join;
 mod lookup;
 mod needs;
+mod package;
 mod print;
 mod publish;
 mod resolve;

@@ -160,6 +160,12 @@ fn show(print: &Printer, switched: &SwitchResponse) -> Result<(), Failure> {
     if print.is_json() { print.message("SwitchResponse", switched) } else { print.table(&table(switched)) }
 }
 
+/// How many instances come and go.
+fn moves(joined: u64, left: u64) -> String {
+    let does = |verb: &str, count: u64| if count == 1 { format!("{verb}s") } else { verb.to_owned() };
+    format!("{} {}, {left} {}", plural(joined, "instance"), does("join", joined), does("leave", left))
+}
+
 fn table(switched: &SwitchResponse) -> Table {
     let name = switched.before.as_ref().map(|before| before.name.clone()).unwrap_or_default();
     let mut table = Table::new([&*safe(&name), "BACKENDS", "VERSIONS"]);
@@ -169,7 +175,18 @@ fn table(switched: &SwitchResponse) -> Table {
     };
     table.row(row("before", &switched.before));
     table.row(row("after", &switched.after));
-    let instances = format!("{} join, {} leave", plural(switched.joined, "instance"), switched.left);
+    let instances = moves(switched.joined, switched.left);
     table.row(["concerns".to_owned(), instances, plural(switched.watchers, "watcher")]);
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::moves;
+
+    #[test]
+    fn one_joins_and_several_join() {
+        assert_eq!(moves(1, 1), "1 instance joins, 1 leaves");
+        assert_eq!(moves(2, 0), "2 instances join, 0 leave");
+    }
 }

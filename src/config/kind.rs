@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::authority::{Host, WebOrigin};
+use super::authority::{Host, Namespace, WebOrigin};
 
 /// How many values a setting takes on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,10 @@ macro_rules! listed {
 listed! {
     /// Hosts without ports.
     Hosts of Host as "HOST", not like "a host like registry.example, 192.0.2.1 or [2001:db8::1], without a port"
+}
+listed! {
+    /// Namespaces.
+    Namespaces of Namespace as "NAMESPACE", not like "the name of a namespace"
 }
 listed! {
     /// Origins of pages.

@@ -369,7 +369,8 @@ pub(super) fn list(request: proto::ListServicesRequest) -> Result<ListQuery, Err
         }
     };
     let limit = request.limit as usize;
-    Ok(ListQuery { namespace, prefix: request.prefix, limit, page_token: request.page_token })
+    let proto::ListServicesRequest { prefix, page_token, partition_key, .. } = request;
+    Ok(ListQuery { namespace, prefix, partition_key, limit, page_token })
 }
 
 /// The field 1 that holds an instance, or one of them.

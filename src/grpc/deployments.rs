@@ -140,7 +140,7 @@ fn named(namespace: String, field: &str, name: String, missing: &str) -> Result<
 }
 
 fn list(namespace: String, prefix: String, limit: u32, page_token: String) -> Result<ListQuery, Error> {
-    convert::list(ListServicesRequest { namespace, prefix, limit, page_token })
+    convert::list(ListServicesRequest { namespace, prefix, limit, page_token, ..Default::default() })
 }
 
 fn made_backend(deployed: &Standing) -> Result<proto::Backend, Status> {

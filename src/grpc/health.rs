@@ -4,8 +4,10 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
+use smol_str::SmolStr;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{
@@ -36,6 +38,9 @@ pub const STORE: &str = "onair.v1.Registry.changes";
 /// What the name of a frontend has before it.
 const FRONTEND: &str = "frontend/";
 
+/// What the name of a partition key has before it.
+const KEY: &str = "key/";
+
 /// The longest name: `namespace/frontend/name`.
 const NAME_BYTES_MAX: usize = 2 * MAX_NAME_BYTES + 1 + FRONTEND.len();
 
@@ -56,6 +61,8 @@ enum Subject {
     Service { namespace: String, service: String },
     /// What is behind a frontend.
     Frontend { namespace: String, name: String },
+    /// All services of a partition key.
+    Key { namespace: String, key: String },
 }
 
 impl HealthService {
@@ -76,7 +83,13 @@ fn subject(name: &str) -> Subject {
     if let Some(name) = name.strip_prefix(FRONTEND) {
         return Subject::Frontend { namespace: DEFAULT_NAMESPACE.to_owned(), name: name.to_owned() };
     }
+    if let Some(key) = name.strip_prefix(KEY) {
+        return Subject::Key { namespace: DEFAULT_NAMESPACE.to_owned(), key: key.to_owned() };
+    }
     let (namespace, service) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
+    if let Some(key) = service.strip_prefix(KEY) {
+        return Subject::Key { namespace: namespace.to_owned(), key: key.to_owned() };
+    }
     if let Some(name) = service.strip_prefix(FRONTEND) {
         return Subject::Frontend { namespace: namespace.to_owned(), name: name.to_owned() };
     }
@@ -106,6 +119,14 @@ impl Subject {
                 let behind = |record: &Arc<Record>| record.is_routable() && frontend.covers(record);
                 Some(serving(sets.iter().any(|set| set.iter().any(behind))))
             }
+            Self::Key { namespace, key } => {
+                let registry = hub.registry();
+                let known = registry.namespaces().get(namespace.as_str())?.of_partition(key, SmolStr::default());
+                let now = unix_seconds();
+                let known = known.filter_map(|(_, set)| set.partition(key)).filter(|of| !of.is_past(now));
+                // One that is down makes the whole be down; without any the key was never seen.
+                known.map(|of| of.routable > 0).reduce(|all, one| all && one).map(serving)
+            }
         }
     }
 
@@ -115,8 +136,14 @@ impl Subject {
             Self::Own | Self::Store => Hub::own_scope(),
             Self::Service { namespace, service } => Scope::Service(namespace.into(), service.into()),
             Self::Frontend { namespace, name } => Scope::Frontend(namespace.into(), name.into()),
+            Self::Key { namespace, .. } => Scope::Namespace(namespace.into()),
         }
     }
+}
+
+/// The wall clock, which measures the day that something stays known.
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[tonic::async_trait]

@@ -160,14 +160,17 @@ impl Registry for RegistryService {
         &self,
         request: Request<ListServicesRequest>,
     ) -> Result<Response<ListServicesResponse>, Status> {
-        let listed = self.handle.list_services(&convert::list(request.into_inner())?)?;
+        let query = convert::list(request.into_inner())?;
+        let listed = self.handle.list_services(&query)?;
         let summary =
             |(namespace, service, set): (smol_str::SmolStr, smol_str::SmolStr, crate::registry::ServiceSet)| {
+                let of_key = set.partition(&query.partition_key).map(|of| (of.instances, of.routable));
+                let (instances, routable) = of_key.unwrap_or((set.len(), set.routable()));
                 ServiceSummary {
                     namespace: namespace.into(),
                     service: service.into(),
-                    instances: set.len(),
-                    routable: set.routable(),
+                    instances,
+                    routable,
                     revision: set.revision(),
                 }
             };

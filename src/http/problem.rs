@@ -31,6 +31,8 @@ struct Problem {
     metadata: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     violations: Vec<Violation>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    preconditions: Vec<Precondition>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resource: Option<Resource>,
     /// As proto JSON has durations.
@@ -41,6 +43,13 @@ struct Problem {
 #[derive(Debug, Serialize)]
 struct Violation {
     field: String,
+    description: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Precondition {
+    r#type: String,
+    subject: String,
     description: String,
 }
 
@@ -112,6 +121,12 @@ fn problem(status: &Status) -> (Problem, Option<Duration>) {
         description: resource.description,
     });
     let violations = details.bad_request().cloned().map(|bad| bad.field_violations).unwrap_or_default();
+    let precondition = |found: tonic_types::PreconditionViolation| Precondition {
+        r#type: found.r#type,
+        subject: found.subject,
+        description: found.description,
+    };
+    let preconditions = details.precondition_failure().cloned().map(|failed| failed.violations).unwrap_or_default();
     let problem = Problem {
         r#type: "about:blank",
         title: http_status.canonical_reason().unwrap_or("Client Closed Request"),
@@ -122,6 +137,7 @@ fn problem(status: &Status) -> (Problem, Option<Duration>) {
         domain,
         metadata,
         violations: violations.into_iter().map(violation).collect(),
+        preconditions: preconditions.into_iter().map(precondition).collect(),
         resource,
         retry_after: retry.map(|delay| format!("{}.{:03}s", delay.as_secs(), delay.subsec_millis())),
     };

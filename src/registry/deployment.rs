@@ -88,45 +88,33 @@ pub struct Frontend {
     pub history: Box<[Past]>,
 }
 
-impl Backend {
-    /// Its namespace.
-    #[must_use]
-    pub fn namespace(&self) -> &SmolStr {
-        &self.document.key.namespace
-    }
+/// What both have of their document.
+macro_rules! documented {
+    ($($of:ident),+) => {
+        $(impl $of {
+            /// Its namespace.
+            #[must_use]
+            pub fn namespace(&self) -> &SmolStr {
+                &self.document.key.namespace
+            }
 
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &SmolStr {
-        &self.document.key.name
-    }
+            /// Its name.
+            #[must_use]
+            pub fn name(&self) -> &SmolStr {
+                &self.document.key.name
+            }
 
-    /// The revision of its last change.
-    #[must_use]
-    pub fn revision(&self) -> Revision {
-        self.document.revision
-    }
+            /// The revision of its last change.
+            #[must_use]
+            pub fn revision(&self) -> Revision {
+                self.document.revision
+            }
+        })+
+    };
 }
+documented!(Backend, Frontend);
 
 impl Frontend {
-    /// Its namespace.
-    #[must_use]
-    pub fn namespace(&self) -> &SmolStr {
-        &self.document.key.namespace
-    }
-
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &SmolStr {
-        &self.document.key.name
-    }
-
-    /// The revision of its last change.
-    #[must_use]
-    pub fn revision(&self) -> Revision {
-        self.document.revision
-    }
-
     /// The splits that take traffic.
     pub fn live(&self) -> impl Iterator<Item = &Split> {
         self.splits.iter().filter(|split| split.weight > 0)

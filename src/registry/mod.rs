@@ -64,7 +64,7 @@ pub use publication::{MAX_PUBLISHED_BYTES, Publication};
 pub use record::{Lease, Record, names};
 pub use registration::{Context, LeaseTtl, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Registration, publish_only};
 pub use selector::{MAX_SELECTOR_BYTES, Selector};
-pub use service::{ReplyBudget, ServiceSet};
+pub use service::{Replicas, ReplyBudget, ServiceSet};
 pub use snapshot::{Snapshot, SnapshotReader, disjoint};
 pub use state::{KNOWN_SECONDS, Namespace, Registry, StateLimits};
 pub use syntax::SyntaxError;

@@ -19,9 +19,9 @@ pub fn check_name(field: &str, value: &str, violations: &mut Vec<Violation>) {
 }
 
 /// As `check_name`, for a namespace that something is to be registered in: no namespace may be called `*`, which means
-/// all of them in reads, or `frontend`, which begins the health names of frontends.
+/// all of them in reads, or `frontend` or `key`, which begin the health names of frontends and of partition keys.
 pub fn check_new_namespace(field: &str, value: &str, violations: &mut Vec<Violation>) {
-    if value == ALL_NAMESPACES || value == "frontend" {
+    if [ALL_NAMESPACES, "frontend", "key"].contains(&value) {
         violations.push(Violation { field: field.to_owned(), description: format!("`{value}` is reserved") });
     } else {
         check_name(field, value, violations);

@@ -6,12 +6,17 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use imbl::OrdMap;
 use prost::encoding::encode_varint;
+use smol_str::SmolStr;
 
-use super::{key::Revision, record::Record};
+use super::{key::Revision, record::Record, state::KNOWN_SECONDS};
 
 /// Most instances in a page: what a change copies at most while a reader holds the service.
 const PAGE_MAX: usize = 256;
+
+/// Fewer partitions of a service than this are kept, past or not.
+const PRUNE_MIN: usize = 64;
 
 /// A larger reply is not kept.
 const REPLY_MAX: usize = 64 * 1024;
@@ -46,6 +51,25 @@ impl Drop for KeptReply {
 
 type Page = Vec<Arc<Record>>;
 
+/// How many instances a partition has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replicas {
+    /// All of them.
+    pub instances: u32,
+    /// Those that are routable.
+    pub routable: u32,
+    /// Unix seconds at which the last one went; meaningless while there is one.
+    pub emptied_at: u64,
+}
+
+impl Replicas {
+    /// Whether nobody has to know of it any more at `now` (Unix seconds).
+    #[must_use]
+    pub fn is_past(&self, now: u64) -> bool {
+        self.instances == 0 && self.emptied_at.saturating_add(KNOWN_SECONDS) <= now
+    }
+}
+
 /// The instances of one service in order of id. Cloning is O(1) and gives a snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceSet {
@@ -54,6 +78,10 @@ pub struct ServiceSet {
     routable: u32,
     revision: Revision,
     emptied_at: u64,
+    /// The partitions that have a name, by key: those that have an instance or had one since the service is known.
+    partitions: OrdMap<SmolStr, Replicas>,
+    /// How many of them there are when those that are past are looked for.
+    prune_at: usize,
     /// Shared with snapshots of the same instances only.
     reply: Arc<OnceLock<KeptReply>>,
 }
@@ -93,6 +121,51 @@ impl ServiceSet {
     #[must_use]
     pub fn emptied_at(&self) -> u64 {
         self.emptied_at
+    }
+
+    /// A partition by its key, if it has an instance or had one.
+    #[must_use]
+    pub fn partition(&self, key: &str) -> Option<&Replicas> {
+        self.partitions.get(key)
+    }
+
+    /// Counts a record in its partition, if that has a name.
+    fn count(&mut self, record: &Record) {
+        let key = record.partition_key();
+        if !key.is_empty() {
+            let replicas = self.partitions.entry(key.into()).or_default();
+            replicas.instances += 1;
+            replicas.routable += u32::from(record.is_routable());
+        }
+    }
+
+    /// Counts it no longer. A partition that empties at `at` (Unix seconds) stays known; without that it moved.
+    fn discount(&mut self, record: &Record, at: Option<u64>) {
+        let key = record.partition_key();
+        let Some(replicas) = self.partitions.get_mut(key) else { return };
+        replicas.instances -= 1;
+        replicas.routable -= u32::from(record.is_routable());
+        if replicas.instances > 0 {
+            return;
+        }
+        let Some(at) = at else {
+            self.partitions.remove(key);
+            return;
+        };
+        replicas.emptied_at = at;
+        // Now and then, so that it costs nothing for each.
+        if self.partitions.len() >= self.prune_at.max(PRUNE_MIN) {
+            let past = |of: &Replicas| of.is_past(at);
+            let gone: Vec<SmolStr> =
+                self.partitions.iter().filter(|(_, of)| past(of)).map(|(key, _)| key.clone()).collect();
+            gone.iter().for_each(|key| _ = self.partitions.remove(key));
+            self.prune_at = 2 * self.partitions.len();
+        }
+    }
+
+    /// The keys of its partitions that have a name.
+    pub(super) fn partition_keys(&self) -> impl Iterator<Item = &SmolStr> {
+        self.partitions.keys()
     }
 
     /// Record number `index` of page `page`.
@@ -156,6 +229,7 @@ impl ServiceSet {
         self.forget_reply();
         self.revision = self.revision.max(record.revision);
         self.routable += u32::from(record.is_routable());
+        self.count(&record);
         let at = self.page_of(record.id_bytes());
         let pages = Arc::make_mut(&mut self.pages);
         if pages.is_empty() {
@@ -166,6 +240,7 @@ impl ServiceSet {
             Ok(index) => {
                 let old = std::mem::replace(&mut page[index], record);
                 self.routable -= u32::from(old.is_routable());
+                self.discount(&old, None);
             }
             Err(index) => {
                 page.insert(index, record);
@@ -192,6 +267,7 @@ impl ServiceSet {
         self.forget_reply();
         self.instances -= 1;
         self.routable -= u32::from(old.is_routable());
+        self.discount(&old, Some(at));
         self.revision = self.revision.max(revision);
         self.emptied_at = at;
     }
@@ -246,6 +322,37 @@ mod tests {
         assert_eq!(ids(&set, &budget), ["b"]);
         drop((set, before));
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn partitions_are_counted_and_stay_known_for_a_day() {
+        let keyed = |id: &str, key: &str, status: Status| {
+            let instance = Instance { partition_key: key.into(), ..record(id, status).instance() };
+            let lease = record(id, status).lease.clone();
+            Arc::new(Record::new(&instance.encode_to_vec(), lease, 1, 0, 1))
+        };
+        let mut set = ServiceSet::default();
+        set.put(keyed("1", "a", Status::Serving));
+        set.put(keyed("2", "a", Status::Draining));
+        set.put(keyed("3", "", Status::Serving));
+        let counts = |set: &ServiceSet, key: &str| set.partition(key).map(|of| (of.instances, of.routable));
+        assert_eq!((counts(&set, "a"), counts(&set, "")), (Some((2, 1)), None));
+        set.put(keyed("1", "b", Status::Serving));
+        assert_eq!((counts(&set, "a"), counts(&set, "b")), (Some((1, 0)), Some((1, 1))));
+        set.put(keyed("1", "a", Status::Serving));
+        assert_eq!((counts(&set, "a"), counts(&set, "b")), (Some((2, 1)), None), "b moved, it did not die");
+        set.remove("1", 2, 1_000);
+        set.remove("2", 3, 1_000);
+        assert_eq!(counts(&set, "a"), Some((0, 0)));
+        let known = *set.partition("a").expect("it is known");
+        assert!(!known.is_past(1_000 + KNOWN_SECONDS - 1) && known.is_past(1_000 + KNOWN_SECONDS));
+        // What is past goes when there are many.
+        for number in 0..2 * PRUNE_MIN as u64 {
+            set.put(keyed("1", &number.to_string(), Status::Serving));
+            set.remove("1", 4, 2_000 + KNOWN_SECONDS * number);
+        }
+        assert!(set.partitions.len() <= PRUNE_MIN, "{}", set.partitions.len());
+        assert_eq!(counts(&set, "a"), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use hashbrown::HashTable;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use smol_str::SmolStr;
 
 use super::{
@@ -27,6 +27,21 @@ use super::{
 pub struct Namespace {
     /// Those that have an instance or had one lately.
     pub services: OrdMap<SmolStr, ServiceSet>,
+    /// Partition key and service of those that have, or had, a partition with a name.
+    partitions: OrdSet<(SmolStr, SmolStr)>,
+}
+
+impl Namespace {
+    /// The services that have, or had lately, a partition of this key, from the name `from` on.
+    pub fn of_partition<'a>(
+        &'a self,
+        key: &'a str,
+        from: SmolStr,
+    ) -> impl Iterator<Item = (&'a SmolStr, &'a ServiceSet)> {
+        let of_key = self.partitions.range((SmolStr::new(key), from)..).take_while(move |(of, _)| of == key);
+        let known = of_key.filter_map(|(_, service)| self.services.get_key_value(service));
+        known.filter(move |(_, set)| set.partition(key).is_some())
+    }
 }
 
 /// Limits on what the state holds.
@@ -242,7 +257,9 @@ impl Registry {
         }
         self.emptied.remove(&(set.emptied_at(), namespace.clone(), service.clone()));
         let Some(held) = self.namespaces.get_mut(namespace) else { return };
-        held.services.remove(service);
+        if let Some(set) = held.services.remove(service) {
+            set.partition_keys().for_each(|key| _ = held.partitions.remove(&(key.clone(), service.clone())));
+        }
         self.services -= 1;
         if held.services.is_empty() && namespace != DEFAULT_NAMESPACE {
             self.namespaces.remove(namespace);
@@ -333,6 +350,7 @@ impl Registry {
         if let Some(at) = emptied_at {
             self.emptied.remove(&(at, SmolStr::new(namespace), SmolStr::new(service)));
         }
+        self.hold_partition(&record);
         let fingerprint = record.fingerprint;
         if let Some(slot) = self.find(fingerprint, |held| held.names() == record.names()) {
             let before = self.slots[slot as usize].replace(Arc::clone(&record));
@@ -352,6 +370,18 @@ impl Registry {
         let hash = |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |record| record.fingerprint.0);
         self.index.insert_unique(fingerprint.0, slot, hash);
         (slot, None)
+    }
+
+    /// Its service is found by its partition key from now on.
+    fn hold_partition(&mut self, record: &Record) {
+        let (namespace, service, _) = record.names();
+        let entry = (SmolStr::new(record.partition_key()), SmolStr::new(service));
+        if let Some(held) = self.namespaces.get(namespace).filter(|_| !entry.0.is_empty())
+            && !held.partitions.contains(&entry)
+            && let Some(held) = self.namespaces.get_mut(namespace)
+        {
+            held.partitions.insert(entry);
+        }
     }
 
     fn service_entry(&mut self, namespace: &str, service: &str) -> &mut ServiceSet {

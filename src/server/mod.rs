@@ -233,6 +233,7 @@ fn actor_options(settings: &ServeSettings, metrics: Arc<Metrics>) -> ActorOption
         restart_grace: settings.restart_grace,
         max_inbox: settings.max_inbox,
         breaker: settings.breaker,
+        breaker_off: settings.breaker_off.iter().map(|namespace| namespace.as_str().into()).collect(),
         hub: HubOptions {
             max_log_bytes: settings.max_log_bytes as usize,
             max_watches: settings.max_watches as u64,

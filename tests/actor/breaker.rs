@@ -106,6 +106,26 @@ async fn most_of_a_zone_is_held_back_for_a_ttl_and_no_other_zone_is() {
     assert_eq!(rig.beat(six[0]).await, BeatOutcome::Expired);
 }
 
+/// In a namespace where it is off, lapses are what they are by themselves; elsewhere it holds them back.
+#[tokio::test(start_paused = true)]
+async fn off_in_one_namespace_and_on_in_another() {
+    let rig = Rig::with(ActorOptions { breaker_off: vec!["batch".into()], ..ActorOptions::default() });
+    for namespace in ["batch", "shop"] {
+        for id in SIX {
+            let instance = Instance { namespace: namespace.into(), ..instance("web", id) };
+            rig.try_register(registration_of(instance, TTL, ""), None).await.expect("it can be registered");
+        }
+    }
+    let start = Instant::now();
+    pass(TTL + LATE).await;
+    let left: Vec<String> = {
+        let registry = rig.handle.hub().registry();
+        registry.records().map(|(_, record)| record.names().0.to_owned()).collect()
+    };
+    assert_eq!(left, ["shop"; 6], "after {:?}", start.elapsed());
+    assert_eq!((count(&rig, Status::Suspect), figures(&rig)), (6, [6, 1, 1, 0, 0]));
+}
+
 /// The promise's numbers, as far as they can be told from outside.
 #[tokio::test(start_paused = true)]
 async fn five_and_more_than_half() {

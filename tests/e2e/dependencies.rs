@@ -301,3 +301,43 @@ async fn dependencies_by_http_and_on_the_command_line() {
     assert_eq!(ask(&["leave", "shop", "--all"]).await.0, 0);
     shop.out.line("again, since its lease was EXPIRED").await;
 }
+
+/// What a package says, what is given beside it, and the sentences of what it lacks.
+#[tokio::test]
+async fn a_package_is_joined_with_what_it_needs() {
+    let server = Server::ephemeral(&[]).await;
+    let (url, home) = (server.url(), tempfile::tempdir().unwrap());
+    let write = |name: &str, text: &str| {
+        let path = home.path().join(name).display().to_string();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let vasco = r#""vasco": {"dependencies": {"api": "2.0.1", "auth": "^1"}, "mocks": {"auth": "localhost:3000"}, "aliveDuration": 20}"#;
+    let good = write("package.json", &format!(r#"{{"name": "shop", "version": "1.0.0", {vasco}}}"#));
+    let bad = write("bad.json", r#"{"name": 7, "onair": {"dependencies": []}}"#);
+    let join = async |arguments: &[&str]| said(&onair(&[&["join", "--url", &url], arguments].concat()).await);
+    let (code, _, told) = join(&["--package", &bad, "--port", "80"]).await;
+    assert_eq!(code, 2);
+    for part in ["Invalid package", "`name` is not a text", "`version` is missing", "`onair.dependencies` is not"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let (code, _, told) = join(&["--package", &good]).await;
+    assert!(code == 2 && told.contains("Need url of service"), "{told}");
+    let (code, _, told) = join(&["--package", &good, "--port", "80"]).await;
+    assert!(code == 3 && told.contains("No url for: api@2.0.1"), "{told}");
+
+    let api = register_with("api", "1", 60.0, |instance| instance.version = "2.0.1".to_owned());
+    server.api().await.register(api).await.unwrap();
+    let mut shop = Running::start(&["join", "--package", &good, "--port", "80", "--url", &url]);
+    shop.out.line("shop").await;
+    let found = server
+        .api()
+        .await
+        .lookup(LookupRequest { service: "shop".into(), ..LookupRequest::default() })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((&*found.instances[0].version, found.instances[0].port), ("1.0.0", 80));
+    shop.signal("INT");
+    assert_eq!(shop.ended().await, 0);
+}

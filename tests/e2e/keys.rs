@@ -2,10 +2,12 @@
 //! metadata, and which services are watched, is on lists.
 
 use onair::proto::{
-    DeregisterRequest, Instance, LookupRequest, RegisterRequest, Selector, ServicePresence, WatchRequest, WatchResponse,
+    DeregisterRequest, Instance, ListServicesRequest, LookupRequest, RegisterRequest, Selector, ServicePresence,
+    WatchRequest, WatchResponse,
 };
 use serde_json::json;
 use tonic::{Code, Streaming};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
     events::{get, poll, token},
@@ -151,4 +153,39 @@ async fn lists_say_what_goes_out_and_what_is_looked_at() {
     assert!(api.lookup(find("a/b", "")).await.unwrap_err().message().contains("service_prefix"));
     let by_http = get("/v1/namespaces/default/watch?servicePrefix=a%2Fb", "1.1", "");
     assert_eq!(Http::connect(server.address()).await.ask(by_http).await.status, 400);
+}
+
+/// All up, one down, never seen.
+#[tokio::test]
+async fn health_of_a_key_has_three_outcomes() {
+    let server = Server::ephemeral(&[]).await;
+    let mut health = HealthClient::new(server.channel().await);
+    let mut ask = async |service: &str| {
+        let answer = health.check(HealthCheckRequest { service: service.into() }).await;
+        answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
+    };
+    assert_eq!(ask("key/main").await, Err(Code::NotFound));
+    let users = register(&server, replica("users", "1", "main")).await;
+    register(&server, replica("orders", "1", "main")).await;
+    register(&server, replica("users", "2", "other")).await;
+    assert_eq!(ask("key/main").await, Ok(ServingStatus::Serving));
+    let watch = HealthCheckRequest { service: "default/key/main".into() };
+    let mut watch = HealthClient::new(server.channel().await).watch(watch).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    leave(&server, users).await;
+    let said = within("the change", watch.message()).await.unwrap().unwrap();
+    assert_eq!(said.status(), ServingStatus::NotServing, "users is down, though it is up under another key");
+    assert_eq!(
+        (ask("key/main").await, ask("key/other").await),
+        (Ok(ServingStatus::NotServing), Ok(ServingStatus::Serving))
+    );
+    assert_eq!(ask("shop/key/main").await, Err(Code::NotFound));
+
+    // Which it is.
+    let request = ListServicesRequest { partition_key: "main".into(), ..ListServicesRequest::default() };
+    let listed = server.api().await.list_services(request).await.unwrap().into_inner();
+    let of: Vec<_> = listed.services.iter().map(|one| (one.service.as_str(), one.routable > 0)).collect();
+    assert_eq!(of, [("orders", true), ("users", false)]);
+    let reserved = register_with("web", "1", 60.0, |instance| instance.namespace = "key".to_owned());
+    assert_eq!(server.api().await.register(reserved).await.unwrap_err().code(), Code::InvalidArgument);
 }

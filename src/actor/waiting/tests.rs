@@ -129,6 +129,31 @@ async fn who_waits_in_vain_leaves_nothing() {
     }
 }
 
+/// Very many wait for one name, every third leaves: those who stayed come online as soon as it is there, and nobody else.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_wait_for_one_name() {
+    const CALLERS: u32 = 10_000;
+    let recovered = MemoryEngine::recovered(uuid::Uuid::nil(), 1);
+    let options = ActorOptions { max_inbox: 2 * CALLERS as usize, ..ActorOptions::default() };
+    let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, options);
+    tokio::spawn(actor.run());
+    let calls: Vec<_> = (1..=CALLERS).map(|port| wait_for(&handle, "web", port, &["db"])).collect();
+    until_waiting(&handle, CALLERS.into()).await;
+    let (leaving, staying): (Vec<_>, Vec<_>) = calls.into_iter().enumerate().partition(|(place, _)| place % 3 == 0);
+    leaving.iter().for_each(|(_, call)| call.abort());
+    until_waiting(&handle, staying.len() as u64).await;
+    assert_eq!(handle.hub().registry().revision(), 0, "nothing was registered");
+    register(&handle, registration("db", 1, &[], IfMissing::Fail)).await.expect("registered");
+    let expected = [("db".to_owned(), "http://127.0.0.1:1".to_owned())];
+    let count = staying.len() as u64;
+    for (_, call) in staying {
+        let (_, found, _) = call.await.expect("no panic").expect("admitted");
+        assert_eq!(found, expected);
+    }
+    assert_eq!(handle.hub().registry().instances(), count + 1);
+    until_waiting(&handle, 0).await;
+}
+
 /// Whoever leaves while it could be admitted is not, and neither is who relied on it.
 #[tokio::test(start_paused = true)]
 async fn nobody_relies_on_a_caller_that_left() {

@@ -4,7 +4,7 @@ mod keeper;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
@@ -12,6 +12,7 @@ use super::{
     curl,
     failure::Failure,
     needs::{self, IfMissing},
+    package::{self, Package},
     session::{Session, duration_argument, to_wire},
 };
 use crate::{
@@ -26,6 +27,7 @@ Examples:
   onair join web --port 8000
   onair join web --port 8000 --version 2.1.0 --zone eu --metadata '{\"tier\":\"gold\"}'
   onair join docs --service-url https://docs.example/v2 --ttl 30s
+  onair join --package package.json --port 8000
   onair join shop --port 8100 --needs api@^2 --needs auth --mock auth=localhost:3000 --if-missing wait
 
 It beats every third of the TTL, registers again by itself when its lease was lost, and takes the \
@@ -38,9 +40,14 @@ process has registered the same instance.";
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The service's name, by which clients look it up.
-    name: String,
+    #[arg(required_unless_present = "package")]
+    name: Option<String>,
+    /// Take what is not given here from this `package.json`: name and version, and of its block `onair`, or `vasco`,
+    /// `dependencies`, `mocks`, `url`, `port`, and `ttl` (or `aliveDuration` in seconds).
+    #[arg(long, value_name = "FILE")]
+    package: Option<PathBuf>,
     /// The port it listens on.
-    #[arg(long, value_name = "PORT", required_unless_present = "service_url",
+    #[arg(long, value_name = "PORT", required_unless_present_any = ["service_url", "package"],
         value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// Its host name or address. Default: the address that this call comes from.
@@ -128,6 +135,7 @@ impl From<Initial> for Status {
 /// It was refused, was superseded, or could not be taken away at the end.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let session = Session::open(&args.given)?;
+    let args = completed(args)?;
     if session.print.is_curl() {
         return curl::show_lease(&session, &request(args, &session)?);
     }
@@ -141,11 +149,35 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     keeper.leave().await
 }
 
+/// With what the package says where nothing was given; what is given goes before it, name by name.
+fn completed(mut args: Args) -> Result<Args, Failure> {
+    let Some(file) = args.package.take() else { return Ok(args) };
+    let Package { name, version, url, port, ttl, dependencies, mocks } = package::read(&file)?;
+    args.name = args.name.or(Some(name));
+    if args.version.is_empty() {
+        args.version = version;
+    }
+    if args.service_url.is_empty() && args.port.is_none() {
+        (args.service_url, args.port) = (url, port);
+    }
+    if args.service_url.is_empty() && args.port.is_none() {
+        return Err(Failure::Usage(
+            "Need url of service: give --port or --service-url, or have it in the package".to_owned(),
+        ));
+    }
+    args.ttl = args.ttl.or(ttl);
+    let given = |pairs: &[(String, String)]| pairs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let (needed, mocked) = (given(&args.needs), given(&args.mock));
+    args.needs.extend(dependencies.into_iter().filter(|(name, _)| !needed.contains(name)));
+    args.mock.extend(mocks.into_iter().filter(|(name, _)| !mocked.contains(name)));
+    Ok(args)
+}
+
 fn request(args: Args, session: &Session) -> Result<RegisterRequest, Failure> {
     let ports: BTreeMap<_, _> = args.named_port.into_iter().collect();
     let instance = Instance {
         namespace: session.namespace.clone(),
-        service: args.name,
+        service: args.name.unwrap_or_default(),
         id: args.id,
         host: args.host,
         port: args.port.map_or(0, u32::from),

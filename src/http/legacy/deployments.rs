@@ -69,7 +69,7 @@ pub(super) async fn answer(legacy: &Legacy, request: http::Request<Body>) -> Res
 
 fn list(legacy: &Legacy, kind: Kind, asked: &Asked) -> Result<Response<Body>, Refusal> {
     let namespace = Some(asked.namespace.as_str().into());
-    let mut query = ListQuery { namespace, prefix: String::new(), limit: 0, page_token: String::new() };
+    let mut query = ListQuery { namespace, ..ListQuery::default() };
     let mut documents: Vec<Json> = Vec::new();
     loop {
         let next = match kind {

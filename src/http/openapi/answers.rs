@@ -156,6 +156,15 @@ fn problem_schema() -> Schema {
         items: Some(Box::new(object(ordered(violation.into())))),
         ..Schema::of("array").described("Everything that is wrong with the request.")
     };
+    let precondition = [
+        ("type", text("The reason.")),
+        ("subject", text("What is not as it has to be: `api@^2.0`, of a dependency.")),
+        ("description", text("How it is.")),
+    ];
+    let preconditions = Schema {
+        items: Some(Box::new(object(ordered(precondition.into())))),
+        ..Schema::of("array").described("Everything that is not there yet: each missing dependency.")
+    };
     let codes = (1..=16).map(|code| code_name(Code::from_i32(code)).to_owned()).collect();
     let properties = vec![
         ("type", text("`about:blank`: the title says it.")),
@@ -167,6 +176,7 @@ fn problem_schema() -> Schema {
         ("domain", text("Whose reason it is: `onair`.")),
         ("metadata", metadata),
         ("violations", violations),
+        ("preconditions", preconditions),
         ("resource", object(ordered(resource.into())).described("What it is about.")),
         ("retryAfter", text("How long to wait before another try, in seconds: `0.250s`.")),
     ];
