@@ -295,6 +295,9 @@ async fn dependencies_by_http_and_on_the_command_line() {
     assert_eq!(refused.status, 400);
     assert_eq!(refused.json()["detail"], "No url for: api@^3, auth");
     assert_eq!(refused.json()["reason"], "MISSING_DEPENDENCY");
+    let preconditions = refused.json()["preconditions"].clone();
+    let subjects: Vec<_> = preconditions.as_array().unwrap().iter().map(|one| one["subject"].clone()).collect();
+    assert_eq!(subjects, ["api@^3", "auth"], "{preconditions}");
     // Whoever runs already is registered again without what it needs: the shop outlasts its api.
     api.signal("TERM");
     assert_eq!(api.ended().await, 0);

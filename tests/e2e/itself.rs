@@ -48,7 +48,8 @@ async fn it_is_found_at_its_real_address_and_is_nobody_elses() {
     let at = server.address();
     assert_eq!((&*instance.namespace, &*instance.id), ("default", &*info.registry_id));
     assert_eq!((&*instance.host, instance.port), (&*at.ip().to_string(), u32::from(at.port())));
-    assert_eq!((&instance.url, &instance.version, &*instance.zone), (&server.url(), &info.version, "eu-1"));
+    assert_eq!((&instance.url, &*instance.zone), (&server.url(), "eu-1"));
+    assert!(info.version.starts_with(&instance.version), "{} is of {}", instance.version, info.version);
     assert_eq!(info.members, [at.to_string()]);
     assert!(instance.ports["ops"] > 0);
     let mut health = HealthClient::new(server.channel().await);
