@@ -76,6 +76,7 @@ pub const RPCS: &[(&str, Rule)] = &[
     ("/onair.v1.Registry/Register", rule(REGISTER, Reach::Named)),
     // By key it is an operator's.
     ("/onair.v1.Registry/Deregister", rule(Entry::Any(&[Permission::Register, Permission::Operate]), Reach::Named)),
+    ("/onair.v1.Registry/Drain", rule(Entry::Any(&[Permission::Register, Permission::Operate]), Reach::Named)),
     ("/onair.v1.Registry/GetInstance", rule(READ, Reach::Named)),
     ("/onair.v1.Registry/ListServices", rule(READ, Reach::Narrowed)),
     ("/onair.v1.Registry/Resolve", rule(READ, Reach::Named)),

@@ -52,7 +52,9 @@ impl RegistryHandle {
         match self.command(Command::Catalog(Box::new(wanted)), deadline).await? {
             Reply::Deployed { deployed, before, revision } => Ok(Deployment { deployed, before, revision }),
             // The actor answers a command with what goes with it.
-            Reply::Registered { .. } | Reply::Kept { .. } | Reply::Removed { .. } => Err(Error::Deadline),
+            Reply::Registered { .. } | Reply::Kept { .. } | Reply::Removed { .. } | Reply::Drained { .. } => {
+                Err(Error::Deadline)
+            }
         }
     }
 

@@ -64,7 +64,9 @@ impl RegistryHandle {
         match self.command(Command::Deploy(Box::new(deploy)), deadline).await? {
             Reply::Deployed { deployed, before, revision } => Ok(Deployment { deployed, before, revision }),
             // The actor answers a command with what goes with it.
-            Reply::Registered { .. } | Reply::Removed { .. } | Reply::Kept { .. } => Err(Error::Deadline),
+            Reply::Registered { .. } | Reply::Removed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {
+                Err(Error::Deadline)
+            }
         }
     }
 

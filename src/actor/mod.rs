@@ -5,6 +5,7 @@ mod beats;
 mod catalog;
 mod clock;
 mod deploy;
+mod drain;
 mod expiry;
 mod handle;
 mod latch;
@@ -55,6 +56,7 @@ pub use self::{
     catalog::Standings,
     clock::{LeaseClock, MARK_INTERVAL},
     deploy::{DeployedPage, Deployment, Impact},
+    drain::Drained,
     handle::{ActorOptions, RegistryHandle},
     lookup::{Found, ListQuery, Listed, LookupQuery, PickKind, WhyEmpty},
     request::{Beat, BeatOutcome, BeatReply, Reply, Standing},

@@ -52,6 +52,14 @@ impl<E: Engine> Actor<E> {
                 self.leases.lock().time.hear(slot);
                 Ok(Reply::Kept { record, revision })
             }
+            Outcome::Drained { key, by_lease } => {
+                let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));
+                let Some((slot, record)) = found else { return Err(Error::Deadline) };
+                if by_lease {
+                    self.leases.lock().time.hear(slot);
+                }
+                Ok(Reply::Drained { record, places: hub.log().places() })
+            }
             Outcome::Removed(removed) => Ok(Reply::Removed { removed, revision }),
             Outcome::Deployed(key, before) => {
                 Ok(Reply::Deployed { deployed: deployed(&registry, &key), before, revision })

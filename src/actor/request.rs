@@ -82,6 +82,13 @@ pub enum Reply {
         /// At which revision.
         revision: Revision,
     },
+    /// The instance is DRAINING.
+    Drained {
+        /// The record.
+        record: Arc<Record>,
+        /// How many had begun to listen to the log by then.
+        places: u64,
+    },
     /// So many instances went.
     Removed {
         /// How many.

@@ -39,7 +39,7 @@ fn registration(service: &str, port: u32) -> Registration {
 async fn register(handle: &RegistryHandle, service: &str, port: u32) -> Result<(Arc<Record>, LeaseToken), Error> {
     match handle.register(registration(service, port), None, anyone(), None).await? {
         Reply::Registered { record, token, .. } => Ok((record, token)),
-        Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Kept { .. } => {
+        Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {
             panic!("a registration was answered as a removal")
         }
     }

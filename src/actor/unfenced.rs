@@ -37,7 +37,9 @@ impl RegistryHandle {
         match answered.await.map_err(|_| Error::ShuttingDown)?? {
             Reply::Kept { record, .. } => Ok(record),
             // The actor answers a command with what goes with it.
-            Reply::Registered { .. } | Reply::Removed { .. } | Reply::Deployed { .. } => Err(Error::Deadline),
+            Reply::Registered { .. } | Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Drained { .. } => {
+                Err(Error::Deadline)
+            }
         }
     }
 }

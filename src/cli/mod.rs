@@ -9,6 +9,7 @@ mod connection;
 mod curl;
 mod deploy;
 mod doctor;
+mod drain;
 mod failure;
 #[cfg(test)]
 mod fake;
@@ -60,6 +61,8 @@ enum Command {
     Serve(serve::Args),
     /// Register an instance and keep it registered until this command is stopped.
     Join(Box<join::Args>),
+    /// Take an instance out of traffic before it goes, as an operator.
+    Drain(drain::Args),
     /// Take instances away, as an operator.
     Leave(lookup::LeaveArgs),
     /// Find the instances of a service.
@@ -127,6 +130,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Join(args) => client(join::run(*args)),
+        Command::Drain(args) => client(drain::run(args)),
         Command::Leave(args) => client(lookup::leave(args)),
         Command::Lookup(args) => client(lookup::lookup(args)),
         Command::Resolve(args) => client(resolve::run(args)),

@@ -29,23 +29,23 @@ use crate::{
 /// How long missing dependencies are waited for by who does not say.
 const DEPENDENCIES_WAIT: Duration = Duration::from_secs(30);
 /// The longest that an empty answer is held.
-const WAIT_MAX: Duration = Duration::from_secs(300);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// Where the call came from.
 pub(super) fn peer<T>(request: &Request<T>) -> IpAddr {
     request.remote_addr().map_or(IpAddr::from([127, 0, 0, 1]), |address| address.ip())
 }
 
-fn violation(field: impl Into<String>, description: impl Into<String>) -> Violation {
+pub(super) fn violation(field: impl Into<String>, description: impl Into<String>) -> Violation {
     Violation { field: field.into(), description: description.into() }
 }
 
-fn checked(violations: Vec<Violation>) -> Result<(), Error> {
+pub(super) fn checked(violations: Vec<Violation>) -> Result<(), Error> {
     if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
 }
 
 /// A duration of a request; absent is 0.
-fn span(field: &str, given: Option<prost_types::Duration>, violations: &mut Vec<Violation>) -> Duration {
+pub(super) fn span(field: &str, given: Option<prost_types::Duration>, violations: &mut Vec<Violation>) -> Duration {
     match given.map(Duration::try_from) {
         None => Duration::ZERO,
         Some(Ok(span)) => span,
@@ -194,7 +194,7 @@ fn checked_beats(read: Beats, max_beats: usize) -> Result<Vec<Beat>, Error> {
 }
 
 /// The key of these names, with what is wrong with them.
-fn key(namespace: &str, service: &str, id: &str, violations: &mut Vec<Violation>) -> Key {
+pub(super) fn key(namespace: &str, service: &str, id: &str, violations: &mut Vec<Violation>) -> Key {
     let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };
     check_name("namespace", namespace, violations);
     check_name("service", service, violations);

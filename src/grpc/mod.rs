@@ -7,6 +7,7 @@ pub mod codec;
 mod convert;
 pub mod deadline;
 pub mod deployments;
+mod drain;
 mod errors;
 pub mod floor;
 pub mod health;

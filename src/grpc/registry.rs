@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     beats::{HeartbeatRequest, HeartbeatResponse},
-    convert, deadline,
+    convert, deadline, drain,
     heartbeats::BeatStream,
     raw,
     server::registry_server::Registry,
@@ -22,10 +22,10 @@ use crate::{
     actor::{RegistryHandle, Reply, WAITING_MAX, WAITING_NEEDS_MAX, anyone},
     metrics::Metrics,
     proto::{
-        Breaker, Counts, DeregisterRequest, DeregisterResponse, GetInstanceRequest, GetServerInfoRequest,
-        GetServerInfoResponse, Intervals, Lease, Limits, ListServicesRequest, ListServicesResponse, LookupRequest,
-        PublishRequest, PublishResponse, RegisterRequest, RegisterResponse, ResolveRequest, ResolveResponse,
-        ServiceSummary, SubscribeRequest, WatchRequest,
+        Breaker, Counts, DeregisterRequest, DeregisterResponse, DrainRequest, DrainResponse, GetInstanceRequest,
+        GetServerInfoRequest, GetServerInfoResponse, Intervals, Lease, Limits, ListServicesRequest,
+        ListServicesResponse, LookupRequest, PublishRequest, PublishResponse, RegisterRequest, RegisterResponse,
+        ResolveRequest, ResolveResponse, ServiceSummary, SubscribeRequest, WatchRequest,
     },
     registry::{
         LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES, MAX_PUBLISHED_BYTES,
@@ -78,7 +78,7 @@ fn registered(reply: Reply) -> Result<RegisterResponse, Status> {
             dependencies: dependencies.into_iter().map(|(name, url)| (name.into(), url.into())).collect(),
             revision,
         }),
-        Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Kept { .. } => {
+        Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {
             Err(status::plain(status::Reason::Internal, "a registration was answered as something else"))
         }
     }
@@ -118,10 +118,16 @@ impl Registry for RegistryService {
         let target = convert::target(request.into_inner(), self.max_beats())?;
         match self.handle.deregister(target, anyone(), deadline).await? {
             Reply::Removed { removed, revision } => Ok(Response::new(DeregisterResponse { removed, revision })),
-            Reply::Registered { .. } | Reply::Deployed { .. } | Reply::Kept { .. } => {
+            Reply::Registered { .. } | Reply::Deployed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {
                 Err(status::plain(status::Reason::Internal, "a removal was answered as something else"))
             }
         }
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        let deadline = deadline::of(&request);
+        let (claim, wait) = drain::read(request.into_inner())?;
+        Ok(Response::new(drain::answer(self.handle.drain(claim, anyone(), wait, deadline).await?)))
     }
 
     async fn get_instance(

@@ -175,6 +175,20 @@ label! {
 }
 
 label! {
+    /// How a watch stood when a drain was answered.
+    Drain as "standing" {
+        /// Acknowledged.
+        Acked = "acked",
+        /// Written, to who acknowledges nothing.
+        Sent = "sent",
+        /// Still waited for.
+        Pending = "pending",
+        /// Reset.
+        Lagging = "lagging",
+    }
+}
+
+label! {
     /// A lane of the registry's task.
     Lane as "lane" {
         /// Commands, and starts of watches.

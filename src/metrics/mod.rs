@@ -13,7 +13,7 @@ use prometheus_client::{metrics::MetricType, registry::Unit};
 use tonic::Code;
 
 pub use self::{
-    labels::{BeatState, Front, Happened, HttpStatus, Lane, Limit, Protocol, Reset, Rpc},
+    labels::{BeatState, Drain, Front, Happened, HttpStatus, Lane, Limit, Protocol, Reset, Rpc},
     text::Format,
     value::{Amounts, Counter, Durations, Family, Gauge, Info, Moment, Seconds, Value},
 };
@@ -118,6 +118,11 @@ metrics! {
 
     waiting: Gauge = Gauge::default(), "onair_waiting_registrations",
         "Registrations that wait for what they need";
+
+    draining: Gauge = Gauge::default(), "onair_drains",
+        "Drains that wait for watches now";
+    drained: Family<(Drain,), Counter> = Family::default(), "onair_drain_watches",
+        "Watches that drains were about, by how they stood when the drain was answered";
 
     commit: Durations = Durations::default(), "onair_commit_duration" in Seconds,
         "How long each write with its fsync took; all that gathered meanwhile shares the next";

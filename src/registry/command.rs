@@ -58,6 +58,13 @@ pub enum Command {
         /// Which; unspecified is unchanged.
         status: Status,
     },
+    /// Take an instance out of traffic, and keep its lease.
+    Drain {
+        /// Which.
+        claim: Claim,
+        /// For whom.
+        principal: Principal,
+    },
     /// Take instances away.
     Deregister {
         /// Which.
@@ -111,6 +118,15 @@ pub struct Register {
     pub secret: Secret,
     /// The wall clock.
     pub at: Timestamp,
+}
+
+/// By what right a single instance is meant.
+#[derive(Clone, Debug)]
+pub enum Claim {
+    /// Its lease.
+    Lease(LeaseToken),
+    /// Its key, by an operator's right.
+    Key(Key),
 }
 
 /// What to deregister.
@@ -174,6 +190,13 @@ pub enum Outcome {
     },
     /// The token is good for nothing, and why.
     NotRenewed(Verdict),
+    /// The instance of this key is DRAINING.
+    Drained {
+        /// The key.
+        key: Key,
+        /// Whether it was asked for by its lease.
+        by_lease: bool,
+    },
     /// So many instances went; of lapses, those that were not held back.
     Removed(u64),
     /// The document of this key is as wanted, or no more; it was so before.
@@ -219,6 +242,8 @@ impl Command {
             }
             Self::Keep(keep) => keep.place.fingerprints(),
             Self::SetStatus { token, .. } => vec![token.key],
+            Self::Drain { claim: Claim::Lease(token), .. } => vec![token.key],
+            Self::Drain { claim: Claim::Key(key), .. } => vec![key.fingerprint()],
             Self::Deregister { target, .. } => match target {
                 Target::Lease(token) => token.iter().map(|token| token.key).collect(),
                 Target::Leases(tokens) => tokens.iter().map(|token| token.key).collect(),

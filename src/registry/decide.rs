@@ -26,6 +26,7 @@ impl Registry {
             Command::Keep(keep) => self.keep(keep, in_flight),
             Command::Admit { members, at } => self.admit(members, in_flight, *at),
             Command::SetStatus { token, status } => self.set_status(token, *status),
+            Command::Drain { claim, principal } => self.drain(claim, principal),
             Command::Deregister { target, principal, at } => self.deregister(target, principal, *at),
             Command::Expire { lapses, at } => self.expire(lapses, *at),
             Command::Forget { namespace, service } => {
@@ -312,7 +313,7 @@ fn described_with(record: &Record, status: Status) -> Bytes {
 }
 
 /// The same registration with another status, which watchers see.
-fn with_status(current: &Arc<Record>, status: Status) -> Guarded {
+pub(super) fn with_status(current: &Arc<Record>, status: Status) -> Guarded {
     let put = Put {
         description: described_with(current, status),
         lease: current.lease.clone(),

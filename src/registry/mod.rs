@@ -12,6 +12,7 @@ mod command;
 mod decide;
 mod deployment;
 mod document;
+mod drain;
 mod error;
 mod filter;
 mod instance;
@@ -42,7 +43,7 @@ mod waiting;
 
 pub use breaker::Tally;
 pub use change::{Change, Delete, Event, Guarded, Held, Put, Stamp, put_cause};
-pub use command::{Command, Decision, Lapse, Outcome, Principal, Register, Target, Verdict};
+pub use command::{Claim, Command, Decision, Lapse, Outcome, Principal, Register, Target, Verdict};
 pub use decide::superseded;
 pub use deployment::{
     Action, Backend, Deploy, Deployed, Deployments, Frontend, MAX_BACKENDS, MAX_FRONTENDS, MAX_HISTORY, MAX_SPLITS,

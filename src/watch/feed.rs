@@ -175,7 +175,7 @@ impl Feed {
 
     /// The filters it is for.
     #[must_use]
-    pub fn matcher(&self) -> &Matcher {
+    pub fn matcher(&self) -> &Arc<Matcher> {
         &self.matcher
     }
 

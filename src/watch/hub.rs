@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     board::Board,
+    drain::Drain,
     feed::{Feed, FeedBudget, Next},
     lag::Lags,
     log::{EventLog, Forgotten},
@@ -26,8 +27,8 @@ use crate::{
     engine::{Epoch, Recovered, TailEntry},
     metrics::Metrics,
     registry::{
-        Error, FilterSet, Folded, Matcher, Registry, ReplyBudget, Revision, Rewound, Scope, StateLimits, Stored,
-        catalog::PortRules, rewind,
+        Error, FilterSet, Folded, Matcher, Record, Registry, ReplyBudget, Revision, Rewound, Scope, StateLimits,
+        Stored, catalog::PortRules, rewind,
     },
 };
 
@@ -83,6 +84,8 @@ pub struct Hub {
     away: Mutex<Option<SmolStr>>,
     replies: Arc<ReplyBudget>,
     board: Arc<Board>,
+    /// What drains wait for, all together.
+    asks: Arc<AtomicUsize>,
     options: HubOptions,
 }
 
@@ -129,6 +132,7 @@ impl Hub {
             away: Mutex::default(),
             replies: ReplyBudget::new(REPLY_BYTES_MAX),
             board: Arc::default(),
+            asks: Arc::default(),
             options,
         };
         hub.replace(recovered);
@@ -207,6 +211,13 @@ impl Hub {
     #[must_use]
     pub fn board(&self) -> &Arc<Board> {
         &self.board
+    }
+
+    /// Begins to wait for the watches that are told of the last change of `record`, of those that were there when the log
+    /// had so many `places`.
+    #[must_use]
+    pub fn drain(&self, record: &Record, places: u64) -> Arc<Drain> {
+        Drain::begin(&self.log, &self.asks, record, places)
     }
 
     /// What is counted.

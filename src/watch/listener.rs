@@ -9,7 +9,10 @@ use std::{
     task::{Context, Waker},
 };
 
-use super::lag::{Lag, Lags};
+use super::{
+    drain::{Ask, Standing},
+    lag::{Lag, Lags},
+};
 use crate::registry::Revision;
 
 /// The part of a reader that has one subscription only.
@@ -24,6 +27,10 @@ pub struct Listener {
     dirty: Mutex<BTreeSet<u32>>,
     /// How far it is behind, if it is one of those that this is asked of.
     lag: Option<Lag>,
+    /// Whether there are any of these.
+    asked: AtomicBool,
+    /// What drains want to know of the reader.
+    asks: Mutex<Vec<Ask>>,
 }
 
 impl Listener {
@@ -51,6 +58,35 @@ impl Listener {
         if let Some(lag) = &self.lag {
             lag.caught_up();
         }
+    }
+
+    /// Lets the reader say how it stands to a drain.
+    pub(super) fn ask(&self, ask: Ask) {
+        let parts: Vec<u32> = ask.parts().iter().map(|(part, _)| *part).collect();
+        let mut asks = lock(&self.asks);
+        asks.retain(Ask::is_open);
+        asks.push(ask);
+        self.asked.store(true, Ordering::Release);
+        drop(asks);
+        parts.into_iter().for_each(|part| self.wake_for(part));
+    }
+
+    /// Answers what is asked of the reader, if anything is: how it stands, or none if what it was asked for has ended.
+    pub(super) fn answer(&self, standing: impl Fn(&Ask) -> Option<Standing>) {
+        if !self.asked.load(Ordering::Acquire) {
+            return;
+        }
+        let mut asks = lock(&self.asks);
+        asks.retain_mut(|ask| ask.is_open() && standing(ask).is_some_and(|standing| ask.stands(standing)));
+        self.asked.store(!asks.is_empty(), Ordering::Release);
+    }
+
+    /// The watch of this number begins anew, having read up to `cursor`: what it has not read it finds in a snapshot.
+    pub(super) fn begins_anew(&self, number: u64, cursor: Revision) {
+        self.answer(|ask| {
+            let misses = ask.revision() > cursor && ask.parts().iter().any(|(_, asked)| *asked == number);
+            Some(if misses { Standing::Lagging } else { ask.standing() })
+        });
     }
 
     /// Wakes the reader.

@@ -9,7 +9,7 @@ use std::{
 use smol_str::SmolStr;
 
 use super::{feed::Pointing, listener::Listener, pointers::Pointers};
-use crate::registry::{Event, Folded, Frontend, Revision, Scope, Turn};
+use crate::registry::{Event, Folded, Frontend, Matcher, Revision, Scope, Turn};
 
 /// What watchers may see of one revision.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Entry {
     /// Of frontends, in order.
     pub turns: Box<[Arc<Turn>]>,
     /// The topics of the frontends that it may concern.
-    frontends: Box<[Scope]>,
+    pub(super) frontends: Box<[Scope]>,
     footprint: usize,
     /// Bytes published before it, in all of this log's life.
     before: u64,
@@ -67,11 +67,13 @@ struct Topic {
 }
 
 /// A sleeper in a topic.
-#[derive(Debug)]
-struct Place {
-    number: u64,
-    listener: Arc<Listener>,
-    part: u32,
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) number: u64,
+    pub(super) listener: Arc<Listener>,
+    pub(super) part: u32,
+    /// What a watch is told of; none: no watch.
+    pub(super) matcher: Option<Arc<Matcher>>,
 }
 
 #[derive(Debug)]
@@ -249,6 +251,39 @@ impl EventLog {
     /// Wakes `listener` for its part `part` whenever something happens in one of `scopes`. Gives what `ignore` takes.
     #[must_use]
     pub fn listen(&self, scopes: &[Scope], listener: &Arc<Listener>, part: u32) -> u64 {
+        self.place(scopes, listener, part, None)
+    }
+
+    /// As `listen`, of a watch of what `matcher` matches.
+    #[must_use]
+    pub fn follow(&self, matcher: &Arc<Matcher>, listener: &Arc<Listener>, part: u32) -> u64 {
+        self.place(matcher.scopes(), listener, part, Some(matcher))
+    }
+
+    /// The watches in these topics, each once, of those that were there when `places` was called.
+    pub(super) fn watches(&self, scopes: &[Scope], places: u64) -> Vec<Place> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let there = |scope| inner.topics.get(scope).map_or(&[][..], |topic: &Topic| &topic.listeners);
+        let watches = scopes.iter().flat_map(there).filter(|place| place.matcher.is_some() && place.number <= places);
+        let mut watches: Vec<Place> = watches.cloned().collect();
+        watches.sort_unstable_by_key(|place| place.number);
+        watches.dedup_by_key(|place| place.number);
+        watches
+    }
+
+    /// The number of the last who began to listen.
+    #[must_use]
+    pub fn places(&self) -> u64 {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).next_listener
+    }
+
+    /// Whether a reader in `scope` that has not read `revision` still can.
+    #[must_use]
+    pub fn keeps(&self, scope: &Scope, revision: Revision) -> bool {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).after(scope) < revision
+    }
+
+    fn place(&self, scopes: &[Scope], listener: &Arc<Listener>, part: u32, matcher: Option<&Arc<Matcher>>) -> u64 {
         let mut inner = self.write();
         inner.next_listener += 1;
         let id = inner.next_listener;
@@ -258,7 +293,7 @@ impl EventLog {
                 // Most topics have one reader; a vector's first growth would make room for four.
                 topic.listeners.reserve_exact(1);
             }
-            topic.listeners.push(Place { number: id, listener: Arc::clone(listener), part });
+            topic.listeners.push(Place { number: id, listener: Arc::clone(listener), part, matcher: matcher.cloned() });
         }
         id
     }

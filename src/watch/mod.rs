@@ -2,6 +2,7 @@
 //! beyond the bytes of a message, and nothing of commands.
 
 mod board;
+mod drain;
 mod feed;
 mod frame;
 mod hub;
@@ -21,6 +22,7 @@ mod subscriptions;
 mod tests;
 
 pub use board::{BOX_BYTES_MAX, BOX_EVENTS_MAX, Board, Handed, Letterbox, Post};
+pub use drain::{Drain, Standings};
 pub use feed::{Feed, FeedBudget, Message, Next};
 pub use frame::{LOOKUP_FRONTENDS, push_frontend};
 pub use hub::WatchPermit;

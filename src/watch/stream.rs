@@ -14,6 +14,7 @@ use tokio_stream::Stream;
 
 use super::{
     board::Letterbox,
+    drain::Standing,
     feed::{Feed, Next},
     frame::{EVENTS_BYTES_MAX, Trailer, watch_response},
     hub::{Hub, WatchPermit},
@@ -83,7 +84,7 @@ impl WatchStream {
         };
         let feed = hub.feed(filters);
         // Listening comes before looking, so that nothing falls between.
-        let listening = hub.log().listen(feed.matcher().scopes(), &listener, ONLY_PART);
+        let listening = hub.log().follow(feed.matcher(), &listener, ONLY_PART);
         let (phase, cursor) = match resumed {
             Ok(revision) => (Phase::Live, revision),
             Err(reset) => (snapshot(hub, &feed, reset), 0),
@@ -112,8 +113,14 @@ impl WatchStream {
         self
     }
 
+    /// Tells drains how far it is. It has no way to acknowledge anything: what was handed over is all there is to know.
+    fn account(&self) {
+        self.listener.answer(|ask| Some(if self.cursor >= ask.revision() { Standing::Sent } else { Standing::Unread }));
+    }
+
     /// The state was replaced: the watch begins anew with a feed of the new history.
     fn begin_anew(&mut self) {
+        self.listener.begins_anew(self.listening, self.cursor);
         self.generation = self.hub.generation();
         self.feed = self.hub.feed(self.feed.matcher().set().clone());
         self.phase = snapshot(&self.hub, &self.feed, Some((ResetReason::AnotherEpoch, 0)));
@@ -174,6 +181,7 @@ impl WatchStream {
                 false
             }
             Err(forgotten) => {
+                self.listener.begins_anew(self.listening, self.cursor);
                 let reset = Some((ResetReason::FellBehind, forgotten.oldest));
                 self.phase = snapshot(&self.hub, &self.feed, reset);
                 true
@@ -222,6 +230,7 @@ impl Stream for WatchStream {
                 continue;
             }
             let woken = this.listener.poll_woken(context);
+            this.account();
             if this.hub.is_closing() {
                 // What happened last is told: that this server's own instance went. A reader that lags goes on from there
                 // with the next server.
@@ -235,6 +244,7 @@ impl Stream for WatchStream {
             } else if this.greet || this.timer.as_mut().poll(context).is_ready() {
                 this.bookmark();
             } else if !woken {
+                this.account();
                 return Poll::Pending;
             }
         }

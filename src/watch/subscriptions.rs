@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     board::Letterbox,
+    drain::{Ask, Standing},
     feed::{Feed, Message, Next},
     frame::{EVENTS_BYTES_MAX, Group, Share, push_group, subscribe_response, subscribe_responses},
     hub::{Hub, WatchPermit},
@@ -77,7 +78,10 @@ pub struct Subscriptions {
     pending: BTreeMap<Revision, Vec<(u32, Arc<Message>)>>,
     queue: VecDeque<Bytes>,
     generation: u64,
-    acknowledged: Revision,
+    /// The last revision that was queued.
+    given: Revision,
+    /// Everything up to it was acknowledged; none: nothing ever was.
+    acknowledged: Option<Revision>,
     state: State,
     timer: Pin<Box<Sleep>>,
 }
@@ -99,7 +103,8 @@ impl Subscriptions {
             pending: BTreeMap::new(),
             queue: VecDeque::new(),
             generation: hub.generation(),
-            acknowledged: 0,
+            given: 0,
+            acknowledged: None,
             state: State::Open,
             timer: Box::pin(sleep_until(Instant::now() + hub.options().bookmark_interval)),
         }
@@ -128,7 +133,7 @@ impl Subscriptions {
             (self.parts.len() - 1) as u32
         });
         // Listening comes before looking, so that nothing falls between.
-        let listening = self.hub.log().listen(feed.matcher().scopes(), &self.listener, part);
+        let listening = self.hub.log().follow(feed.matcher(), &self.listener, part);
         let (phase, cursor) = match resumed {
             Ok(revision) => (Phase::Live, revision),
             Err(reset) => (Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &feed, reset))), 0),
@@ -173,9 +178,30 @@ impl Subscriptions {
         self.answer(Group { id, error, ..Group::default() });
     }
 
-    /// Everything up to `revision` was received and acted on.
+    /// Everything up to `revision` was received and acted on, as far as it was given.
     pub fn acknowledge(&mut self, revision: Revision) {
-        self.acknowledged = self.acknowledged.max(revision);
+        self.acknowledged = self.acknowledged.max(Some(revision.min(self.given)));
+    }
+
+    /// Tells drains how far it is. What is queued was handed over by now.
+    fn account(&self) {
+        self.listener.answer(|ask| self.standing(ask));
+    }
+
+    /// How the subscriptions that are asked for stand together; none if all of them have ended.
+    fn standing(&self, ask: &Ask) -> Option<Standing> {
+        let asked = ask.parts().iter().filter_map(|(part, number)| {
+            self.parts.get(*part as usize)?.as_ref().filter(|subscription| subscription.listening == *number)
+        });
+        let read = |one: &Subscription| matches!(one.phase, Phase::Live) && one.cursor >= ask.revision();
+        let (read, unread): (Vec<_>, Vec<_>) = asked.partition(|subscription| read(subscription));
+        match self.acknowledged {
+            _ if read.is_empty() && unread.is_empty() => None,
+            _ if !unread.is_empty() => Some(Standing::Unread),
+            None => Some(Standing::Sent),
+            Some(acknowledged) if acknowledged >= ask.revision() => Some(Standing::Acked),
+            Some(_) => Some(Standing::Unacknowledged),
+        }
     }
 
     /// Whether the reader is so far behind that no more requests should be taken.
@@ -212,6 +238,7 @@ impl Subscriptions {
         self.snapshots.clear();
         for (part, subscription) in self.parts.iter_mut().enumerate() {
             let Some(subscription) = subscription else { continue };
+            self.listener.begins_anew(subscription.listening, subscription.cursor);
             subscription.feed = self.hub.feed(subscription.feed.matcher().set().clone());
             let reset = Some((ResetReason::AnotherEpoch, 0));
             subscription.phase = Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &subscription.feed, reset)));
@@ -265,6 +292,7 @@ impl Subscriptions {
                 }
             }
             Err(forgotten) => {
+                self.listener.begins_anew(subscription.listening, subscription.cursor);
                 let reset = Some((ResetReason::FellBehind, forgotten.oldest));
                 subscription.phase = Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &subscription.feed, reset)));
                 self.snapshots.push_back(part);
@@ -279,6 +307,7 @@ impl Subscriptions {
             let Some(Some(subscription)) = self.parts.get(*part as usize) else { continue };
             shares.push(Share { id: &subscription.id, pieces: &message.pieces, token: &message.token });
         }
+        self.given = self.given.max(revision);
         self.queue.extend(subscribe_responses(revision, &shares));
     }
 
@@ -309,6 +338,7 @@ impl Subscriptions {
         push_group(group, &mut groups);
         self.queue.push_back(subscribe_response(revision, &groups, false));
         if end {
+            self.given = self.given.max(revision);
             (subscription.phase, subscription.cursor, subscription.greet) = (Phase::Live, revision, false);
             self.dirty.insert(part);
         } else {
@@ -350,6 +380,7 @@ impl Subscriptions {
     fn bookmark(&mut self, head: Revision) {
         let live = self.parts.iter().flatten().filter(|part| matches!(part.phase, Phase::Live));
         let reached = live.map(|part| part.cursor).max().unwrap_or(head).max(head);
+        self.given = self.given.max(reached);
         let mut groups = Vec::new();
         for subscription in self.parts.iter_mut().flatten() {
             if !matches!(subscription.phase, Phase::Live) {
@@ -388,6 +419,7 @@ impl Subscriptions {
                 self.begin_anew();
             }
             let woken = self.listener.poll_woken(context);
+            self.account();
             if self.hub.is_closing() {
                 // One revision more, and a reader that lags goes on from there with the next server.
                 self.read_log();
@@ -417,6 +449,7 @@ impl Subscriptions {
             if self.timer.as_mut().poll(context).is_ready() {
                 self.bookmark(head);
             } else if !woken {
+                self.account();
                 return Poll::Pending;
             }
         }

@@ -4,6 +4,7 @@
 mod breaker;
 mod catalog;
 mod clock;
+mod drain;
 mod expiry;
 mod fencing;
 #[path = "../history/mod.rs"]

@@ -38,6 +38,7 @@ mod curl;
 mod dependencies;
 mod deployments;
 mod disk;
+mod drain;
 mod events;
 mod harness;
 mod health;

@@ -97,11 +97,13 @@ pub fn answers(reply: &Result<Outcome, Error>, answer: &Answer) {
         Ok(Outcome::Renewed { ttl }) => Answer::Renewed(*ttl),
         Ok(Outcome::NotRenewed(verdict)) => Answer::NotRenewed(worth(*verdict)),
         Ok(Outcome::Removed(removed)) => Answer::Removed(*removed),
+        Ok(Outcome::Drained { key, by_lease }) => Answer::Drained(key.clone(), *by_lease),
         Ok(Outcome::Done) => Answer::Done,
         Ok(Outcome::Deployed(..) | Outcome::Kept(_)) => unreachable!("nothing is deployed in these histories"),
         Err(Error::Superseded { .. }) => Answer::Superseded,
         Err(Error::KeyHeld { .. }) => Answer::KeyHeld,
         Err(Error::LeaseDenied) => Answer::Denied,
+        Err(Error::NotFound { .. }) => Answer::NotFound,
         Err(Error::Permission { .. }) => Answer::NotPermitted,
         Err(Error::Limit { limit, maximum, usage }) => {
             // Of several that are reached, any.

@@ -66,6 +66,8 @@ pub enum Ask {
         token: Sent,
         status: Status,
     },
+    DrainByToken(Sent),
+    DrainByKey(Key, Who),
     ByToken(Option<Sent>, u64),
     ByTokens(Vec<Sent>, u64),
     ByKey(Key, Who, u64),
@@ -82,6 +84,8 @@ pub enum Answer {
     Renewed(u32),
     NotRenewed(Worth),
     Removed(u64),
+    Drained(Key, bool),
+    NotFound,
     Done,
     Superseded,
     KeyHeld,
@@ -198,6 +202,14 @@ impl Model {
                 }
                 (worth, _) => (Answer::NotRenewed(worth), vec![]),
             },
+            Ask::DrainByToken(token) => match self.worth(Some(token)) {
+                Worth::Live => self.drain(&token.key, true),
+                Worth::Superseded => (Answer::Superseded, vec![]),
+                Worth::Denied => (Answer::Denied, vec![]),
+                Worth::Expired | Worth::Unknown => (Answer::NotFound, vec![]),
+            },
+            Ask::DrainByKey(_, who) if !who.operator => (Answer::NotPermitted, vec![]),
+            Ask::DrainByKey(key, _) => self.drain(key, false),
             Ask::ByToken(token, at) => match (self.worth(token.as_ref()), token) {
                 (Worth::Live, Some(token)) => self.remove(vec![token.key.clone()], Cause::Deregistered, *at),
                 (Worth::Superseded, _) => (Answer::Superseded, vec![]),
@@ -217,6 +229,18 @@ impl Model {
             Ask::Expire(lapsed, at) => self.expire(lapsed, *at),
             Ask::Forget(namespace, service) => (Answer::Done, vec![Step::Forget(namespace.clone(), service.clone())]),
         }
+    }
+
+    /// Whatever it was, it is DRAINING, and nothing else of it changes.
+    fn drain(&mut self, key: &Key, by_lease: bool) -> (Answer, Vec<Step>) {
+        let Some(held) = self.live.get(key) else { return (Answer::NotFound, vec![]) };
+        let answer = Answer::Drained(key.clone(), by_lease);
+        if held.instance.status() == Status::Draining {
+            return (answer, vec![]);
+        }
+        let mut now = held.clone();
+        now.instance.set_status(Status::Draining);
+        (answer, vec![self.put(now, false, true)])
     }
 
     /// What takes no traffic goes, and so does who was held back before.

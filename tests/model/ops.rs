@@ -91,6 +91,13 @@ pub enum Leave {
     Service((u8, u8), u8),
 }
 
+/// Whom to take out of traffic.
+#[derive(Clone, Debug)]
+pub enum Drain {
+    Token(Pick),
+    Key((u8, u8, u8), u8),
+}
+
 /// One thing that happens.
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -98,6 +105,7 @@ pub enum Op {
     Status(Pick, u8),
     Beat(Pick),
     Leave(Leave),
+    Drain(Drain),
     /// A round of marks that advances the lease clock by so much.
     Round(u64),
     /// All ids of a service in one zone, with a short TTL.
@@ -165,12 +173,20 @@ fn leave() -> impl Strategy<Value = Leave> {
     ]
 }
 
+fn drain() -> impl Strategy<Value = Drain> {
+    prop_oneof![
+        2 => pick().prop_map(Drain::Token),
+        1 => (name(), 0..4_u8).prop_map(|(name, who)| Drain::Key(name, who)),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => wanted().prop_map(Op::Register),
         3 => (pick(), 0..4_u8).prop_map(|(token, status)| Op::Status(token, status)),
         5 => pick().prop_map(Op::Beat),
         4 => leave().prop_map(Op::Leave),
+        2 => drain().prop_map(Op::Drain),
         5 => prop_oneof![20..100_u64, 400..1_100_u64].prop_map(Op::Round),
         5 => (1..9_usize, prop::bool::weighted(0.2)).prop_map(|(max, refused)| Op::Lapse { max, refused }),
         1 => (0..3_u8).prop_map(|zone| Op::Crowd { zone }),

@@ -8,9 +8,9 @@ use std::{
 };
 
 use onair::registry::{
-    Change, Command, Context, Decision, Event, Fingerprint, Guarded, Key, LeaseTime, LeaseToken, Matcher, Outcome,
-    Principal, Record, Register, Registration, Registry, ReplyBudget, Secret, Snapshot, StateLimits, Status, Target,
-    Timekeeping, Verdict,
+    Change, Claim, Command, Context, Decision, Event, Fingerprint, Guarded, Key, LeaseTime, LeaseToken, Matcher,
+    Outcome, Principal, Record, Register, Registration, Registry, ReplyBudget, Secret, Snapshot, StateLimits, Status,
+    Target, Timekeeping, Verdict,
 };
 use prost_types::{Duration, Timestamp};
 
@@ -22,7 +22,7 @@ use super::{
     compare::{self, Dump},
     filters::Union,
     naive::{Ask, Crossing, Live, Model, Sent, Step, Who, Worth},
-    ops::{CALLERS, IDS, Leave, NAMESPACES, Op, Pick, SERVICES, STATUSES, Setting, TTLS, Tamper, Wanted},
+    ops::{CALLERS, Drain, IDS, Leave, NAMESPACES, Op, Pick, SERVICES, STATUSES, Setting, TTLS, Tamper, Wanted},
 };
 
 pub const TAG: u32 = 0xfeed_0001;
@@ -129,6 +129,7 @@ impl Rig {
                 }
             }
             Op::Leave(leave) => self.leave(leave),
+            Op::Drain(drain) => self.drain(drain),
             Op::Round(millis) => self.round(*millis),
             Op::Crowd { zone } => self.crowd(*zone),
             Op::Lapse { max, refused } => self.lapse(*max, *refused),
@@ -241,6 +242,22 @@ impl Rig {
             }
         };
         self.command(Command::Deregister { target, principal: principal(who), at }, ask);
+    }
+
+    fn drain(&mut self, drain: &Drain) {
+        let (claim, who, ask) = match drain {
+            Drain::Token(pick) => {
+                let (token, sent) = self.token(*pick);
+                (Claim::Lease(token), CALLERS[1], Ask::DrainByToken(sent))
+            }
+            Drain::Key((namespace, service, id), who) => {
+                let text = |names: &[&str], place: &u8| names[usize::from(*place)].to_owned();
+                let key = Key::new(text(&NAMESPACES, namespace), text(&SERVICES, service), text(&IDS, id));
+                let who = CALLERS[usize::from(*who)];
+                (Claim::Key(key.clone()), who, Ask::DrainByKey(key, who))
+            }
+        };
+        self.command(Command::Drain { claim, principal: principal(who) }, ask);
     }
 
     /// Hears the token, if it is worth that. A beat whose expiry is in flight waits for it.
@@ -392,6 +409,10 @@ impl Rig {
 
     /// A registrant has its token, and its call was as good as a beat.
     fn answered(&mut self, outcome: &Outcome) {
+        if let Outcome::Drained { key, by_lease: true } = outcome {
+            let slot = self.registry.slot_of(key).expect("it is there");
+            return self.hear(slot, key);
+        }
         let Outcome::Registered { key, secret, .. } = outcome else { return };
         let slot = self.registry.slot_of(key).expect("registered");
         let record = self.registry.record(slot).expect("registered");

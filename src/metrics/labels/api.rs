@@ -16,6 +16,8 @@ label! {
         HeartbeatStream = "HeartbeatStream",
         /// `onair.v1.Registry/Deregister`.
         Deregister = "Deregister",
+        /// `onair.v1.Registry/Drain`.
+        Drain = "Drain",
         /// `onair.v1.Registry/Lookup`.
         Lookup = "Lookup",
         /// `onair.v1.Registry/GetInstance`.
@@ -60,6 +62,7 @@ impl Rpc {
             "/onair.v1.Registry/Heartbeat" => Self::Heartbeat,
             "/onair.v1.Registry/HeartbeatStream" => Self::HeartbeatStream,
             "/onair.v1.Registry/Deregister" => Self::Deregister,
+            "/onair.v1.Registry/Drain" => Self::Drain,
             "/onair.v1.Registry/Lookup" => Self::Lookup,
             "/onair.v1.Registry/GetInstance" => Self::GetInstance,
             "/onair.v1.Registry/Resolve" => Self::Resolve,
