@@ -28,6 +28,8 @@ use crate::{
 
 /// How long missing dependencies are waited for by who does not say.
 const DEPENDENCIES_WAIT: Duration = Duration::from_secs(30);
+/// Longest partition key, as of an instance.
+const PARTITION_KEY_BYTES_MAX: usize = 128;
 /// The longest that an empty answer is held.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(300);
 
@@ -358,19 +360,22 @@ pub(super) fn publication(request: proto::PublishRequest) -> Result<(Publication
 
 /// Which services to list.
 pub(super) fn list(request: proto::ListServicesRequest) -> Result<ListQuery, Error> {
-    let namespace = match request.namespace.as_str() {
+    let proto::ListServicesRequest { namespace, prefix, limit, page_token, partition_key } = request;
+    let mut violations = Vec::new();
+    let namespace = match namespace.as_str() {
         ALL_NAMESPACES => None,
         "" => Some(DEFAULT_NAMESPACE.into()),
         name => {
-            let mut violations = Vec::new();
             check_name("namespace", name, &mut violations);
-            checked(violations)?;
             Some(name.into())
         }
     };
-    let limit = request.limit as usize;
-    let proto::ListServicesRequest { prefix, page_token, partition_key, .. } = request;
-    Ok(ListQuery { namespace, prefix, partition_key, limit, page_token })
+    if partition_key.len() > PARTITION_KEY_BYTES_MAX {
+        let sentence = format!("must be at most {PARTITION_KEY_BYTES_MAX} bytes, not {}", partition_key.len());
+        violations.push(violation("partition_key", sentence));
+    }
+    checked(violations)?;
+    Ok(ListQuery { namespace, prefix, partition_key, limit: limit as usize, page_token })
 }
 
 /// The field 1 that holds an instance, or one of them.

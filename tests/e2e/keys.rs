@@ -186,6 +186,9 @@ async fn health_of_a_key_has_three_outcomes() {
     let listed = server.api().await.list_services(request).await.unwrap().into_inner();
     let of: Vec<_> = listed.services.iter().map(|one| (one.service.as_str(), one.routable > 0)).collect();
     assert_eq!(of, [("orders", true), ("users", false)]);
+    let long = ListServicesRequest { partition_key: "x".repeat(129), ..ListServicesRequest::default() };
+    let refused = server.api().await.list_services(long).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message().contains("partition_key")), (Code::InvalidArgument, true));
     let reserved = register_with("web", "1", 60.0, |instance| instance.namespace = "key".to_owned());
     assert_eq!(server.api().await.register(reserved).await.unwrap_err().code(), Code::InvalidArgument);
 }
