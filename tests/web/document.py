@@ -16,6 +16,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 GIVEN = [
     ("/v1/namespaces/default/backends", {"name": "green", "service": "web", "version": "2.2.0"}),
     ("/v1/namespaces/default/applications", {"id": "shop-db", "service": "postgresql"}),
+    # It is drained; what others look for takes traffic.
+    ("/v1/namespaces/default/services/web/instances", {"instance": {"id": "web-2", "port": 8001}}),
 ]
 METHODS = ["put", "post", "patch", "get", "delete"]  # what is registered is found, and then taken away
 
