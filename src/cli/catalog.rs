@@ -39,6 +39,11 @@ async fn ask<Q: Message + Clone, R>(
     Ok(answered.map(|answered| (session.print, answered)))
 }
 
+/// There is no application: whoever mistyped a namespace must not take that for good news.
+fn nothing_declared(namespace: &str) -> Failure {
+    Failure::Nothing(format!("the catalog of {} has no application", safe(namespace)))
+}
+
 /// Says that something is no more.
 fn told_gone(print: &Printer, message: &str, gone: &impl Message, id: &str) -> Result<(), Failure> {
     if print.is_json() { print.message(message, gone) } else { print.line(&format!("{} is gone", safe(id))) }

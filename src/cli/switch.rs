@@ -133,7 +133,8 @@ async fn consented(
     }
     let would = ask(session, 0, true).await?;
     if consent.dry_run {
-        return show(&session.print, &would);
+        show(&session.print, &would)?;
+        return if session.print.is_json() { Ok(()) } else { session.print.line("nothing was switched: --dry-run") };
     }
     if asks {
         let mut terminal = io::stderr().lock();
@@ -148,12 +149,15 @@ async fn consented(
     }
     let expected = would.before.as_ref().map_or(0, |before| before.revision);
     let done = ask(session, expected, false).await?;
-    if asks && !session.print.is_json() {
-        let after = done.after.unwrap_or_default();
-        let line = format!("{} points at {} since revision {}", after.name, shares(&after.splits), after.since);
-        return session.print.line(&safe(&line));
+    if session.print.is_json() || !asks {
+        show(&session.print, &done)?;
     }
-    show(&session.print, &done)
+    if session.print.is_json() {
+        return Ok(());
+    }
+    let after = done.after.unwrap_or_default();
+    let line = format!("{} points at {} since revision {}", after.name, shares(&after.splits), after.since);
+    session.print.line(&safe(&line))
 }
 
 fn show(print: &Printer, switched: &SwitchResponse) -> Result<(), Failure> {

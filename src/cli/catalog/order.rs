@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Client, ask, joined, start::Start};
+use super::{Client, ask, joined, nothing_declared, start::Start};
 use crate::{
     cli::{
         deploy::answer,
@@ -21,7 +21,7 @@ const ORDER_EXAMPLES: &str = "\
 Examples:
   onair start-order
   onair start-order shop-www shop-admin
-  onair start-order --wait=2m | while read -r word level apps; do …; done
+  onair start-order --wait=2m | while read -r word level apps; do [ $word = level ] && …; done
 
 Everything on a line can be started together once everything on the lines before it is up. With --wait a level is
 printed only when all of the levels before it are online, as services of the applications' names, and then every
@@ -71,6 +71,10 @@ pub async fn start_order(OrderArgs { applications, wait, given }: OrderArgs) -> 
     let send = async |channel, request| Client::new(channel).get_start_order(request).await;
     let asked = answer(&mut session, "GetStartOrder", "find the start order", request, send).await?;
     let Some(order) = asked else { return Ok(()) };
+    // Whoever waits for nothing would take a name that is mistyped for a start that is over.
+    if order.levels.is_empty() {
+        return Err(nothing_declared(&session.namespace));
+    }
     if let Some(wait) = wait {
         return see_start(&mut session, order, wait).await;
     }

@@ -1,7 +1,7 @@
 //! `onair status`: which applications of the catalog are online, which are missing, and which are where nobody would look
 //! for them.
 
-use super::{ask, joined};
+use super::{ask, joined, nothing_declared};
 use crate::{
     cli::{
         failure::Failure,
@@ -65,21 +65,21 @@ const PAGE: u32 = 100;
 /// What went wrong.
 pub async fn status(StatusArgs { prefix, states, given }: StatusArgs) -> Result<(), Failure> {
     let states: Vec<i32> = states.into_iter().map(|state| ApplicationState::from(state).into()).collect();
-    let (mut all, mut offset) = (Vec::new(), 0);
+    let (mut all, mut offset, mut asked_of) = (Vec::new(), 0, String::new());
     loop {
-        let request = |namespace| GetCatalogStatusRequest {
-            namespace,
-            prefix: prefix.clone(),
-            states: states.clone(),
-            limit: PAGE,
-            offset,
-            ..GetCatalogStatusRequest::default()
+        let request = |namespace: String| {
+            asked_of.clone_from(&namespace);
+            let (prefix, states) = (prefix.clone(), states.clone());
+            GetCatalogStatusRequest { namespace, prefix, states, limit: PAGE, offset, ..Default::default() }
         };
         let send = async |mut client: super::Client, request| client.get_catalog_status(request).await;
         let asked = ask(&given, "GetCatalogStatus", "ask how the applications stand", request, send).await?;
         let Some((print, mut page)) = asked else { return Ok(()) };
         let last = page.applications.len() < PAGE as usize;
         all.append(&mut page.applications);
+        if last && all.is_empty() && prefix.is_empty() && states.is_empty() {
+            return Err(nothing_declared(&asked_of));
+        }
         if last {
             return show(&print, &GetCatalogStatusResponse { applications: all, ..page });
         }

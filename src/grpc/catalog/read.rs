@@ -13,7 +13,7 @@ use crate::{
         ListCatalogVersionsRequest, ListServiceTypesRequest, PutApplicationRequest, WaitReadyRequest,
     },
     registry::{
-        DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Violation,
+        ALL_NAMESPACES, DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Violation,
         catalog::{ApplicationDraft, ApplicationQuery, Page, Sort, Standing, VersionQuery},
         check_name, check_new_namespace,
     },
@@ -52,6 +52,9 @@ pub(super) fn namespace(given: &str) -> Result<SmolStr, Status> {
 /// The namespace of a read.
 pub(super) fn namespace_to_read(given: &str) -> Result<SmolStr, Status> {
     let (namespace, mut violations) = (or_default(given), Vec::new());
+    if namespace == ALL_NAMESPACES {
+        violations.push(violation("namespace", "must be one namespace: only lists of applications are of all"));
+    }
     check_name("namespace", namespace, &mut violations);
     checked(namespace.into(), violations)
 }
