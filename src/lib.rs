@@ -7,6 +7,7 @@
 //! - [`actor`]: the one task that owns the state, and the handle to it.
 //! - [`watch`]: the event log, what watchers share, and each one's stream.
 //! - [`metrics`]: everything that is measured, in one table.
+//! - [`export`]: the catalog as texts that other programs read.
 //! - [`grpc`]: the gRPC front.
 //! - [`http`]: what a port answers, and the fronts that are not gRPC.
 //! - [`tls`]: certificates, and what they say.
@@ -18,6 +19,7 @@ pub mod actor;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod export;
 pub mod grpc;
 pub mod http;
 pub mod metrics;

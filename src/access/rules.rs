@@ -115,6 +115,9 @@ pub const RPCS: &[(&str, Rule)] = &[
     ("/onair.v1.Catalog/WaitReady", rule(READ, Reach::Named)),
     ("/onair.v1.Catalog/GetCatalogStatus", rule(READ, Reach::Narrowed)),
     ("/onair.v1.Catalog/ListPorts", rule(READ, Reach::Narrowed)),
+    ("/onair.v1.Catalog/ImportApplications", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/ImportApplicationsStream", rule(CATALOG, Reach::Named)),
+    ("/onair.v1.Catalog/ListCatalog", rule(READ, Reach::Narrowed)),
     ("/grpc.health.v1.Health/Check", HEALTH),
     ("/grpc.health.v1.Health/Watch", HEALTH),
     // What the sources of onair say anyway.

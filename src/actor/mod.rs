@@ -8,6 +8,7 @@ mod deploy;
 mod drain;
 mod expiry;
 mod handle;
+mod import;
 mod latch;
 mod leases;
 mod lookup;
@@ -58,6 +59,7 @@ pub use self::{
     deploy::{DeployedPage, Deployment, Impact},
     drain::Drained,
     handle::{ActorOptions, RegistryHandle},
+    import::{CatalogPage, Import, Imported, Progress},
     lookup::{Found, ListQuery, Listed, LookupQuery, PickKind, WhyEmpty},
     request::{Beat, BeatOutcome, BeatReply, Reply, Standing},
     resolve::{Resolution, ResolveQuery},

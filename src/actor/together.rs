@@ -8,7 +8,10 @@ use tokio::time::Instant;
 use super::{Actor, Recipient};
 use crate::{
     engine::Engine,
-    registry::{Command, Error, Outcome, catalog::CatalogCommand},
+    registry::{
+        Command, Error, Outcome,
+        catalog::{CatalogAction, CatalogCommand},
+    },
 };
 
 /// Most changes decided in one go: as many as a revision carries commands.
@@ -42,6 +45,8 @@ impl<E: Engine> Actor<E> {
             let (kind, id) = command.action.subject();
             let fits = !is_over
                 && taken.len() < TOGETHER_MAX
+                // Who imports is told what the piece comes to by itself, or that it is to be planned anew.
+                && !matches!(command.action, CatalogAction::Import { .. })
                 && taken.first().is_none_or(|(first, _): &(Box<CatalogCommand>, _)| first.namespace == command.namespace)
                 // Its answer is how the entry stands when all of it is done; and what it expects, no other one changes.
                 && subjects.insert((kind, id.to_owned()));

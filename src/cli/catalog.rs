@@ -1,6 +1,12 @@
-//! `onair app`, `onair service-type`, `onair start-order`, `onair status` and `onair ports`: the catalog of applications.
+//! `onair app`, `service-type`, `start-order`, `status`, `ports`, `graph`, `env` and `export`: the catalog of
+//! applications.
 
 mod app;
+mod env;
+mod export;
+mod graph;
+mod import;
+mod listing;
 mod order;
 mod service_type;
 mod start;
@@ -11,6 +17,8 @@ use tonic::{Request, Response, Status, transport::Channel};
 
 pub use self::{
     app::{Args as AppArgs, run as app, show},
+    env::{EnvArgs, env},
+    graph::{ExportArgs, GraphArgs, export as export_for, graph},
     order::{OrderArgs, PortsArgs, ports, start_order},
     service_type::{Args as ServiceTypeArgs, run as service_type},
     status::{StatusArgs, status},

@@ -91,6 +91,12 @@ enum Command {
     Status(catalog::StatusArgs),
     /// Print which application has which port, and which are free beside them.
     Ports(catalog::PortsArgs),
+    /// Draw the dependencies of the catalog, or report on them.
+    Graph(catalog::GraphArgs),
+    /// Print what an application finds in its environment: its ports, and where everything is that it needs.
+    Env(catalog::EnvArgs),
+    /// Write the catalog as a file of another program.
+    Export(catalog::ExportArgs),
     /// Ask for the health of the registry, or of a service.
     Health(health::Args),
     /// Show the server's identity, limits and counts.
@@ -145,6 +151,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::StartOrder(args) => client(catalog::start_order(args)),
         Command::Status(args) => client(catalog::status(args)),
         Command::Ports(args) => client(catalog::ports(args)),
+        Command::Graph(args) => client(catalog::graph(args)),
+        Command::Env(args) => client(catalog::env(args)),
+        Command::Export(args) => client(catalog::export_for(args)),
         Command::Health(args) => client(health::run(args)),
         Command::Info(args) => client(info::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),

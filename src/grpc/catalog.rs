@@ -1,10 +1,11 @@
 //! `onair.v1.Catalog`: each call is read, handed to the registry, and answered. No rule of it lives here.
 
 mod answer;
+mod import;
 mod live;
 mod read;
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 pub(super) use self::answer::application;
 pub use self::live::ReadyReplies;
@@ -305,6 +306,30 @@ impl Catalog for CatalogService {
         let (query, states, page) = read::status(request)?;
         let standings = self.handle.standings(&namespace, &query, &states, page).await;
         Ok(Response::new(live::standings(standings)))
+    }
+
+    type ImportApplicationsStreamStream = import::Progressing;
+
+    async fn import_applications(
+        &self,
+        request: Request<ImportApplicationsRequest>,
+    ) -> Result<Response<ImportApplicationsResponse>, Status> {
+        Ok(Response::new(import::whole(&self.handle, request).await?))
+    }
+
+    async fn import_applications_stream(
+        &self,
+        request: Request<Streaming<ImportApplicationsStreamRequest>>,
+    ) -> Result<Response<import::Progressing>, Status> {
+        Ok(Response::new(import::streamed(self.handle.clone(), request)?))
+    }
+
+    async fn list_catalog(
+        &self,
+        request: Request<ListCatalogRequest>,
+    ) -> Result<Response<ListCatalogResponse>, Status> {
+        let (namespace, limit, page_token) = read::page_of_catalog(request.into_inner())?;
+        Ok(Response::new(answer::page_of_catalog(self.handle.catalog_page(&namespace, limit, &page_token)?)))
     }
 
     async fn list_ports(&self, request: Request<ListPortsRequest>) -> Result<Response<ListPortsResponse>, Status> {

@@ -3,6 +3,7 @@
 
 mod form;
 mod shapes;
+mod whole;
 
 use std::sync::Arc;
 
@@ -140,6 +141,9 @@ fn service_made(created: bool, service: Option<ServiceType>) -> Response<Body> {
 
 async fn list_applications(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
     let (mut parts, _) = request.into_parts();
+    if let Some(form) = whole::Form::wanted(&parts.headers) {
+        return answered(whole::answer(catalog, parts, form).await);
+    }
     let answer = async {
         let request = Fields::of_query(&parts.uri)?.applications()?;
         let found: ListApplicationsResponse = catalog.call(&mut parts, "ListApplications", &request).await?;
@@ -240,27 +244,9 @@ async fn service_versions(State(catalog): State<Arc<Catalog>>, request: Request)
     answered(versions(&catalog, &mut parts, CatalogKind::ServiceType, "service").await)
 }
 
-/// How many applications one call asks for.
-const PAGE: u32 = 100;
-
 async fn yaml(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    let answer = async {
-        let mut text = String::new();
-        let mut request = ListApplicationsRequest { sort: "id".to_owned(), limit: PAGE, ..Default::default() };
-        loop {
-            let found: ListApplicationsResponse = catalog.call(&mut parts, "ListApplications", &request).await?;
-            found.applications.iter().for_each(|application| shapes::yaml(application, &mut text));
-            if found.applications.len() < PAGE as usize {
-                break;
-            }
-            request.offset += PAGE;
-        }
-        let mut response = Response::new(Body::from(if text.is_empty() { "[]\n".to_owned() } else { text }));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        Ok(response)
-    };
-    answered(answer.await)
+    let (parts, _) = request.into_parts();
+    answered(whole::answer(catalog, parts, whole::Form::Plain).await)
 }
 
 async fn list_services(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {

@@ -10,6 +10,8 @@ mod command;
 mod decide;
 mod dependency;
 mod draft;
+mod groups;
+mod import;
 mod key;
 mod live;
 mod port;
@@ -30,6 +32,7 @@ pub use self::{
     decide::{MAX_APPLICATIONS, MAX_CATALOG_VERSION_BYTES, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     dependency::{Cycle, Dependencies, Shape},
     draft::{ApplicationDraft, Drafted, Refusal, ServiceTypeDraft},
+    import::{ImportPlan, List, Listed, ListedPort, Planned, RefusedEntry},
     live::{Standing, Stood, Tally, asked, stand},
     port::{Full, Ports},
     query::{

@@ -385,5 +385,5 @@ async fn the_routes_of_before() {
     let kinds: Vec<&str> = versions.as_array().unwrap().iter().filter_map(|one| one["type"].as_str()).collect();
     assert_eq!((kinds, &versions[1]["application"]["id"]), (vec!["insert", "delete"], &"www".into()));
     let (status, yaml) = ask_as_before(&server, "GET /applications/yaml", FORM, "").await;
-    assert!(status == 200 && yaml.starts_with("- id: api\n  ports:\n    - healthcheck:\n"), "{yaml}");
+    assert!(status == 200 && yaml.starts_with("- id: api\n  ports:\n  - healthcheck:\n"), "{yaml}");
 }

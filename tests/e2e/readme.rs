@@ -253,4 +253,7 @@ async fn a_shop_starts_in_order_as_the_readme_says() {
     let said = third.run(tour.block(&["onair status"])).await;
     assert!(said.contains("shop-api     MISSING  play:6011->9000        0     -          -"), "{said}");
     assert!(said.contains("2 online, 1 missing, 0 on an unexpected port"), "{said}");
+    let said = third.run(tour.block(&["onair env"])).await;
+    assert!(said.contains("PORT=6010") && said.contains("SHOP_API_URL=http://localhost:6011"), "{said}");
+    assert!(said.contains("3 applications: would be 0 created, 0 updated, 3 unchanged, 0 refused"), "{said}");
 }

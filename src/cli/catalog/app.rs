@@ -1,6 +1,6 @@
 //! `onair app`: applications of the catalog, their ports, what they need, and what changed.
 
-use super::{ask, joined, ports_of, told_gone};
+use super::{ask, export, import, joined, ports_of, told_gone};
 use crate::{
     cli::{
         deploy::{Expected, ago},
@@ -25,6 +25,8 @@ Examples:
   onair app list shop --sort port
   onair app depend shop-api shop-mail
   onair app report shop-db
+  onair app export > catalog.json
+  onair app import catalog.json --strict
 
 An application's external port is the next one of its family, unless --external names one.";
 
@@ -105,6 +107,10 @@ enum Action {
         #[command(flatten)]
         given: Given<ClientSettings>,
     },
+    /// Take a list of applications, as it was exported here or by another registry.
+    Import(import::Args),
+    /// Print the whole catalog, for an import, for other programs, or to be drawn.
+    Export(export::Args),
     /// Show what the dependencies look like, and who is affected if an application goes.
     Report {
         /// The application.
@@ -207,6 +213,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Action::Depend(pair) => depend(pair).await,
         Action::Undepend(pair) => undepend(pair).await,
         Action::Versions { id, limit, given } => versions(id, limit, &given).await,
+        Action::Import(args) => import::run(args).await,
+        Action::Export(args) => export::run(args).await,
         Action::Report { id, given } => report(id, &given).await,
     }
 }
@@ -316,7 +324,8 @@ fn row_of(version: &CatalogVersion) -> [String; 6] {
     [version.id.to_string(), ago(version.at), change.to_owned(), of, ports, needs]
 }
 
-async fn report(id: Option<String>, given: &Given<ClientSettings>) -> Result<(), Failure> {
+/// Tells what the dependencies look like.
+pub(super) async fn report(id: Option<String>, given: &Given<ClientSettings>) -> Result<(), Failure> {
     let application = id.unwrap_or_default();
     let request = |namespace| GetDependencyReportRequest { namespace, application: application.clone() };
     let send = async |mut client: super::Client, request| client.get_dependency_report(request).await;

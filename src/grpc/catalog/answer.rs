@@ -1,12 +1,15 @@
 //! What the catalog has, as responses say it.
 
+use std::sync::Arc;
+
 use tonic::Status;
 
 use crate::{
+    actor::CatalogPage,
     grpc::status::{self, Reason},
     proto::{
-        self, ApplicationPort, CatalogChange, CatalogVersion, GetDependencyReportResponse, PortBlock, PortInUse,
-        StartLevel, catalog_version,
+        self, ApplicationPort, CatalogChange, CatalogVersion, GetDependencyReportResponse, ListCatalogResponse,
+        ListedApplication, ListedPort, ListedServiceType, PortBlock, PortInUse, StartLevel, catalog_version,
     },
     registry::catalog::{Application, Block, Book, Cycle, Entry, Recorded, ServiceType, Shape, Version, VersionChange},
 };
@@ -114,5 +117,29 @@ pub(super) fn block(book: &Book, block: Block) -> PortBlock {
         last: block.last.into(),
         ports: block.used.into_iter().map(used).collect(),
         free: block.free.into_iter().map(Into::into).collect(),
+    }
+}
+
+pub(super) fn page_of_catalog(page: CatalogPage) -> ListCatalogResponse {
+    let service_type = |of: &Arc<Entry<ServiceType>>| ListedServiceType {
+        id: of.value.id.to_string(),
+        default_port: Some(of.value.default_port.into()),
+        offset: of.value.offset.map(Into::into),
+    };
+    let port = |port: &crate::registry::catalog::Port| ListedPort {
+        service: port.service.to_string(),
+        external: Some(port.external.into()),
+        internal: Some(port.internal.into()),
+    };
+    let application = |of: &Arc<Entry<Application>>| ListedApplication {
+        id: of.value.id.to_string(),
+        ports: of.value.ports.iter().map(port).collect(),
+        dependencies: of.value.dependencies.iter().map(ToString::to_string).collect(),
+    };
+    ListCatalogResponse {
+        service_types: page.types.iter().map(service_type).collect(),
+        applications: page.applications.iter().map(application).collect(),
+        next_page_token: page.next_page_token,
+        revision: page.revision,
     }
 }

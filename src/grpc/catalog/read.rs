@@ -10,7 +10,8 @@ use crate::{
     grpc,
     proto::{
         ApplicationState, CatalogKind, CreateApplicationRequest, GetCatalogStatusRequest, ListApplicationsRequest,
-        ListCatalogVersionsRequest, ListServiceTypesRequest, PutApplicationRequest, WaitReadyRequest,
+        ListCatalogRequest, ListCatalogVersionsRequest, ListServiceTypesRequest, PutApplicationRequest,
+        WaitReadyRequest,
     },
     registry::{
         ALL_NAMESPACES, DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Violation,
@@ -23,6 +24,8 @@ use crate::{
 const LIMIT: u32 = 25;
 /// How many entries a page has at most.
 const LIMIT_MAX: u32 = 100;
+/// How many applications a page of the whole catalog has at most.
+const EXPORT_MAX: u32 = 1_000;
 /// How many values a filter of a list has at most.
 const FILTER_MAX: usize = 100;
 /// How many applications a start order is asked for by name at most, and a wait.
@@ -30,7 +33,7 @@ const START_MAX: usize = 10_000;
 /// How long services are waited for by who does not say.
 const READY_WAIT: Duration = Duration::from_secs(60);
 
-fn checked<T>(value: T, violations: Vec<Violation>) -> Result<T, Status> {
+pub(super) fn checked<T>(value: T, violations: Vec<Violation>) -> Result<T, Status> {
     if violations.is_empty() { Ok(value) } else { Err(Error::Invalid(violations).into()) }
 }
 
@@ -104,7 +107,7 @@ fn sort_and_page(sort: &str, limit: u32, offset: u32, violations: &mut Vec<Viola
     (sort, page(limit, offset, violations))
 }
 
-fn check_count(field: &str, count: usize, max: usize, violations: &mut Vec<Violation>) {
+pub(super) fn check_count(field: &str, count: usize, max: usize, violations: &mut Vec<Violation>) {
     if count > max {
         violations.push(violation(field, format!("must be at most {max}, not {count}")));
     }
@@ -215,6 +218,18 @@ pub(super) fn versions(request: ListCatalogVersionsRequest) -> Result<(VersionQu
     let entries = set("entries", entries, &mut violations);
     let page = page(limit, offset, &mut violations);
     checked((VersionQuery { numbers, entries, of_applications, descending }, page), violations)
+}
+
+/// Which part of the whole catalog.
+pub(super) fn page_of_catalog(request: ListCatalogRequest) -> Result<(SmolStr, usize, String), Status> {
+    let ListCatalogRequest { namespace, limit, page_token } = request;
+    let (namespace, mut violations) = (or_default(&namespace), Vec::new());
+    check_name("namespace", namespace, &mut violations);
+    if limit > EXPORT_MAX {
+        violations.push(violation("limit", format!("must be 1 to {EXPORT_MAX}, not {limit}")));
+    }
+    let limit = if limit == 0 { EXPORT_MAX } else { limit };
+    checked((namespace.into(), limit as usize, page_token), violations)
 }
 
 /// From which port to which.

@@ -42,6 +42,8 @@ label! {
         WaitReady = "Catalog.WaitReady",
         /// Any other of `onair.v1.Catalog`.
         Catalog = "Catalog",
+        /// `onair.v1.Catalog/ImportApplicationsStream`.
+        CatalogImport = "Catalog.Import",
         /// `grpc.health.v1.Health/Check`.
         HealthCheck = "Health.Check",
         /// `grpc.health.v1.Health/List`.
@@ -74,6 +76,7 @@ impl Rpc {
             "/onair.v1.Deployments/Switch" | "/onair.v1.Deployments/SwitchBack" => Self::Switch,
             path if path.starts_with("/onair.v1.Deployments/") => Self::Deployments,
             "/onair.v1.Catalog/WaitReady" => Self::WaitReady,
+            "/onair.v1.Catalog/ImportApplicationsStream" => Self::CatalogImport,
             path if path.starts_with("/onair.v1.Catalog/") => Self::Catalog,
             "/grpc.health.v1.Health/Check" => Self::HealthCheck,
             "/grpc.health.v1.Health/List" => Self::HealthList,
@@ -91,13 +94,21 @@ impl Rpc {
     /// Whether it is known, and its request is a single message.
     #[must_use]
     pub fn has_one_request(self) -> bool {
-        !matches!(self, Self::HeartbeatStream | Self::Subscribe | Self::Other)
+        !matches!(self, Self::HeartbeatStream | Self::Subscribe | Self::CatalogImport | Self::Other)
     }
 
     /// Whether its answer is a stream, which lasts as long as the caller likes.
     #[must_use]
     pub fn is_stream(self) -> bool {
-        matches!(self, Self::HeartbeatStream | Self::Watch | Self::Subscribe | Self::WaitReady | Self::HealthWatch)
+        matches!(
+            self,
+            Self::HeartbeatStream
+                | Self::Watch
+                | Self::Subscribe
+                | Self::WaitReady
+                | Self::CatalogImport
+                | Self::HealthWatch
+        )
     }
 }
 

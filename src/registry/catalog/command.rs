@@ -3,7 +3,7 @@
 use prost_types::Timestamp;
 use smol_str::SmolStr;
 
-use super::{ApplicationDraft, ServiceTypeDraft};
+use super::{Application, ApplicationDraft, ServiceTypeDraft};
 use crate::registry::{Principal, document::Kind, key::Revision};
 
 /// A change of the catalog of one namespace that somebody wants.
@@ -40,6 +40,15 @@ pub enum CatalogAction {
     Depend(SmolStr, SmolStr),
     /// An application that does not need another one any more.
     Undepend(SmolStr, SmolStr),
+    /// A piece of a list, all of it or nothing.
+    Import {
+        /// Kinds of programs, there already or not.
+        types: Vec<ServiceTypeDraft>,
+        /// Applications as they were planned, whole; the first one stands for the piece.
+        applications: Vec<Application>,
+        /// The number of the last version when it was planned, and what was taken of it since.
+        after: u64,
+    },
 }
 
 impl CatalogAction {
@@ -62,6 +71,10 @@ impl CatalogAction {
             Self::CreateType(draft) | Self::PutType(draft) => (Kind::ServiceType, &draft.id),
             Self::DeleteType(id) => (Kind::ServiceType, id),
             Self::Create(draft) | Self::Put(draft) => (Kind::Application, &draft.id),
+            Self::Import { types, applications, .. } => match (applications.first(), types.first()) {
+                (None, Some(draft)) => (Kind::ServiceType, &draft.id),
+                (first, _) => (Kind::Application, first.map_or("", |first| &first.id)),
+            },
             Self::Delete(id) | Self::Depend(id, _) | Self::Undepend(id, _) => (Kind::Application, id),
         }
     }

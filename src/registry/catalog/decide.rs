@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use smol_str::SmolStr;
 
 use super::{
-    Book, CatalogAction, CatalogCommand, Drafted, Entry, Refusal, VersionChange, seeds,
+    Application, Book, CatalogAction, CatalogCommand, Drafted, Entry, Refusal, ServiceTypeDraft, VersionChange, seeds,
     stored::{self, Stored, Times},
 };
 use crate::registry::{
@@ -139,7 +139,30 @@ impl<'a> Writing<'a> {
                 let drafted = catalog.undepend(id, dependency)?;
                 self.put_drafted(wanted, drafted)
             }
+            CatalogAction::Import { types, applications, after } => {
+                let untouched = self.next_number() == after + 1;
+                self.import(wanted, types, applications, untouched)
+            }
         }
+    }
+
+    fn import(
+        &mut self,
+        wanted: &CatalogCommand,
+        types: &[ServiceTypeDraft],
+        applications: &[Application],
+        untouched: bool,
+    ) -> Result<(), Stop> {
+        for draft in types {
+            let drafted = self.book.catalog().put_type_draft(&self.registry.port_rules, draft)?;
+            self.put_drafted(wanted, drafted)?;
+        }
+        for application in applications {
+            let stale = Error::StaleRevision { expected: wanted.expected, revision: self.registry.revision() };
+            let drafted = self.book.catalog().retake(application, untouched).ok_or(stale)?;
+            self.put_drafted(wanted, drafted)?;
+        }
+        Ok(())
     }
 
     fn put_drafted<T: Stored>(&mut self, wanted: &CatalogCommand, drafted: Drafted<T>) -> Result<(), Stop> {

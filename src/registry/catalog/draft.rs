@@ -65,12 +65,12 @@ pub enum Refusal {
     Full(Full),
 }
 
-fn violation(field: impl Into<String>, description: impl Into<String>) -> Violation {
+pub(super) fn violation(field: impl Into<String>, description: impl Into<String>) -> Violation {
     Violation { field: field.into(), description: description.into() }
 }
 
 /// A violation if the port is none that programs of users may have.
-fn port(field: &str, label: &str, given: i64, violations: &mut Vec<Violation>) -> Option<u16> {
+pub(super) fn port(field: &str, label: &str, given: i64, violations: &mut Vec<Violation>) -> Option<u16> {
     if given <= SYSTEM_PORT_MAX {
         violations.push(violation(field, format!("{label} must be > {SYSTEM_PORT_MAX}")));
         return None;
@@ -78,6 +78,17 @@ fn port(field: &str, label: &str, given: i64, violations: &mut Vec<Violation>) -
     let port = u16::try_from(given).ok();
     if port.is_none() {
         violations.push(violation(field, format!("{label} must be <= {}", u16::MAX)));
+    }
+    port
+}
+
+/// A violation if the port is none that a program may listen on.
+pub(super) fn internal(field: &str, given: Option<i64>, violations: &mut Vec<Violation>) -> Option<u16> {
+    let given = given?;
+    let port = u16::try_from(given).ok().filter(|port| *port != 0);
+    if port.is_none() {
+        let bound = if given <= 0 { "> 0".to_owned() } else { format!("<= {}", u16::MAX) };
+        violations.push(violation(field, format!("Internal port must be {bound}")));
     }
     port
 }
@@ -272,7 +283,7 @@ impl Catalog {
             let fault = if *dependency == draft.id {
                 on_self(dependency)
             } else if !self.applications.contains_key(dependency) {
-                format!("Dependency[{dependency}] references a non existing application")
+                not_there(dependency)
             } else if circles.contains(&dependency) {
                 circular(&draft.id, dependency)
             } else {
@@ -292,14 +303,7 @@ impl Catalog {
             let sentence = format!("External port {external} is already assigned to the application {owner}");
             violations.push(violation("external", sentence));
         }
-        let internal = draft.internal.and_then(|given| {
-            let port = u16::try_from(given).ok().filter(|port| *port != 0);
-            if port.is_none() {
-                let bound = if given <= 0 { "> 0".to_owned() } else { format!("<= {}", u16::MAX) };
-                violations.push(violation("internal", format!("Internal port must be {bound}")));
-            }
-            port
-        });
+        let internal = internal("internal", draft.internal, violations);
         (external, internal)
     }
 
@@ -343,14 +347,18 @@ fn not_found(dependency: &str) -> String {
     format!("Application named[{dependency}] not found")
 }
 
-fn on_self(dependency: &str) -> String {
+pub(super) fn not_there(dependency: &str) -> String {
+    format!("Dependency[{dependency}] references a non existing application")
+}
+
+pub(super) fn on_self(dependency: &str) -> String {
     format!("Cannot declare dependency[{dependency}] on self")
 }
 
-fn circular(id: &str, dependency: &str) -> String {
+pub(super) fn circular(id: &str, dependency: &str) -> String {
     format!("Application[{id}] Cannot declare a circular dependency on[{dependency}]")
 }
 
-fn too_many(count: usize) -> String {
+pub(super) fn too_many(count: usize) -> String {
     format!("must be at most {MAX_DEPENDENCIES}, not {count}")
 }

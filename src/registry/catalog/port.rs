@@ -82,7 +82,7 @@ impl Ports {
 
     /// The blocks that have a port of the application's family, in order. An application is of many families: `a-b-c` is
     /// one of `a`'s, of `a-b`'s and of its own.
-    fn blocks(&self, rules: &PortRules, application: &str) -> BTreeSet<u16> {
+    pub(super) fn blocks(&self, rules: &PortRules, application: &str) -> BTreeSet<u16> {
         let family = family(application);
         // `.` is what follows `-`.
         let members = self.of.range(SmolStr::from(format!("{family}-"))..SmolStr::from(format!("{family}.")));
@@ -96,8 +96,21 @@ impl Ports {
     /// # Errors
     /// There is no such block.
     pub fn next(&self, rules: &PortRules, application: &str, offset: Option<u16>) -> Result<u16, Full> {
+        self.next_among(rules, offset, self.blocks(rules, application))
+    }
+
+    /// The same, where these are the blocks of the family.
+    ///
+    /// # Errors
+    /// As `next`.
+    pub(super) fn next_among(
+        &self,
+        rules: &PortRules,
+        offset: Option<u16>,
+        own: impl IntoIterator<Item = u16>,
+    ) -> Result<u16, Full> {
         let place = |block: u16| rules.places(block, offset).find(|port| self.owner(*port).is_none());
-        let mut own = self.blocks(rules, application).into_iter().filter(|block| rules.allows_block(*block));
+        let mut own = own.into_iter().filter(|block| rules.allows_block(*block));
         if let Some(port) = own.find_map(place) {
             return Ok(port);
         }

@@ -3,6 +3,7 @@
 mod allocation;
 mod drafts;
 mod graph;
+mod import;
 mod naive;
 mod state;
 
