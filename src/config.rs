@@ -6,6 +6,7 @@
 mod authority;
 mod kind;
 mod lists;
+mod pem;
 mod sources;
 
 use std::{
@@ -24,8 +25,11 @@ use kind::{
     Size, Span, Switch, Zone,
 };
 use lists::{Blocks, Ports};
+use pem::PemOrFile;
 
 use crate::registry::catalog::{BlockPattern, PortRules};
+
+use crate::tls::{ClientAuth, ClientFiles, Pem, ServerFiles};
 
 /// The port that servers listen on and clients dial unless told otherwise (ONAI on a telephone's keys).
 pub const DEFAULT_PORT: u16 = 6624;
@@ -136,6 +140,18 @@ settings! {
         /// Listen beyond loopback although there is neither TLS nor a token, so that whoever reaches the port is an
         /// operator. Default false.
         insecure: bool = false, Switch;
+        /// Certificate of this server in PEM, followed by what leads to its authority: a file, or the PEM itself. With it
+        /// every address speaks TLS, and nothing else. `onair tls init` makes one. Default: none.
+        tls_cert: Option<Pem> = None, PemOrFile;
+        /// The private key of `tls_cert` in PEM: a file, or the PEM itself, which belongs in the environment and not on a
+        /// command line. Default: none.
+        tls_key: Option<Pem> = None, PemOrFile;
+        /// Authorities in PEM whose certificates clients may show: a file, or the PEM itself. Default: none, so that no
+        /// client is asked for one.
+        tls_client_ca: Option<Pem> = None, PemOrFile;
+        /// Whether a client needs a certificate where `tls_client_ca` is given: required, or optional, where one that is
+        /// shown has to be good. Probes and scrapes on `ops_listen` need none. Default required.
+        tls_client_auth: ClientAuth = ClientAuth::Required, Choice;
         /// Threads that serve connections, 1 to 256; with one, that thread owns the state too. Default 1.
         io_threads: usize = 1, Count<1, 256>;
         /// After a restart no lease ends sooner than this from when the port answers. Default 30s.
@@ -213,13 +229,22 @@ settings! {
 settings! {
     /// What every command that calls a registry can be told.
     pub struct ClientSettings in "client" as "Registry and output" checked by check_client {
-        /// The registry: host:port, or http://host1,host2/namespace?ttl=5s&timeout=2s, whose hosts are tried in turn.
-        /// Default http://127.0.0.1:6624.
+        /// The registry: host:port, or http://host1,host2/namespace?ttl=5s&timeout=2s, whose hosts are tried in turn; by TLS
+        /// with https://, or without a protocol where `ca` or `cert` is given. Default http://127.0.0.1:6624.
         url: String = format!("http://127.0.0.1:{DEFAULT_PORT}"), Location;
         /// The namespace to speak of; in reads * means all. Default: the url's, else `default`.
         namespace: String = String::new(), Name;
         /// How long one call to one host may take. Default 10s.
         timeout: Duration = Duration::from_secs(10), Span<1, { 24 * HOUR }>;
+        /// Authorities in PEM by which a registry at https:// is believed: a file, or the PEM itself. Default: those that
+        /// this system believes.
+        ca: Option<Pem> = None, PemOrFile;
+        /// Certificate to show to a registry at https://, in PEM, followed by what leads to its authority: a file, or the
+        /// PEM itself. Default: none.
+        cert: Option<Pem> = None, PemOrFile;
+        /// The private key of `cert` in PEM: a file, or the PEM itself, which belongs in the environment and not on a
+        /// command line. Default: none.
+        key: Option<Pem> = None, PemOrFile;
         /// How to print: table, json (one object, for streams one a line), or curl: the command that makes the same call
         /// over HTTP, instead of making it. Default table.
         output: Output = Output::Table, Choice;
@@ -251,14 +276,16 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
         .into_iter()
         .flat_map(|(setting, addresses)| addresses.iter().map(move |address| (setting, address)))
         .collect();
-    if !settings.insecure {
+    if !settings.insecure && !is_protected(settings) {
         wrong.extend(bound.iter().filter(|(_, address)| !is_loopback(address)).map(|(setting, address)| {
             format!(
-                "{setting}: {address} can be reached from other machines, and there is neither TLS nor a token: \
-                 listen on loopback, or add --insecure if the network is trusted"
+                "{setting}: {address} can be reached from other machines, and there is neither TLS nor a token: give \
+                 --tls-cert and --tls-key (`onair tls init` makes both), or add --insecure if whoever reaches the port \
+                 may do everything"
             )
         }));
     }
+    wrong.extend(check_tls(settings));
     for (position, (setting, address)) in bound.iter().enumerate() {
         if address.port() != 0 && bound[..position].iter().any(|(_, before)| before == address) {
             wrong.push(format!("{setting}: {address} is given twice"));
@@ -275,8 +302,44 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
     wrong
 }
 
-fn check_client(_: &ClientSettings) -> Vec<String> {
-    Vec::new()
+/// Whether somebody who only reaches the port can do nothing: the one place that says what is enough (promise 19).
+fn is_protected(settings: &ServeSettings) -> bool {
+    settings.tls_cert.is_some()
+}
+
+fn check_tls(settings: &ServeSettings) -> Vec<String> {
+    let needs = [
+        ("tls_cert", settings.tls_cert.is_some(), "tls_key", settings.tls_key.is_some()),
+        ("tls_key", settings.tls_key.is_some(), "tls_cert", settings.tls_cert.is_some()),
+        ("tls_client_ca", settings.tls_client_ca.is_some(), "tls_cert", settings.tls_cert.is_some()),
+    ];
+    let missing = needs.into_iter().filter(|(_, given, _, there)| *given && !there);
+    missing.map(|(setting, _, other, _)| format!("{setting}: without {other} it is of no use")).collect()
+}
+
+impl ServeSettings {
+    /// What TLS is made of, if it is spoken.
+    #[must_use]
+    pub fn tls(&self) -> Option<ServerFiles> {
+        let clients = self.tls_client_ca.clone().map(|authorities| (authorities, self.tls_client_auth));
+        Some(ServerFiles { certificate: self.tls_cert.clone()?, key: self.tls_key.clone()?, clients })
+    }
+}
+
+fn check_client(settings: &ClientSettings) -> Vec<String> {
+    match (&settings.cert, &settings.key) {
+        (Some(_), None) => vec!["cert: without key it is of no use".to_owned()],
+        (None, Some(_)) => vec!["key: without cert it is of no use".to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+impl ClientSettings {
+    /// What TLS is made of, if it is spoken.
+    #[must_use]
+    pub fn tls(&self) -> ClientFiles {
+        ClientFiles { ca: self.ca.clone(), pair: self.cert.clone().zip(self.key.clone()) }
+    }
 }
 
 fn is_loopback(address: &SocketAddr) -> bool {
@@ -306,7 +369,9 @@ mod tests {
                 "zone",
                 "breaker_off",
             ]
-            .contains(&key.as_str());
+            .contains(&key.as_str())
+                || key.starts_with("tls_")
+                || ["ca", "cert", "key"].contains(&key.as_str());
             assert!(elsewhere || said == format!("{shown}."), "{key}: documented {said:?}, is {shown:?}");
             assert!(!said.is_empty(), "{key} documents no default");
         }
@@ -350,5 +415,33 @@ mod tests {
         assert_eq!(port("127.0.0.1:1", "127.0.0.1:2"), [""; 0]);
         assert_eq!(port("127.0.0.1:1", "127.0.0.1:1"), ["ops_listen: 127.0.0.1:1 is given twice"]);
         assert!(port("127.0.0.1:1", "10.0.0.1:2")[0].starts_with("ops_listen: 10.0.0.1:2 can be reached"));
+    }
+
+    #[test]
+    fn tls_needs_both_files_and_is_enough_beyond_loopback() {
+        let wrong = |given: &[&str]| {
+            let mut settings = ServeSettings { data_dir: "x".into(), ..ServeSettings::default() };
+            settings.listen = vec!["0.0.0.0:1".parse().unwrap()];
+            for row in ServeSettings::table().iter().filter(|row| given.contains(&row.key)) {
+                (row.read)(&mut settings, "some.pem").unwrap();
+            }
+            settings.check()
+        };
+        assert_eq!(wrong(&["tls_cert", "tls_key"]), [""; 0]);
+        assert_eq!(wrong(&["tls_cert", "tls_key", "tls_client_ca"]), [""; 0]);
+        assert_eq!(wrong(&["tls_cert"]), ["tls_cert: without tls_key it is of no use"]);
+        let [open, key, authorities] = &wrong(&["tls_key", "tls_client_ca"])[..] else { panic!() };
+        assert!(open.contains("give --tls-cert and --tls-key") && open.contains("or add --insecure"), "{open}");
+        assert_eq!(key, "tls_key: without tls_cert it is of no use");
+        assert_eq!(authorities, "tls_client_ca: without tls_cert it is of no use");
+    }
+
+    #[test]
+    fn a_key_is_not_shown() {
+        let mut settings = ServeSettings::default();
+        let row = ServeSettings::table().iter().find(|row| row.key == "tls_key").unwrap();
+        (row.read)(&mut settings, "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----").unwrap();
+        let shown = format!("{} {settings:?}", (row.show)(&settings));
+        assert!(shown.contains("given as text") && !shown.contains("c2VjcmV0"), "{shown}");
     }
 }

@@ -1,4 +1,4 @@
-//! The connection string: `http://host1,host2/namespace?ttl=5s`, or just `host:port`. Pure text; dials nothing.
+//! The connection string: `http://host1,host2/namespace?ttl=5s`, by TLS with `https://`, or just `host:port`. Pure text; dials nothing.
 
 use std::{fmt, time::Duration};
 
@@ -12,6 +12,8 @@ pub struct Connection {
     pub hosts: Vec<Host>,
     /// The namespace, empty if none is named.
     pub namespace: String,
+    /// Whether a protocol is written, http or https.
+    pub says_protocol: bool,
     /// `ttl=`: of what is registered, where nothing else says one.
     pub ttl: Option<Duration>,
     /// `timeout=`: of a call, where nothing else says one.
@@ -25,11 +27,13 @@ pub struct Host {
     pub name: String,
     /// Its port.
     pub port: u16,
+    /// Whether it is called by TLS.
+    pub tls: bool,
 }
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", host_port(&self.name, u32::from(self.port)))
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, host_port(&self.name, u32::from(self.port)))
     }
 }
 
@@ -45,21 +49,20 @@ impl Connection {
     }
 
     fn parse_into(text: &str, wrong: &mut Vec<String>) -> Self {
-        let (protocol, rest) = text.split_once("://").unwrap_or(("http", text));
+        let (protocol, rest) = text.split_once("://").unwrap_or(("", text));
         match protocol {
-            "http" => {}
-            "https" => wrong.push("https is not supported yet, use http".to_owned()),
-            other => wrong.push(format!("`{other}` is not a protocol, use http")),
+            "" | "http" | "https" => {}
+            other => wrong.push(format!("`{other}` is not a protocol, use http or https")),
         }
         let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let mut connection = Self::default();
+        let mut connection = Self { says_protocol: !protocol.is_empty(), ..Self::default() };
         if hosts.contains('@') {
             wrong.push("user names and passwords do not belong into it".to_owned());
             return connection;
         }
         for host in hosts.split(',') {
-            match Host::parse(host.trim()) {
+            match Host::parse(host.trim(), protocol == "https") {
                 Ok(host) if connection.hosts.contains(&host) => {}
                 Ok(host) => connection.hosts.push(host),
                 Err(why) => wrong.push(why),
@@ -93,7 +96,7 @@ impl Connection {
 }
 
 impl Host {
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str, tls: bool) -> Result<Self, String> {
         let refused = || format!("`{text}` is not a host, like 127.0.0.1:{DEFAULT_PORT}, registry.example or [::1]");
         let (name, port) = if let Some(rest) = text.strip_prefix('[') {
             let (name, port) = rest.split_once(']').ok_or_else(refused)?;
@@ -113,7 +116,7 @@ impl Host {
             None => DEFAULT_PORT,
             Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(refused)?,
         };
-        Ok(Self { name: name.to_owned(), port })
+        Ok(Self { name: name.to_owned(), port, tls })
     }
 }
 
@@ -146,6 +149,7 @@ mod tests {
             ("http://h1,h2:7000/shop", "http://h1:6624 http://h2:7000", "shop"),
             ("http://h1,h1,h2/shop/?ttl=5s", "http://h1:6624 http://h2:6624", "shop"),
             ("http://h1?timeout=2s", "http://h1:6624", ""),
+            ("https://h1,[::1]/shop", "https://h1:6624 https://[::1]:6624", "shop"),
             ("[::1]:7000", "http://[::1]:7000", ""),
             ("http://[::1],::2/", "http://[::1]:6624 http://[::2]:6624", ""),
             ("h/a%20b%C3%BC", "http://h:6624", "a bü"),
@@ -165,7 +169,6 @@ mod tests {
             ("", "`` is not a host"),
             ("http://", "`` is not a host"),
             ("ftp://h", "`ftp` is not a protocol"),
-            ("https://h", "https is not supported yet"),
             ("h:0", "`h:0` is not a host"),
             ("h:70000", "`h:70000` is not a host"),
             ("h1,,h2", "`` is not a host"),

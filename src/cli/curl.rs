@@ -12,6 +12,7 @@ use crate::{
         routes::Table,
     },
     proto::{DeregisterRequest, HeartbeatRequest, RegisterRequest},
+    tls::ClientFiles,
 };
 
 /// Quiet but for errors, with the exit code of a failure if the server refuses.
@@ -67,7 +68,25 @@ fn call(session: &Session, method: &str, request: &impl Message) -> Result<Curl,
     let message = route.and_then(|route| DynamicMessage::decode(route.rpc.input(), &request.encode_to_vec()[..]).ok());
     let composed = message.and_then(|message| compose(&table, method, &message));
     let composed = composed.ok_or_else(|| Failure::Internal(format!("no route stands for this {method}")))?;
-    Ok(curl(&session.line.host(), composed))
+    let mut curl = curl(&session.line.host(), composed);
+    if let Some(tls) = session.line.tls() {
+        curl.options.extend(of_tls(&tls.files)?);
+    }
+    Ok(curl)
+}
+
+/// What tells curl the same about TLS.
+fn of_tls(files: &ClientFiles) -> Result<Vec<String>, Failure> {
+    let (cert, key) = files.pair.as_ref().map_or((None, None), |(cert, key)| (Some(cert), Some(key)));
+    let mut options = Vec::new();
+    for (option, given) in [("--cacert", files.ca.as_ref()), ("--cert", cert), ("--key", key)] {
+        let Some(given) = given else { continue };
+        let path = given.path().ok_or_else(|| {
+            Failure::Usage(format!("curl takes files alone for {option}: give the path of a file instead of PEM"))
+        })?;
+        options.extend([option.to_owned(), path.display().to_string()]);
+    }
+    Ok(options)
 }
 
 /// The command for a request to a host.

@@ -10,6 +10,7 @@ use super::text::safe;
 use crate::{
     config::{Refused, show_duration},
     grpc::status::code_name,
+    tls,
 };
 
 /// What the root command's help says of exit codes.
@@ -161,6 +162,8 @@ pub enum Cause {
         /// Nobody listens there.
         refused: bool,
     },
+    /// TLS did not come about: a sentence that says what to do.
+    Tls(String),
     /// No answer in time.
     Timeout(Duration),
     /// The server answered with an error.
@@ -180,6 +183,9 @@ impl Cause {
     /// The deepest cause of a transport's error.
     #[must_use]
     pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
+        if let Some(text) = tls::explain(error) {
+            return Self::Tls(text);
+        }
         let (mut deepest, mut refused) = (error, false);
         loop {
             refused |=
@@ -198,7 +204,7 @@ impl Cause {
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Status(status) => Some(status.code()),
-            Self::Transport { .. } | Self::Timeout(_) => None,
+            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
         }
     }
 
@@ -207,7 +213,7 @@ impl Cause {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Status(status) => status.get_details_error_info().map(|info| info.reason),
-            Self::Transport { .. } | Self::Timeout(_) => None,
+            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
         }
     }
 
@@ -233,7 +239,7 @@ impl Cause {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status(status) => status.get_details_retry_info()?.retry_delay,
-            Self::Transport { .. } | Self::Timeout(_) => None,
+            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
         }
     }
 
@@ -263,7 +269,7 @@ impl Cause {
     #[must_use]
     pub fn sentence(&self) -> String {
         match self {
-            Self::Transport { text, .. } => safe(text).into_owned(),
+            Self::Transport { text, .. } | Self::Tls(text) => safe(text).into_owned(),
             Self::Timeout(limit) => format!("no answer within {}", show_duration(*limit)),
             Self::Status(status) => {
                 let reason = self.reason().map_or_else(String::new, |reason| format!(" ({})", safe(&reason)));

@@ -81,7 +81,7 @@ impl Fake {
 
 /// A line to the hosts of a connection string.
 pub fn line(hosts: &str) -> Line {
-    Line::new(Connection::parse(hosts).unwrap().hosts, Duration::from_secs(10))
+    Line::new(Connection::parse(hosts).unwrap().hosts, Duration::from_secs(10), None)
 }
 
 type Calls = mpsc::UnboundedSender<Call>;

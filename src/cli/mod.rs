@@ -26,6 +26,7 @@ mod serve;
 mod session;
 mod switch;
 mod text;
+mod tls;
 mod watch;
 
 use std::{env, io, path::PathBuf, process::ExitCode};
@@ -105,6 +106,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Measure a running server under load.
     Bench(bench::Args),
+    /// Make certificates for a start.
+    Tls(tls::Args),
     /// Print a script that completes this command's arguments in a shell.
     #[command(after_help = COMPLETIONS)]
     Completions {
@@ -158,6 +161,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Info(args) => client(info::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),
         Command::Bench(args) => client(bench::run(args)),
+        Command::Tls(args) => tls::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "onair", &mut script);

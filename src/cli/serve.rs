@@ -3,13 +3,17 @@
 use serde_json::{Map, json};
 
 use super::{failure::Failure, print::Printer, text::Table};
-use crate::config::{Given, Output, Resolved, ServeSettings};
+use crate::{
+    config::{Given, Output, Refused, Resolved, ServeSettings},
+    server::ServeError,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   onair serve
   onair serve --ephemeral --listen 127.0.0.1:0
   onair serve --listen 127.0.0.1:6624,[::1]:6624 --data-dir /var/lib/onair
+  onair serve --listen 0.0.0.0:6624 --tls-cert server.pem --tls-key server.key --tls-client-ca ca.pem
   onair serve --print-config
 
 Each value is taken from its flag, else from its ONAIR_* variable, else from the [serve] table of the \
@@ -39,7 +43,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if args.print_config {
         return print_config(&Printer::new(args.output), &resolved);
     }
-    crate::server::run(resolved.settings).map_err(|error| Failure::Other(error.to_string()))
+    crate::server::run(resolved.settings).map_err(|error| match error {
+        ServeError::Tls(wrong) => Failure::Settings(Refused(wrong.iter().map(ToString::to_string).collect())),
+        error => Failure::Other(error.to_string()),
+    })
 }
 
 fn print_config(print: &Printer, resolved: &Resolved<ServeSettings>) -> Result<(), Failure> {

@@ -1,19 +1,26 @@
 //! A command's line to the registry: settings, the hosts tried in turn, timeouts, backoff. Knows no command.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use tokio::time::timeout;
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::client::TlsStream;
 use tonic::{
     Request, Response, Status,
+    codegen::{Service, http::Uri},
     transport::{Channel, Endpoint},
 };
+use tower::service_fn;
 
 use super::{
     connection::{Connection, Host},
     failure::{CallFailed, Cause, Failure},
     print::Printer,
 };
-use crate::config::{self, ClientSettings, Given, Origin};
+use crate::{
+    config::{self, ClientSettings, Given, Origin, Refused},
+    tls::{ClientFiles, ClientTls},
+};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -40,21 +47,55 @@ impl Session {
     pub fn open(given: &Given<ClientSettings>) -> Result<Self, Failure> {
         let resolved = super::resolved(given)?;
         let settings = &resolved.settings;
-        let connection = Connection::parse(&settings.url).map_err(|why| match resolved.origin("url") {
+        let wrong = |why: String| match resolved.origin("url") {
             Origin::Default => Failure::Usage(why),
             origin => Failure::Usage(format!("{origin}: {why}")),
+        };
+        let mut connection = Connection::parse(&settings.url).map_err(wrong)?;
+        let says_protocol = connection.says_protocol && resolved.origin("url") != Origin::Default;
+        let tls = tls(&mut connection, says_protocol, settings.tls()).map_err(|failed| match failed {
+            Failure::Usage(why) => wrong(why),
+            failed => failed,
         })?;
         let timeout = match (resolved.origin("timeout"), connection.timeout) {
             (Origin::Default, Some(of_url)) => of_url,
             _ => settings.timeout,
         };
         Ok(Self {
-            line: Line::new(connection.hosts, timeout),
+            line: Line::new(connection.hosts, timeout, tls),
             namespace: if settings.namespace.is_empty() { connection.namespace } else { settings.namespace.clone() },
             ttl: connection.ttl,
             print: Printer::new(settings.output),
         })
     }
+}
+
+/// How TLS is spoken with the hosts, if it is: as they say, and where they say nothing, if there is something for it.
+fn tls(connection: &mut Connection, says_protocol: bool, files: ClientFiles) -> Result<Option<Tls>, Failure> {
+    let is_given = files != ClientFiles::default();
+    if is_given && !says_protocol {
+        connection.hosts.iter_mut().for_each(|host| host.tls = true);
+    }
+    match connection.hosts.iter().any(|host| host.tls) {
+        true => {
+            let config = files.load("h2");
+            let config = config.map_err(|wrong| Refused(wrong.iter().map(ToString::to_string).collect()))?;
+            Ok(Some(Tls { files, config }))
+        }
+        false if is_given => {
+            Err(Failure::Usage("it says http://, and --ca, --cert and --key are for https://".to_owned()))
+        }
+        false => Ok(None),
+    }
+}
+
+/// How TLS is spoken with a registry.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// What it was told by.
+    pub files: ClientFiles,
+    /// What that came to, for gRPC.
+    pub config: ClientTls,
 }
 
 /// Hosts of one registry, one of which is in use.
@@ -63,13 +104,20 @@ pub struct Line {
     at: usize,
     channel: Option<Channel>,
     timeout: Duration,
+    tls: Option<Tls>,
 }
 
 impl Line {
-    /// A line to these hosts; at least one.
+    /// A line to these hosts; at least one, and TLS if one of them wants it.
     #[must_use]
-    pub fn new(hosts: Vec<Host>, timeout: Duration) -> Self {
-        Self { hosts, at: 0, channel: None, timeout }
+    pub fn new(hosts: Vec<Host>, timeout: Duration, tls: Option<Tls>) -> Self {
+        Self { hosts, at: 0, channel: None, timeout, tls }
+    }
+
+    /// How TLS is spoken, if it is.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// Every host.
@@ -87,7 +135,7 @@ impl Line {
     /// A line to one of the hosts alone.
     #[must_use]
     pub fn only(&self, host: &Host) -> Self {
-        Self::new(vec![host.clone()], self.timeout)
+        Self::new(vec![host.clone()], self.timeout, self.tls.clone())
     }
 
     /// How long a call may take that does not wait on purpose.
@@ -162,7 +210,8 @@ impl Line {
             Some(channel) => channel.clone(),
             None => {
                 let patience = CONNECT_TIMEOUT.min(self.timeout);
-                self.channel.insert(connect(&self.hosts[self.at], patience).await?).clone()
+                let tls = self.tls.as_ref().map(|tls| &tls.config);
+                self.channel.insert(connect(&self.hosts[self.at], tls, patience).await?).clone()
             }
         };
         match timeout(limit, send(channel)).await {
@@ -179,14 +228,37 @@ impl Line {
 }
 
 /// Without HTTP/2 keepalive: some servers and proxies punish pings, so silence is noticed by deadlines and bookmarks.
-async fn connect(host: &Host, patience: Duration) -> Result<Channel, Cause> {
+async fn connect(host: &Host, tls: Option<&ClientTls>, patience: Duration) -> Result<Channel, Cause> {
     let endpoint = Endpoint::from_shared(host.to_string())
         .and_then(|endpoint| endpoint.user_agent(concat!("onair/", env!("CARGO_PKG_VERSION"))))
         .map_err(|error| Cause::from_error(&error))?;
-    match timeout(patience, endpoint.connect_timeout(patience).connect()).await {
+    let endpoint = endpoint.connect_timeout(patience);
+    let connecting = async {
+        match tls {
+            Some(tls) => endpoint.connect_with_connector(by_tls(host, tls)).await,
+            None => endpoint.connect().await,
+        }
+    };
+    match timeout(patience, connecting).await {
         Ok(connected) => connected.map_err(|error| Cause::from_error(&error)),
         Err(_) => Err(Cause::Timeout(patience)),
     }
+}
+
+/// Connects to a host by TLS, whatever the uri says.
+pub fn by_tls(
+    host: &Host,
+    tls: &ClientTls,
+) -> impl Service<Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = io::Error, Future: Send> + Send + 'static {
+    let (host, tls) = (host.clone(), tls.clone());
+    service_fn(move |_| {
+        let (host, tls) = (host.clone(), tls.clone());
+        async move {
+            let socket = TcpStream::connect((host.name.as_str(), host.port)).await?;
+            socket.set_nodelay(true)?;
+            tls.connect(&host.name, socket).await.map(TokioIo::new)
+        }
+    })
 }
 
 /// Delays between attempts: from 100 ms doubling to 2 s, each with up to half as much again at random.

@@ -5,6 +5,7 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use http::{HeaderMap, Uri, header};
@@ -13,6 +14,7 @@ use tonic::Status;
 use crate::{
     config::{Authority, Host, ServeSettings, WebOrigin},
     grpc::status,
+    tls::{AlternativeName, Live},
 };
 
 /// The name by which every machine calls itself.
@@ -27,13 +29,15 @@ pub struct Guard {
     /// Listening on a wildcard, it cannot know its addresses. Whoever names an address was not led here by a name that
     /// somebody else made point here.
     any_address: bool,
+    /// What TLS is spoken with: whoever calls by a name of the certificate has had it proved, so it is ours.
+    tls: Option<Arc<Live>>,
     origins: HashSet<WebOrigin>,
 }
 
 impl Guard {
-    /// Of a server that listens on `bound`.
+    /// Of a server that listens on `bound`, and speaks TLS if there is something to speak it with.
     #[must_use]
-    pub fn new(bound: &[SocketAddr], settings: &ServeSettings) -> Self {
+    pub fn new(bound: &[SocketAddr], settings: &ServeSettings, tls: Option<&Arc<Live>>) -> Self {
         let addresses = bound.iter().map(|address| address.ip().to_canonical());
         let advertised = settings.advertise.as_deref().and_then(Authority::parse).map(|authority| authority.host);
         let hosts = addresses
@@ -46,6 +50,7 @@ impl Guard {
         Self {
             hosts: hosts.collect(),
             any_address: addresses.clone().any(|address: IpAddr| address.is_unspecified()),
+            tls: tls.cloned(),
             origins: settings.cors_origins.iter().cloned().collect(),
         }
     }
@@ -56,7 +61,9 @@ impl Guard {
     /// `INVALID` without exactly one readable host; `HOST_NOT_ALLOWED`, `ORIGIN_NOT_ALLOWED`.
     pub fn judge(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Status> {
         let asked = asked_for(uri, headers)?;
-        let is_ours = self.hosts.contains(&asked.host) || (self.any_address && matches!(asked.host, Host::Address(_)));
+        let is_ours = self.hosts.contains(&asked.host)
+            || (self.any_address && matches!(asked.host, Host::Address(_)))
+            || self.tls.as_ref().is_some_and(|live| live.now().covers(&asked.host.to_string()));
         if !is_ours {
             return Err(status::host_not_allowed(&asked.host.to_string(), &self.names()));
         }
@@ -88,6 +95,14 @@ impl Guard {
     fn names(&self) -> String {
         let mut names: Vec<_> = self.hosts.iter().map(Host::to_string).collect();
         names.sort();
+        if let Some(live) = &self.tls {
+            names.extend(live.now().names.iter().filter_map(|name| match name {
+                AlternativeName::Dns(name) => Some(name.clone()),
+                _ => None,
+            }));
+            names.sort();
+            names.dedup();
+        }
         if self.any_address {
             names.push("any IP address".to_owned());
         }

@@ -272,7 +272,7 @@ mod tests {
     use crate::config::ServeSettings;
 
     fn front(grpc: Routes, routes: Router) -> Front {
-        let guard = Arc::new(Guard::new(&[], &ServeSettings::default()));
+        let guard = Arc::new(Guard::new(&[], &ServeSettings::default(), None));
         Front::new(grpc, routes, guard, ApiOptions { max_message_bytes: 1_000, max_json_values: 1_000 }, Arc::default())
     }
 

@@ -189,6 +189,42 @@ label! {
 }
 
 label! {
+    /// What became of a TLS handshake.
+    Handshake as "result" {
+        /// It is done.
+        Done = "done",
+        /// One side refused the other.
+        Failed = "failed",
+        /// It was not done in time.
+        TimedOut = "timed_out",
+        /// Too many were under way, and it was the oldest.
+        PushedOut = "pushed_out",
+        /// What came was not TLS.
+        NotTls = "not_tls",
+    }
+}
+
+label! {
+    /// What became of reading certificates again.
+    Reload as "result" {
+        /// The new ones are in force.
+        Done = "done",
+        /// Something is wrong with them, and the old ones are in force.
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// Whose certificate it is.
+    Certificate as "of" {
+        /// The server's own.
+        Server = "server",
+        /// The authority of its clients.
+        Clients = "clients",
+    }
+}
+
+label! {
     /// A lane of the registry's task.
     Lane as "lane" {
         /// Commands, and starts of watches.

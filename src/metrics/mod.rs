@@ -13,7 +13,10 @@ use prometheus_client::{metrics::MetricType, registry::Unit};
 use tonic::Code;
 
 pub use self::{
-    labels::{BeatState, Drain, Front, Happened, HttpStatus, Lane, Limit, Protocol, Reset, Rpc},
+    labels::{
+        BeatState, Certificate, Drain, Front, Handshake, Happened, HttpStatus, Lane, Limit, Protocol, Reload, Reset,
+        Rpc,
+    },
     text::Format,
     value::{Amounts, Counter, Durations, Family, Gauge, Info, Moment, Seconds, Value},
 };
@@ -97,6 +100,12 @@ metrics! {
         "Connections that said what they speak";
     connections_refused: Counter = Counter::default(), "onair_connections_refused",
         "Connections that were closed at once: max_connections were open, or on the port of probes as many as it has places for";
+    tls_handshakes: Family<(Handshake,), Counter> = Family::default(), "onair_tls_handshakes",
+        "TLS handshakes that ended, by how they ended";
+    tls_reloads: Family<(Reload,), Counter> = Family::default(), "onair_tls_reloads",
+        "How often the certificates were read again";
+    tls_expiry: Family<(Certificate,), Moment> = Family::sparse(), "onair_tls_certificate_expiry" in Seconds,
+        "When the certificates in force expire, in Unix time: the first of the server's chain, the last authority of clients";
 
     inbox: Family<(Lane,), Gauge> = Family::default(), "onair_inbox",
         "What waits for the registry's task now";

@@ -179,6 +179,10 @@ impl Value for Moment {
         MetricType::Gauge
     }
 
+    fn is_unused(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         encoder.encode_gauge(&seconds(self.0.load(Ordering::Relaxed)))
     }

@@ -1,7 +1,13 @@
 //! Connections: each speaks HTTP/1 or HTTP/2, is limited in what it may cost, and ends in order when the server does.
 //! Knows nothing of what is called on it.
 
-use std::{future::Future, io, pin::Pin, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{
@@ -16,8 +22,10 @@ use tokio::{
 use tonic::{body::Body, transport::server::TcpConnectInfo};
 
 use super::{
-    greeting::{Spoken, greet},
-    listen::{self, Admitted},
+    greeting::{Greeted, Spoken, greet},
+    handshake::Handshakes,
+    listen::{self, Admitted, Seldom},
+    stream::Stream,
 };
 use crate::{
     config::ServeSettings,
@@ -46,12 +54,16 @@ const READ_AHEAD: usize = 64 << 10;
 pub(super) struct Protocols {
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
+    /// If TLS is spoken, and then nothing else.
+    tls: Option<Handshakes>,
+    /// Of clients that speak it where nobody does.
+    complaints: Arc<Mutex<Seldom>>,
     metrics: Arc<Metrics>,
 }
 
 impl Protocols {
     /// With the limits of `settings`.
-    pub(super) fn new(settings: &ServeSettings, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(settings: &ServeSettings, tls: Option<Handshakes>, metrics: Arc<Metrics>) -> Self {
         let header_bytes = settings.max_header_bytes as usize;
         let mut http1 = http1::Builder::new();
         http1
@@ -68,7 +80,7 @@ impl Protocols {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(settings.max_concurrent_streams)
             .max_header_list_size(settings.max_header_bytes);
-        Self { http1, http2, metrics }
+        Self { http1, http2, tls, complaints: Arc::default(), metrics }
     }
 }
 
@@ -120,8 +132,8 @@ async fn serve_one(
     protocols: &Protocols,
     mut stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let (spoken, connection) = tokio::select! {
-        greeted = greet(connection) => greeted?,
+    let (spoken, connection, certificate) = tokio::select! {
+        begun = begin(connection, protocols) => begun?,
         // It has asked for nothing yet.
         () = told(&mut stopping) => return Ok(()),
     };
@@ -132,7 +144,7 @@ async fn serve_one(
             Spoken::Http2 => Protocol::Http2,
         },
     );
-    let calls = Calls { front, peer: connection.peer(), certificate: None };
+    let calls = Calls { front, peer: connection.peer(), certificate };
     let connection = TokioIo::new(connection);
     match spoken {
         Spoken::Http1 => {
@@ -145,6 +157,22 @@ async fn serve_one(
         }
     }
     .map_err(io::Error::other)
+}
+
+/// All that comes before the first request.
+async fn begin(socket: TcpStream, protocols: &Protocols) -> io::Result<(Spoken, Greeted, Option<PeerCertificate>)> {
+    let (stream, certificate) = match &protocols.tls {
+        Some(handshakes) => handshakes.shake(socket).await?,
+        None => (Stream::Plain(socket), None),
+    };
+    let (spoken, connection) = greet(stream).await?;
+    if connection.is_tls_by_mistake() {
+        let from = connection.peer().remote_addr();
+        if let Some(times) = protocols.complaints.lock().unwrap_or_else(PoisonError::into_inner).times() {
+            tracing::warn!(?from, times, "a client tried to speak TLS, and this server has no certificate (tls_cert)");
+        }
+    }
+    Ok((spoken, connection, certificate))
 }
 
 /// Runs a connection to its end. When the server stops it takes no more calls: an idle one ends at once, any other with

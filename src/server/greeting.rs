@@ -12,17 +12,21 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep, timeout},
 };
 use tonic::transport::server::{Connected as _, TcpConnectInfo};
+
+use super::stream::Stream;
 
 /// How long the first bytes may take: many round trips of the slowest network.
 const GREETING_WAIT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of what is sent to it. HTTP/1 has no pings by which it would be found.
 const STALL_WAIT: Duration = Duration::from_secs(30);
 /// With what HTTP/2 begins. No request of HTTP/1 begins like this.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How a client begins that means to speak TLS: a record of its handshake, of any version.
+const TLS_HELLO: [u8; 2] = [0x16, 0x03];
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +40,7 @@ pub(super) enum Spoken {
 /// A connection whose first bytes have been looked at; whoever reads it gets them first.
 #[derive(Debug)]
 pub(super) struct Greeted {
-    stream: TcpStream,
+    stream: Stream,
     first: [u8; PREFACE.len()],
     /// How many of the first bytes were read from the stream, and how many of those from here.
     filled: usize,
@@ -46,7 +50,7 @@ pub(super) struct Greeted {
 }
 
 /// Waits until it is clear what the connection speaks.
-pub(super) async fn greet(stream: TcpStream) -> io::Result<(Spoken, Greeted)> {
+pub(super) async fn greet(stream: Stream) -> io::Result<(Spoken, Greeted)> {
     let mut connection = Greeted { stream, first: [0; PREFACE.len()], filled: 0, taken: 0, stalled: None };
     let spoken = timeout(GREETING_WAIT, connection.listen()).await??;
     Ok((spoken, connection))
@@ -70,7 +74,7 @@ impl Greeted {
     }
 
     /// What a write came to, or that nothing could be written for too long.
-    fn written(&mut self, write: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn written<T>(&mut self, write: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.stalled = None;
             return write;
@@ -82,7 +86,12 @@ impl Greeted {
 
     /// Who is at the other end, as handlers look for it.
     pub(super) fn peer(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        self.stream.socket().connect_info()
+    }
+
+    /// Whether it is a client that means to speak TLS, where nobody does.
+    pub(super) fn is_tls_by_mistake(&self) -> bool {
+        !self.stream.is_tls() && self.first[..self.filled].starts_with(&TLS_HELLO)
     }
 }
 
@@ -123,10 +132,13 @@ impl AsyncWrite for Greeted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        // What TLS has still to send waits here.
+        let flush = Pin::new(&mut self.stream).poll_flush(context);
+        self.written(flush, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let shutdown = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.written(shutdown, context)
     }
 }

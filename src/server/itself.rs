@@ -91,7 +91,7 @@ impl Itself {
             return itself;
         }
         let ports = ops.first().map(|at| ("ops".to_owned(), u32::from(at.port()))).into_iter().collect();
-        let registration = match describe(id, main_address(members), &settings.zone, ports) {
+        let registration = match describe(id, own_url(settings, main_address(members)), &settings.zone, ports) {
             Ok(registration) => registration,
             Err(violations) => {
                 tracing::warn!(?violations, "the registry cannot register itself");
@@ -120,17 +120,18 @@ impl Itself {
     }
 }
 
+/// How others call it there.
+fn own_url(settings: &ServeSettings, address: Option<&String>) -> String {
+    let protocol = if settings.tls_cert.is_some() { "https" } else { "http" };
+    address.map(|address| format!("{protocol}://{address}")).unwrap_or_default()
+}
+
 /// What is registered: checked and completed as what anybody registers.
-fn describe(
-    id: String,
-    address: Option<&String>,
-    zone: &str,
-    ports: BTreeMap<String, u32>,
-) -> Result<Registration, Vec<Violation>> {
+fn describe(id: String, url: String, zone: &str, ports: BTreeMap<String, u32>) -> Result<Registration, Vec<Violation>> {
     let instance = Instance {
         service: SERVICE.to_owned(),
         id,
-        url: address.map(|address| format!("http://{address}")).unwrap_or_default(),
+        url,
         // Without the commit, so that ranges find it.
         version: env!("CARGO_PKG_VERSION").to_owned(),
         zone: zone.to_owned(),
@@ -195,13 +196,17 @@ mod tests {
     fn it_is_described_as_anybody_is() {
         let members = ["127.0.0.1:1", "10.0.0.7:6624"].map(str::to_owned);
         let ports = BTreeMap::from([("ops".to_owned(), 9)]);
-        let registration = describe("some-id".into(), main_address(&members), "eu", ports).unwrap();
+        let mut settings = ServeSettings::default();
+        let registration = describe("some-id".into(), own_url(&settings, main_address(&members)), "eu", ports).unwrap();
         let Instance { namespace, service, id, host, port, url, version, zone, .. } = registration.instance;
         assert_eq!((&*namespace, &*service, &*id, &*zone), ("default", "onair", "some-id", "eu"));
         assert_eq!((&*host, port, &*url), ("10.0.0.7", 6624, "http://10.0.0.7:6624"));
         assert!(crate::VERSION.starts_with(&version) && semver_like(&version), "{version}");
         assert_eq!(main_address(&members[..1]), members.first());
-        let named = describe("id".into(), Some(&"registry.example:7".to_owned()), "", BTreeMap::new()).unwrap();
+        settings.tls_cert = Some(crate::tls::Pem::parse("some.pem"));
+        let url = own_url(&settings, Some(&"registry.example:7".to_owned()));
+        let named = describe("id".into(), url, "", BTreeMap::new()).unwrap();
         assert_eq!((&*named.instance.host, named.instance.port), ("registry.example", 7));
+        assert_eq!((&*named.instance.protocol, &*named.instance.url), ("https", "https://registry.example:7"));
     }
 }

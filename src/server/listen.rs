@@ -142,14 +142,14 @@ async fn next(listener: &TcpListener, door: &Door, complaints: &mut Seldom) -> A
 
 /// What happens often is complained of seldom.
 #[derive(Debug, Default)]
-struct Seldom {
+pub(super) struct Seldom {
     last: Option<Instant>,
     times: u64,
 }
 
 impl Seldom {
     /// It happened once more: how often since it was said last, if it is to be said now.
-    fn times(&mut self) -> Option<u64> {
+    pub(super) fn times(&mut self) -> Option<u64> {
         self.times += 1;
         if self.last.is_some_and(|last| last.elapsed() < COMPLAINT_PAUSE) {
             return None;

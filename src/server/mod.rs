@@ -1,13 +1,17 @@
 //! The server: opens the store, starts the actor, binds every listener, and stops all of it in order. Knows how the
 //! pieces fit together and no rule of any of them.
 
+mod certificates;
 mod connections;
 mod files;
 mod greeting;
+mod handshake;
 mod itself;
 mod listen;
+mod lobby;
 mod logging;
 mod ops;
+mod stream;
 
 use std::{io::Write as _, net::SocketAddr, sync::Arc, thread, time::Duration};
 
@@ -24,7 +28,9 @@ use tonic::service::Routes;
 use uuid::Uuid;
 
 use self::{
+    certificates::Certificates,
     connections::Protocols,
+    handshake::Handshakes,
     itself::Itself,
     listen::{Admitted, Door},
     ops::OpsServer,
@@ -48,6 +54,7 @@ use crate::{
     metrics::Metrics,
     proto::{self, bench::floor_server::FloorServer},
     registry::StateLimits,
+    tls::{ClientAuth, TlsError},
     watch::HubOptions,
 };
 
@@ -62,6 +69,9 @@ pub enum ServeError {
     /// The store does not open.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Certificates or keys cannot be used; at least one reason.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Tls(Vec<TlsError>),
     /// An address cannot be listened on.
     #[error("{0}")]
     Listen(String),
@@ -103,17 +113,26 @@ pub fn run(mut settings: ServeSettings) -> Result<(), ServeError> {
     let listeners = runtime.block_on(listen::bind(&settings.listen))?;
     let (epoch, fresh_registry_id) = (random(), random_uuid());
     let metrics = Arc::<Metrics>::default();
+    let certificates = Certificates::start(&settings, &metrics)?;
     // Before the store is read, so that somebody answers while it is.
-    let ops = OpsServer::start(&settings, places.ops, &metrics)?;
+    let ops = OpsServer::start(&settings, places.ops, certificates.live(), &metrics)?;
+    let opened = Opened { listeners, certificates, ops, metrics: Arc::clone(&metrics) };
     if settings.ephemeral {
         let recovered = MemoryEngine::recovered(fresh_registry_id, epoch);
-        return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, listeners, ops, metrics));
+        return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, opened));
     }
     tracing::info!(data_dir = %settings.data_dir.display(), "opening the store");
-    let options =
-        Options { max_log_bytes: settings.max_log_bytes, epoch, fresh_registry_id, metrics: Arc::clone(&metrics) };
+    let options = Options { max_log_bytes: settings.max_log_bytes, epoch, fresh_registry_id, metrics };
     let (engine, recovered) = LocalEngine::open(&settings.data_dir, options)?;
-    runtime.block_on(serve(settings, engine, recovered, listeners, ops, metrics))
+    runtime.block_on(serve(settings, engine, recovered, opened))
+}
+
+/// What is there before the state is.
+struct Opened {
+    listeners: Vec<tokio::net::TcpListener>,
+    certificates: Certificates,
+    ops: OpsServer,
+    metrics: Arc<Metrics>,
 }
 
 /// A random number; without the system's random numbers the clock has to do.
@@ -136,10 +155,9 @@ async fn serve<E: Engine>(
     settings: ServeSettings,
     engine: E,
     recovered: Recovered,
-    listeners: Vec<tokio::net::TcpListener>,
-    ops: OpsServer,
-    metrics: Arc<Metrics>,
+    opened: Opened,
 ) -> Result<(), ServeError> {
+    let Opened { listeners, certificates, ops, metrics } = opened;
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (instances, revision) = (recovered.records.len(), recovered.revision);
     let (handle, actor) = RegistryHandle::new(engine, recovered, actor_options(&settings, metrics));
@@ -153,13 +171,17 @@ async fn serve<E: Engine>(
         handle: handle.clone(),
         settings: settings.clone(),
         members: itself::members(&settings, &addresses),
-        guard: Arc::new(Guard::new(&addresses, &settings)),
+        guard: Arc::new(Guard::new(&addresses, &settings, certificates.live())),
         ops: ops.shared(),
         legacy: Legacy::new(handle.clone(), settings.unfenced_http, settings.max_message_bytes),
     });
     // Before anybody can ask.
     let itself = Itself::enter(&handle, &settings, &services.members, ops.addresses()).await;
-    let (workers, inputs) = start_workers(&services, &stopping)?;
+    let handshakes = certificates
+        .live()
+        .map(|live| Handshakes::new(Arc::clone(live), false, settings.max_connections, handle.metrics()));
+    let protocols = Protocols::new(&settings, handshakes, Arc::clone(handle.metrics()));
+    let (workers, inputs) = start_workers(&services, &protocols, &stopping)?;
     let door = Door::new(settings.max_connections, handle.metrics());
     for listener in listeners {
         tokio::spawn(listen::accept(listener, door.clone(), inputs.clone(), stopping.clone()));
@@ -176,7 +198,9 @@ async fn serve<E: Engine>(
             ended = &mut actor => return ended_early(ended),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => tracing::info!("SIGHUP: no certificates or tokens are configured, nothing to reload"),
+            _ = hang_up.recv() => if !certificates.read_again() {
+                tracing::info!("SIGHUP: no certificates or tokens are configured, nothing to reload");
+            },
         }
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -261,11 +285,16 @@ fn max_json_values(settings: &ServeSettings) -> usize {
 /// Tells people, programs and systemd that the port answers.
 fn announce(settings: &ServeSettings, addresses: &[SocketAddr], ops: &[SocketAddr], instances: usize, revision: u64) {
     let data = if settings.ephemeral { "nothing is kept".to_owned() } else { settings.data_dir.display().to_string() };
+    let by = match (&settings.tls_cert, &settings.tls_client_ca, settings.tls_client_auth) {
+        (None, ..) => "",
+        (Some(_), Some(_), ClientAuth::Required) => "by TLS, with client certificates ",
+        (Some(_), ..) => "by TLS ",
+    };
     tracing::info!(?addresses, %data, instances, revision, "serving");
     let mut out = std::io::stdout().lock();
     for address in addresses {
         // Standard output may be closed; that is no reason not to serve.
-        let _ = writeln!(out, "onair {} is listening on {address} (data: {data})", crate::VERSION);
+        let _ = writeln!(out, "onair {} is listening on {address} {by}(data: {data})", crate::VERSION);
     }
     for address in ops {
         let _ = writeln!(out, "onair {} answers probes and scrapes on {address}", crate::VERSION);
@@ -357,6 +386,7 @@ type Workers = futures_util::stream::FuturesUnordered<JoinHandle<()>>;
 /// The threads that serve connections; with one, it is this one. Each keeps the lease clock's marks coming.
 fn start_workers(
     services: &Arc<Services>,
+    protocols: &Protocols,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(Workers, Vec<mpsc::Sender<Admitted>>), ServeError> {
     let (workers, mut inputs) = (Workers::new(), Vec::new());
@@ -364,8 +394,7 @@ fn start_workers(
         let (input, connections) = mpsc::channel(ACCEPTED_MAX);
         inputs.push(input);
         let stopping = stopping.clone();
-        let (front, protocols) =
-            (services.front()?, Protocols::new(&services.settings, Arc::clone(services.handle.metrics())));
+        let (front, protocols) = (services.front()?, protocols.clone());
         let handle = services.handle.clone();
         let work = async move {
             let marks = tokio::spawn(async move { handle.keep_marking(worker).await });

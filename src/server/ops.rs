@@ -13,12 +13,14 @@ use tonic::service::Routes;
 use super::{
     ServeError,
     connections::{self, Protocols},
+    handshake::Handshakes,
     listen,
 };
 use crate::{
     config::ServeSettings,
     http::{self, Front, Guard, ops::Ops},
     metrics::Metrics,
+    tls::Live,
 };
 
 /// Connections that wait to be taken over by the thread.
@@ -35,7 +37,12 @@ pub(super) struct OpsServer {
 
 impl OpsServer {
     /// Listens where `ops_listen` says, if it says so; so many connections have a place there, whatever there is elsewhere.
-    pub(super) fn start(settings: &ServeSettings, places: usize, metrics: &Arc<Metrics>) -> Result<Self, ServeError> {
+    pub(super) fn start(
+        settings: &ServeSettings,
+        places: usize,
+        live: Option<&Arc<Live>>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, ServeError> {
         let (stop, stopping) = watch::channel(false);
         let mut server = Self { ops: Ops::new(Arc::clone(metrics)), addresses: Vec::new(), stop };
         if settings.ops_listen.is_empty() {
@@ -45,10 +52,11 @@ impl OpsServer {
         let listeners = runtime.block_on(listen::bind(&settings.ops_listen))?;
         server.addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let routes = http::ops::router(server.ops.clone()).fallback(http::no_route);
-        let guard = Arc::new(Guard::new(&server.addresses, settings));
+        let guard = Arc::new(Guard::new(&server.addresses, settings, live));
         let options = super::api_options(settings);
         let front = Front::new(Routes::default(), routes, guard, options, Arc::clone(metrics));
-        let protocols = Protocols::new(settings, Arc::clone(metrics));
+        let handshakes = live.map(|live| Handshakes::new(Arc::clone(live), true, places, metrics));
+        let protocols = Protocols::new(settings, handshakes, Arc::clone(metrics));
         let door = listen::Door::new(places, metrics);
         let serve = async move {
             let (input, connections) = mpsc::channel(ACCEPTED_MAX);
@@ -142,7 +150,7 @@ mod tests {
         let metrics = Arc::<Metrics>::default();
         let ops_listen = vec!["127.0.0.1:0".parse().unwrap()];
         let settings = ServeSettings { ops_listen, ..ServeSettings::default() };
-        let server = OpsServer::start(&settings, 8, &metrics).unwrap();
+        let server = OpsServer::start(&settings, 8, None, &metrics).unwrap();
         let address = server.addresses()[0];
         // Before there is a registry.
         assert_eq!((get(address, "/healthz").0, get(address, "/readyz").0, get(address, "/").0), (200, 503, 404));

@@ -1,5 +1,16 @@
-//! TLS: what certificates say. Knows files and bytes, and neither settings, connections nor what is called on them.
+//! TLS over ring: certificates and keys, what they say, and what is wrong with them. Knows files and bytes, and neither
+//! settings, connections nor what is called on them.
 
+mod client;
+pub mod mint;
 mod peer;
+mod pem;
+mod server;
 
+pub use client::{ClientFiles, ClientTls, explain};
 pub use peer::{AlternativeName, PeerCertificate, Unreadable};
+pub use pem::{Date, Pem, TlsError};
+pub use server::{ClientAuth, Live, Loaded, Look, ServerFiles};
+
+/// What is spoken over TLS, the preferred first.
+const ALPN_ALL: [&[u8]; 2] = [b"h2", b"http/1.1"];

@@ -20,7 +20,7 @@
 //! | 15 read your writes, 16 typed emptiness | `watch::read_your_writes_and_typed_emptiness`, `lookup::an_empty_answer_is_held_until_something_matches_or_time_is_up` |
 //! | 17 limits | `limits::every_limit_of_the_state_is_named_advertised_and_answered`, `limits::every_limit_of_watches_is_named_and_answered`, `limits::a_full_inbox_refuses_at_once_and_beats_have_their_own_lane`, `events::a_watch_over_http_ends_with_its_client_and_counts_as_one` |
 //! | 18 every error | all of `input`, `hostile`, `http`, `http_transport` and `http_slow`, `events::who_watches_gets_what_it_accepts` |
-//! | 19 safe by default | `start::safe_by_default_it_refuses_to_be_reached_from_elsewhere`, `http_web::pages_of_configured_origins_may_call_and_nobody_elses`, `http_web::grpc_itself_is_judged_only_if_a_browser_may_have_sent_it` |
+//! | 19 safe by default | `start::safe_by_default_it_refuses_to_be_reached_from_elsewhere`, `tls::one_port_speaks_every_front_by_tls_and_nothing_in_the_clear`, `tls::clients_need_a_good_certificate_where_they_need_one`, `tls::what_is_wrong_at_a_reload_changes_nothing_and_is_said`, `tls::handshakes_that_never_end_keep_nobody_out`, `http_web::pages_of_configured_origins_may_call_and_nobody_elses`, `http_web::grpc_itself_is_judged_only_if_a_browser_may_have_sent_it` |
 
 #[path = "../history/mod.rs"]
 mod history;
@@ -67,4 +67,5 @@ mod restart;
 mod soak;
 mod start;
 mod subscribe;
+mod tls;
 mod watch;

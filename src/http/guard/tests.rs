@@ -10,7 +10,7 @@ fn guard(listen: &str, more: impl FnOnce(&mut ServeSettings)) -> Guard {
     let mut settings = ServeSettings::default();
     more(&mut settings);
     let bound: Vec<SocketAddr> = listen.split(',').map(|address| address.parse().unwrap()).collect();
-    Guard::new(&bound, &settings)
+    Guard::new(&bound, &settings, None)
 }
 
 /// Judges a request to `target` with these headers; `ok`, or the reason.

@@ -98,8 +98,8 @@ impl Rig {
         // It is never run, and its ends of the lanes have to stay.
         std::mem::forget(actor);
         let settings = ServeSettings::default();
-        let protocols = Protocols::new(&settings, Arc::clone(handle.metrics()));
-        let guard = Arc::new(Guard::new(&[], &settings));
+        let protocols = Protocols::new(&settings, None, Arc::clone(handle.metrics()));
+        let guard = Arc::new(Guard::new(&[], &settings, None));
         let legacy = crate::http::legacy::Legacy::new(handle.clone(), true, 1_000);
         let ops = axum::Router::new();
         let services = Services { handle: handle.clone(), settings, members: vec![], guard, ops, legacy };
@@ -195,10 +195,10 @@ async fn a_call_that_nobody_waits_for_is_dropped() {
         std::future::pending::<()>().await;
     });
     let settings = ServeSettings::default();
-    let guard = Arc::new(Guard::new(&[], &settings));
+    let guard = Arc::new(Guard::new(&[], &settings, None));
     let options = ApiOptions { max_message_bytes: 1_000, max_json_values: 1_000 };
     let front = Front::new(endless.clone().into(), endless, guard, options, Arc::default());
-    let sockets = Sockets::serve(front, Protocols::new(&settings, Arc::default()));
+    let sockets = Sockets::serve(front, Protocols::new(&settings, None, Arc::default()));
     let two = |kind| [PREFACE.to_vec(), head(1, "/a", kind), frame(0, 1, 1, b"{}")].concat();
     let (one, reset) = (post("/a", "application/json", b"{}"), frame(3, 0, 1, &[0, 0, 0, 8]));
     for (what, request, end) in [

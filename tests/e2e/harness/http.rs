@@ -3,15 +3,19 @@
 use std::net::SocketAddr;
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
 use super::within;
 
+/// What bytes go over, in the clear or not.
+pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+
 /// A connection that speaks HTTP/1.1, or whatever a test makes of it.
 pub struct Http {
-    stream: TcpStream,
+    stream: Box<dyn Bytes>,
     /// Read, and not yet part of an answer.
     read: Vec<u8>,
 }
@@ -48,7 +52,12 @@ impl Http {
     /// On a connection that is there.
     pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
-        Self { stream, read: Vec::new() }
+        Self::over_any(stream)
+    }
+
+    /// On whatever carries bytes.
+    pub fn over_any(stream: impl Bytes + 'static) -> Self {
+        Self { stream: Box::new(stream), read: Vec::new() }
     }
 
     /// Sends bytes as they are.
@@ -60,7 +69,7 @@ impl Http {
     pub async fn send_until_refused(&mut self, piece: &[u8]) -> usize {
         let (mut taken, mut reader) = (0, [0; 4096]);
         loop {
-            let (mut read_half, mut write_half) = self.stream.split();
+            let (mut read_half, mut write_half) = tokio::io::split(&mut self.stream);
             tokio::select! {
                 biased;
                 read = read_half.read(&mut reader) => {

@@ -1,0 +1,114 @@
+//! Authorities and the certificates that they sign, good and bad, as files for servers and clients.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use onair::tls::{ClientFiles, ClientTls, Pem};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Http, within};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Who signs certificates.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+/// A certificate and its key, in PEM.
+#[derive(Clone)]
+pub struct Files {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        // Each has a name of its own, as those of different people have.
+        let name: String = key.public_key_raw()[1..9].iter().map(|byte| format!("{byte:02x}")).collect();
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let pem = parameters.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(parameters, key), pem }
+    }
+
+    /// For a server of these names and addresses, that is valid from now for so many days; fewer than none are over.
+    pub fn server(&self, hosts: &[&str], days: i32) -> Files {
+        let names = hosts.iter().map(|host| match host.parse() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName((*host).try_into().unwrap()),
+        });
+        self.sign(names.collect(), ExtendedKeyUsagePurpose::ServerAuth, days)
+    }
+
+    /// For a client that is called so.
+    pub fn client(&self, uri: &str, days: i32) -> Files {
+        self.sign(vec![SanType::URI(uri.try_into().unwrap())], ExtendedKeyUsagePurpose::ClientAuth, days)
+    }
+
+    fn sign(&self, names: Vec<SanType>, purpose: ExtendedKeyUsagePurpose, days: i32) -> Files {
+        let now = SystemTime::now();
+        let mut parameters = CertificateParams::default();
+        parameters.subject_alt_names = names;
+        parameters.extended_key_usages = vec![purpose];
+        parameters.not_before = (now - 100 * DAY).into();
+        let span = DAY * days.unsigned_abs();
+        parameters.not_after = if days < 0 { (now - span).into() } else { (now + span).into() };
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap().pem();
+        Files { certificate, key: key.serialize_pem() }
+    }
+}
+
+/// Where the files of a pair called `name` are.
+pub fn paths(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+    (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")))
+}
+
+/// Writes a pair there, and gives its paths as text.
+pub fn write(dir: &Path, name: &str, files: &Files) -> (String, String) {
+    let (certificate, key) = paths(dir, name);
+    fs::write(&certificate, &files.certificate).unwrap();
+    fs::write(&key, &files.key).unwrap();
+    (certificate.display().to_string(), key.display().to_string())
+}
+
+/// What a client of one protocol believes and shows.
+pub fn client_files(ca: &Authority, pair: Option<&Files>, protocol: &str) -> ClientTls {
+    let pair = pair.map(|pair| (Pem::parse(&pair.certificate), Pem::parse(&pair.key)));
+    ClientFiles { ca: Some(Pem::parse(&ca.pem)), pair }.load(protocol).unwrap()
+}
+
+impl Http {
+    /// HTTP/1.1 by TLS.
+    pub async fn by_tls(address: SocketAddr, tls: &ClientTls) -> Self {
+        Self::over_any(handshake(address, tls).await.unwrap())
+    }
+}
+
+/// A handshake with whoever is at the address, under the name `localhost`.
+pub async fn handshake(address: SocketAddr, tls: &ClientTls) -> std::io::Result<TlsStream<TcpStream>> {
+    let socket = within("a connection", TcpStream::connect(address)).await.unwrap();
+    within("a handshake", tls.connect("localhost", socket)).await
+}
+
+/// gRPC by TLS.
+pub async fn channel(address: SocketAddr, tls: &ClientTls) -> Result<Channel, tonic::transport::Error> {
+    let tls = tls.clone();
+    let connector = tower::service_fn(move |_| {
+        let tls = tls.clone();
+        async move { handshake(address, &tls).await.map(hyper_util::rt::TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_shared(format!("https://localhost:{}", address.port())).unwrap();
+    within("a channel", endpoint.connect_with_connector(connector)).await
+}
