@@ -291,6 +291,9 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
             wrong.push(format!("{setting}: {address} is given twice"));
         }
     }
+    if settings.breaker_off.iter().any(|namespace| namespace.as_str() == "*") {
+        wrong.push("breaker_off: must be one namespace: `--breaker off` is for all of them".to_owned());
+    }
     if settings.zone.len() > TEXT_BYTES_MAX || settings.zone.chars().any(char::is_control) {
         wrong.push(format!("zone: must be at most {TEXT_BYTES_MAX} bytes without control characters"));
     }

@@ -22,7 +22,7 @@ use crate::{
     registry::{
         ALL_NAMESPACES, Context, DEFAULT_NAMESPACE, Error, Filter, FilterSet, IfMissing, Key, LeaseToken, Needs,
         Publication, Record, Registration, Resolved, Status, Target, Violation, check_name, check_new_namespace,
-        publish_only,
+        prefix_faults, publish_only,
     },
 };
 
@@ -285,7 +285,14 @@ fn filter(selector: &proto::Selector, prefix: &str, violations: &mut Vec<Violati
         true => Filter::new(namespace, service, version, selector),
         false => Filter::of_frontend(namespace, frontend, version, selector),
     };
-    match read.and_then(|filter| filter.under(service_prefix).map_err(|found| vec![found])) {
+    let read = match read {
+        Ok(filter) => filter.under(service_prefix),
+        Err(mut found) => {
+            found.extend(prefix_faults(service_prefix, !service.is_empty() || !frontend.is_empty()));
+            Err(found)
+        }
+    };
+    match read {
         Ok(filter) => Some(filter),
         Err(found) => {
             let under = |found: Violation| violation(format!("{prefix}{}", found.field), found.description);

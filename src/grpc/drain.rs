@@ -23,13 +23,14 @@ pub(super) fn read(request: DrainRequest) -> Result<(Claim, Duration), Error> {
     if !by_key && request.lease_token.is_empty() {
         violations.push(violation("lease_token", "give it, or service and id"));
     }
+    let before = violations.len();
     let key = by_key.then(|| key(&request.namespace, &request.service, &request.id, &mut violations));
     let token = LeaseToken::decode(&request.lease_token);
     match (&token, &key) {
         (None, _) if !request.lease_token.is_empty() => {
             violations.push(violation("lease_token", "is no lease token"));
         }
-        (Some(token), Some(key)) if violations.is_empty() && token.key != key.fingerprint() => {
+        (Some(token), Some(key)) if violations.len() == before && token.key != key.fingerprint() => {
             violations.push(violation("lease_token", format!("is not a token of {key}")));
         }
         _ => {}

@@ -120,8 +120,9 @@ impl Subject {
                 Some(serving(sets.iter().any(|set| set.iter().any(behind))))
             }
             Self::Key { namespace, key } => {
-                let registry = hub.registry();
-                let known = registry.namespaces().get(namespace.as_str())?.of_partition(key, SmolStr::default());
+                // A copy, which costs nothing: whoever looks at many services holds nobody up.
+                let held = hub.registry().namespaces().get(namespace.as_str())?.clone();
+                let known = held.of_partition(key, SmolStr::default());
                 let now = unix_seconds();
                 let known = known.filter_map(|(_, set)| set.partition(key)).filter(|of| !of.is_past(now));
                 // One that is down makes the whole be down; without any the key was never seen.

@@ -15,6 +15,9 @@ impl Registry {
             Err(error) => return Decision::Reply(Err(error)),
         };
         let Some(current) = self.record(slot) else { return Decision::Reply(Err(no_instance(claim))) };
+        if current.lease.is_own() {
+            return Decision::Reply(Err(Error::Permission { permission: "registry" }));
+        }
         let outcome = Outcome::Drained { key: current.key(), by_lease };
         if current.status == Status::Draining {
             return Decision::Reply(Ok(outcome));

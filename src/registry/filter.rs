@@ -159,19 +159,12 @@ impl Filter {
     ///
     /// # Errors
     /// It is no beginning of a name, or one service or a frontend is named.
-    pub fn under(self, prefix: &str) -> Result<Self, Violation> {
-        if prefix.is_empty() {
-            return Ok(self);
-        }
-        let mut violations = Vec::new();
-        // What may follow makes the end of it no end of a name.
-        check_name("service_prefix", prefix.trim_end(), &mut violations);
-        let named = self.service.is_some() || self.frontend.is_some();
-        let too_much = named.then(|| "must not be given together with service or frontend".to_owned());
-        let too_much = too_much.map(|description| Violation { field: "service_prefix".to_owned(), description });
-        match too_much.or(violations.pop()) {
-            Some(violation) => Err(violation),
-            None => Ok(Self { prefix: Some(prefix.into()), ..self }),
+    pub fn under(self, prefix: &str) -> Result<Self, Vec<Violation>> {
+        let violations = prefix_faults(prefix, self.service.is_some() || self.frontend.is_some());
+        match violations.is_empty() {
+            true if prefix.is_empty() => Ok(self),
+            true => Ok(Self { prefix: Some(prefix.into()), ..self }),
+            false => Err(violations),
         }
     }
 
@@ -277,6 +270,19 @@ impl fmt::Display for Filter {
         }
         Ok(())
     }
+}
+
+/// What is wrong with the beginning of services' names; `named`: a service or a frontend is named beside it.
+pub(crate) fn prefix_faults(prefix: &str, named: bool) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    if !prefix.is_empty() {
+        // What may follow makes the end of it no end of a name.
+        check_name("service_prefix", prefix.trim_end(), &mut violations);
+        let field = "service_prefix".to_owned();
+        let description = "must not be given together with service or frontend".to_owned();
+        violations.extend(named.then_some(Violation { field, description }));
+    }
+    violations
 }
 
 /// The union of the selectors of one watch.

@@ -51,6 +51,7 @@ pub use deployment::{
 };
 pub use document::{Document, DocumentEvent, DocumentKey, DocumentPut, Kind, latch_of};
 pub use error::{Error, Violation};
+pub(crate) use filter::prefix_faults;
 pub use filter::{Filter, FilterSet, Scope};
 pub use instance::{Cause, EventType, Instance, Status};
 pub use key::{Fingerprint, Key, Revision, request_fingerprint};

@@ -39,7 +39,7 @@ mod tests {
     use prost_types::Timestamp;
 
     use crate::registry::{
-        Cause, Change, Command, Context, Decision, Error, Event, Instance, Key, LeaseTime, LeaseToken, LeaseTtl,
+        Cause, Change, Claim, Command, Context, Decision, Error, Event, Instance, Key, LeaseTime, LeaseToken, LeaseTtl,
         Outcome, Principal, Register, Registration, Registry, Secret, StateLimits, Target, Timekeeping, Verdict,
     };
 
@@ -144,6 +144,9 @@ mod tests {
         greedy.registration.exclusive_url = true;
         assert_eq!(rig.register(greedy).map(|_| ()), held);
         assert_eq!(rig.remove(Target::Key(key())), Err(Error::Permission { permission: "registry" }));
+        let drain = Command::Drain { claim: Claim::Key(key()), principal: Principal::anyone() };
+        let refused = rig.registry.decide(&drain, 0);
+        assert!(matches!(refused, Decision::Reply(Err(Error::Permission { permission: "registry" }))));
         let all = Target::Service { namespace: "default".into(), service: "onair".into() };
         assert_eq!(rig.remove(all), Ok(Outcome::Removed(0)));
         // No token is good for it.

@@ -139,18 +139,19 @@ impl ServiceSet {
         }
     }
 
-    /// Counts it no longer. A partition that empties at `at` (Unix seconds) stays known; without that it moved.
-    fn discount(&mut self, record: &Record, at: Option<u64>) {
+    /// Counts it no longer. A partition that empties at `at` (Unix seconds) stays known; without that it moved. Gives the
+    /// keys of those that are known no longer.
+    fn discount(&mut self, record: &Record, at: Option<u64>) -> Vec<SmolStr> {
         let key = record.partition_key();
-        let Some(replicas) = self.partitions.get_mut(key) else { return };
+        let Some(replicas) = self.partitions.get_mut(key) else { return Vec::new() };
         replicas.instances -= 1;
         replicas.routable -= u32::from(record.is_routable());
         if replicas.instances > 0 {
-            return;
+            return Vec::new();
         }
         let Some(at) = at else {
             self.partitions.remove(key);
-            return;
+            return vec![key.into()];
         };
         replicas.emptied_at = at;
         // Now and then, so that it costs nothing for each.
@@ -160,7 +161,9 @@ impl ServiceSet {
                 self.partitions.iter().filter(|(_, of)| past(of)).map(|(key, _)| key.clone()).collect();
             gone.iter().for_each(|key| _ = self.partitions.remove(key));
             self.prune_at = 2 * self.partitions.len();
+            return gone;
         }
+        Vec::new()
     }
 
     /// The keys of its partitions that have a name.
@@ -224,8 +227,8 @@ impl ServiceSet {
         }
     }
 
-    /// Takes the record in, in place of one of the same id.
-    pub(super) fn put(&mut self, record: Arc<Record>) {
+    /// Takes the record in, in place of one of the same id. Gives the keys of partitions that are known no longer.
+    pub(super) fn put(&mut self, record: Arc<Record>) -> Vec<SmolStr> {
         self.forget_reply();
         self.revision = self.revision.max(record.revision);
         self.routable += u32::from(record.is_routable());
@@ -240,7 +243,7 @@ impl ServiceSet {
             Ok(index) => {
                 let old = std::mem::replace(&mut page[index], record);
                 self.routable -= u32::from(old.is_routable());
-                self.discount(&old, None);
+                return self.discount(&old, None);
             }
             Err(index) => {
                 page.insert(index, record);
@@ -251,15 +254,17 @@ impl ServiceSet {
                 }
             }
         }
+        Vec::new()
     }
 
-    /// Takes the record of this id away, at `revision` and `at` (Unix seconds).
-    pub(super) fn remove(&mut self, id: &str, revision: Revision, at: u64) {
+    /// Takes the record of this id away, at `revision` and `at` (Unix seconds). Gives the keys of partitions that are
+    /// known no longer.
+    pub(super) fn remove(&mut self, id: &str, revision: Revision, at: u64) -> Vec<SmolStr> {
         let place = self.page_of(id.as_bytes());
         let pages = Arc::make_mut(&mut self.pages);
-        let Some(shared) = pages.get_mut(place) else { return };
+        let Some(shared) = pages.get_mut(place) else { return Vec::new() };
         let page = Arc::make_mut(shared);
-        let Ok(index) = page.binary_search_by(|held| held.id_bytes().cmp(id.as_bytes())) else { return };
+        let Ok(index) = page.binary_search_by(|held| held.id_bytes().cmp(id.as_bytes())) else { return Vec::new() };
         let old = page.remove(index);
         if page.is_empty() {
             pages.remove(place);
@@ -267,9 +272,9 @@ impl ServiceSet {
         self.forget_reply();
         self.instances -= 1;
         self.routable -= u32::from(old.is_routable());
-        self.discount(&old, Some(at));
         self.revision = self.revision.max(revision);
         self.emptied_at = at;
+        self.discount(&old, Some(at))
     }
 
     /// The page that holds `id`, or would.

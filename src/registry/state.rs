@@ -333,9 +333,12 @@ impl Registry {
         }
         self.urls.remove(slot, place(&before), |slot| place_of(&self.slots, slot));
         self.free.push(slot);
-        let set = self.namespaces.get_mut(&delete.key.namespace)?.services.get_mut(&delete.key.service)?;
-        set.remove(&delete.key.id, revision, delete.at);
-        if set.is_empty() {
+        let Key { namespace, service, id } = &delete.key;
+        let set = self.namespaces.get_mut(namespace)?.services.get_mut(service)?;
+        let gone = set.remove(id, revision, delete.at);
+        let is_empty = set.is_empty();
+        self.let_partitions_go(namespace, service, gone);
+        if is_empty {
             self.remember(&delete.key.namespace, &delete.key.service);
         }
         Some(Event { before: Some(before), after: None, cause: delete.cause, slot })
@@ -346,7 +349,8 @@ impl Registry {
         let (namespace, service, _) = record.names();
         let set = self.service_entry(namespace, service);
         let emptied_at = set.is_empty().then(|| set.emptied_at());
-        set.put(Arc::clone(&record));
+        let gone = set.put(Arc::clone(&record));
+        self.let_partitions_go(namespace, service, gone);
         if let Some(at) = emptied_at {
             self.emptied.remove(&(at, SmolStr::new(namespace), SmolStr::new(service)));
         }
@@ -370,6 +374,13 @@ impl Registry {
         let hash = |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |record| record.fingerprint.0);
         self.index.insert_unique(fingerprint.0, slot, hash);
         (slot, None)
+    }
+
+    /// A service is found by these partition keys no longer.
+    fn let_partitions_go(&mut self, namespace: &str, service: &str, gone: Vec<SmolStr>) {
+        if let Some(held) = self.namespaces.get_mut(namespace).filter(|_| !gone.is_empty()) {
+            gone.into_iter().for_each(|key| _ = held.partitions.remove(&(key, SmolStr::new(service))));
+        }
     }
 
     /// Its service is found by its partition key from now on.
@@ -416,8 +427,13 @@ mod tests {
     use crate::registry::{Instance, Lease, SecretHash, Stamp};
 
     fn put(service: &str) -> Change {
+        put_keyed(service, "")
+    }
+
+    fn put_keyed(service: &str, key: &str) -> Change {
         let (namespace, id) = ("default".to_owned(), "a".to_owned());
-        let instance = Instance { namespace, service: service.into(), id, ..Instance::default() };
+        let partition_key = key.to_owned();
+        let instance = Instance { namespace, service: service.into(), id, partition_key, ..Instance::default() };
         let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let (incarnation, revision) = (Stamp::Commit, Stamp::Commit);
         Change::Put(Put { description: instance.encode_to_vec().into(), lease, incarnation, ordinal: 0, revision })
@@ -453,5 +469,31 @@ mod tests {
         fold(&mut registry, Change::Forget { namespace, service });
         assert_eq!(registry.forgettable(u64::MAX, 10), []);
         assert!(registry.service("default", "flaps").is_none() && registry.service("default", "stays").is_some());
+    }
+
+    /// Whatever an instance was called under, its service is found by what it is known under, and by nothing else.
+    #[test]
+    fn partitions_that_are_known_no_longer_leave_nothing() {
+        let mut registry = Registry::new(1, StateLimits::default());
+        let mut revision = 0;
+        let mut fold = |registry: &mut Registry, change| {
+            revision += 1;
+            registry.fold(revision, &[change]);
+            let held = &registry.namespaces["default"];
+            let known = |(name, set): (&SmolStr, &ServiceSet)| {
+                set.partition_keys().map(|key| (key.clone(), name.clone())).collect::<Vec<_>>()
+            };
+            let known: OrdSet<_> = held.services.iter().flat_map(known).collect();
+            assert_eq!(held.partitions, known);
+        };
+        for number in 0..1_000 {
+            fold(&mut registry, put_keyed("moves", &number.to_string()));
+        }
+        assert_eq!(registry.namespaces["default"].partitions.len(), 1);
+        for number in 0..200 {
+            fold(&mut registry, put_keyed("dies", &number.to_string()));
+            fold(&mut registry, delete("dies", KNOWN_SECONDS * number));
+        }
+        assert!(registry.namespaces["default"].partitions.len() < 150);
     }
 }

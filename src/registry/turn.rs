@@ -167,8 +167,9 @@ fn undo(event: &Event, sets: &mut HashMap<(SmolStr, SmolStr), ServiceSet>) {
     }
     let Some((namespace, service, id)) = event.any().map(|record| record.names()) else { return };
     let Some(set) = sets.get_mut(&(namespace.into(), service.into())) else { return };
-    match &event.before {
+    // Which partitions that makes unknown nobody asks of what was.
+    let _ = match &event.before {
         Some(before) => set.put(Arc::clone(before)),
         None => set.remove(id, 0, 0),
-    }
+    };
 }

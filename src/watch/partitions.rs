@@ -94,11 +94,15 @@ impl<S: Fn(&Entry) -> Vec<Step>> Way<'_, S> {
         while cursor < high {
             let batch = self.log.read(self.scopes, cursor, READ_MAX)?;
             passed.extend(batch.entries.iter().filter(|entry| entry.revision <= high).map(|entry| (self.steps)(entry)));
-            if batch.through <= cursor {
+            if batch.through < cursor {
+                // Another log, of a store that came back with less.
+                return Err(Forgotten { oldest: batch.through });
+            }
+            if batch.through == cursor {
                 // The state is ahead of the log for the moment between folding and publishing.
                 std::thread::yield_now();
             }
-            cursor = batch.through.max(cursor);
+            cursor = batch.through;
         }
         if from <= to {
             passed.iter().for_each(|steps| _ = presence.fold(steps));

@@ -8,6 +8,7 @@ use onair::proto::{
 use serde_json::json;
 use tonic::{Code, Streaming};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_types::StatusExt as _;
 
 use crate::{
     events::{get, poll, token},
@@ -151,6 +152,11 @@ async fn lists_say_what_goes_out_and_what_is_looked_at() {
     let both = LookupRequest { service: "shop".into(), ..find("s", "") };
     assert!(api.lookup(both).await.unwrap_err().message().contains("service_prefix"));
     assert!(api.lookup(find("a/b", "")).await.unwrap_err().message().contains("service_prefix"));
+    let all = LookupRequest { service: "shop".into(), version: ">>1".into(), ..find("a/b", "") };
+    let refused = api.lookup(all).await.unwrap_err();
+    let fields: Vec<_> = refused.get_details_bad_request().unwrap().field_violations;
+    let fields: Vec<_> = fields.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(fields, ["version", "service_prefix", "service_prefix"]);
     let by_http = get("/v1/namespaces/default/watch?servicePrefix=a%2Fb", "1.1", "");
     assert_eq!(Http::connect(server.address()).await.ask(by_http).await.status, 400);
 }
