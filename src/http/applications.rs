@@ -16,7 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{
-    HeaderValue, StatusCode,
+    HeaderValue, StatusCode, Uri,
     header::{CONTENT_TYPE, LOCATION},
     request::Parts,
     uri::PathAndQuery,
@@ -139,37 +139,60 @@ fn service_made(created: bool, service: Option<ServiceType>) -> Response<Body> {
     made(created, &format!("/services/{}", service.id), &shapes::service(&service))
 }
 
-async fn list_applications(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
+/// The answer to what a request asks for without a body.
+async fn asked<Q: Message, R: Message + Default>(
+    catalog: &Catalog,
+    request: Request,
+    method: &'static str,
+    read: impl FnOnce(&Uri) -> Result<Q, Status>,
+    show: impl FnOnce(R) -> Response<Body>,
+) -> Response<Body> {
     let (mut parts, _) = request.into_parts();
-    if let Some(form) = whole::Form::wanted(&parts.headers) {
-        return answered(whole::answer(catalog, parts, form).await);
-    }
     let answer = async {
-        let request = Fields::of_query(&parts.uri)?.applications()?;
-        let found: ListApplicationsResponse = catalog.call(&mut parts, "ListApplications", &request).await?;
-        Ok(body_of(StatusCode::OK, &found.applications.iter().map(shapes::application).collect()))
+        let wanted = read(&parts.uri)?;
+        catalog.call(&mut parts, method, &wanted).await.map(show)
     };
     answered(answer.await)
+}
+
+/// The answer to what a request's body wants to be so.
+async fn changed<Q: Message, R: Message + Default>(
+    catalog: &Catalog,
+    request: Request,
+    method: &'static str,
+    read: impl FnOnce(Fields) -> Result<Q, Status>,
+    show: impl FnOnce(R) -> Response<Body>,
+) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    let answer = async {
+        let wanted = read(catalog.fields(&parts, body).await?)?;
+        catalog.call(&mut parts, method, &wanted).await.map(show)
+    };
+    answered(answer.await)
+}
+
+async fn list_applications(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
+    if let Some(form) = whole::Form::wanted(request.headers()) {
+        let (parts, _) = request.into_parts();
+        return answered(whole::answer(catalog, parts, form).await);
+    }
+    let show = |found: ListApplicationsResponse| {
+        body_of(StatusCode::OK, &found.applications.iter().map(shapes::application).collect())
+    };
+    asked(&catalog, request, "ListApplications", |uri| Fields::of_query(uri)?.applications(), show).await
 }
 
 async fn application(State(catalog): State<Arc<Catalog>>, Path(id): Path<String>, request: Request) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    let answer = async {
-        let request = GetApplicationRequest { id, ..Default::default() };
-        let found: GetApplicationResponse = catalog.call(&mut parts, "GetApplication", &request).await?;
-        Ok(body_of(StatusCode::OK, &shapes::application(&found.application.unwrap_or_default())))
+    let wanted = GetApplicationRequest { id, ..Default::default() };
+    let show = |found: GetApplicationResponse| {
+        body_of(StatusCode::OK, &shapes::application(&found.application.unwrap_or_default()))
     };
-    answered(answer.await)
+    asked(&catalog, request, "GetApplication", |_| Ok(wanted), show).await
 }
 
 async fn create_application(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
-    let answer = async {
-        let request = catalog.fields(&parts, body).await?.create()?;
-        let made: CreateApplicationResponse = catalog.call(&mut parts, "CreateApplication", &request).await?;
-        Ok(application_made(true, made.application))
-    };
-    answered(answer.await)
+    let show = |made: CreateApplicationResponse| application_made(true, made.application);
+    changed(&catalog, request, "CreateApplication", |fields| fields.create(), show).await
 }
 
 async fn put_application(
@@ -177,13 +200,8 @@ async fn put_application(
     Path(id): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
-    let answer = async {
-        let request = catalog.fields(&parts, body).await?.put(id)?;
-        let made: PutApplicationResponse = catalog.call(&mut parts, "PutApplication", &request).await?;
-        Ok(application_made(made.created, made.application))
-    };
-    answered(answer.await)
+    let show = |made: PutApplicationResponse| application_made(made.created, made.application);
+    changed(&catalog, request, "PutApplication", |fields| fields.put(id), show).await
 }
 
 async fn delete_application(
@@ -191,13 +209,9 @@ async fn delete_application(
     Path(id): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    let answer = async {
-        let request = DeleteApplicationRequest { id, ..Default::default() };
-        let _: DeleteApplicationResponse = catalog.call(&mut parts, "DeleteApplication", &request).await?;
-        Ok(empty(StatusCode::NO_CONTENT))
-    };
-    answered(answer.await)
+    let wanted = DeleteApplicationRequest { id, ..Default::default() };
+    let show = |_: DeleteApplicationResponse| empty(StatusCode::NO_CONTENT);
+    asked(&catalog, request, "DeleteApplication", |_| Ok(wanted), show).await
 }
 
 async fn add_dependency(
@@ -205,13 +219,9 @@ async fn add_dependency(
     Path((id, dependency)): Path<(String, String)>,
     request: Request,
 ) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    let answer = async {
-        let request = AddDependencyRequest { id, dependency, ..Default::default() };
-        let made: AddDependencyResponse = catalog.call(&mut parts, "AddDependency", &request).await?;
-        Ok(application_made(false, made.application))
-    };
-    answered(answer.await)
+    let wanted = AddDependencyRequest { id, dependency, ..Default::default() };
+    let show = |made: AddDependencyResponse| application_made(false, made.application);
+    asked(&catalog, request, "AddDependency", |_| Ok(wanted), show).await
 }
 
 async fn remove_dependency(
@@ -219,29 +229,25 @@ async fn remove_dependency(
     Path((id, dependency)): Path<(String, String)>,
     request: Request,
 ) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    let answer = async {
-        let request = RemoveDependencyRequest { id, dependency, ..Default::default() };
-        let made: RemoveDependencyResponse = catalog.call(&mut parts, "RemoveDependency", &request).await?;
-        Ok(application_made(false, made.application))
-    };
-    answered(answer.await)
+    let wanted = RemoveDependencyRequest { id, dependency, ..Default::default() };
+    let show = |made: RemoveDependencyResponse| application_made(false, made.application);
+    asked(&catalog, request, "RemoveDependency", |_| Ok(wanted), show).await
 }
 
-async fn versions(catalog: &Catalog, parts: &mut Parts, kind: CatalogKind, entries: &str) -> Answer {
-    let request = Fields::of_query(&parts.uri)?.versions(kind, entries)?;
-    let found: ListCatalogVersionsResponse = catalog.call(parts, "ListCatalogVersions", &request).await?;
-    Ok(body_of(StatusCode::OK, &found.versions.iter().map(shapes::version).collect()))
+async fn versions(catalog: &Catalog, request: Request, kind: CatalogKind, entries: &str) -> Response<Body> {
+    let show = |found: ListCatalogVersionsResponse| {
+        body_of(StatusCode::OK, &found.versions.iter().map(shapes::version).collect())
+    };
+    let read = |uri: &Uri| Fields::of_query(uri)?.versions(kind, entries);
+    asked(catalog, request, "ListCatalogVersions", read, show).await
 }
 
 async fn application_versions(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    answered(versions(&catalog, &mut parts, CatalogKind::Application, "application").await)
+    versions(&catalog, request, CatalogKind::Application, "application").await
 }
 
 async fn service_versions(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    answered(versions(&catalog, &mut parts, CatalogKind::ServiceType, "service").await)
+    versions(&catalog, request, CatalogKind::ServiceType, "service").await
 }
 
 async fn yaml(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
@@ -250,43 +256,28 @@ async fn yaml(State(catalog): State<Arc<Catalog>>, request: Request) -> Response
 }
 
 async fn list_services(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    let answer = async {
-        let request = Fields::of_query(&parts.uri)?.services()?;
-        let found: ListServiceTypesResponse = catalog.call(&mut parts, "ListServiceTypes", &request).await?;
-        Ok(body_of(StatusCode::OK, &found.service_types.iter().map(shapes::service).collect()))
+    let show = |found: ListServiceTypesResponse| {
+        body_of(StatusCode::OK, &found.service_types.iter().map(shapes::service).collect())
     };
-    answered(answer.await)
+    asked(&catalog, request, "ListServiceTypes", |uri| Fields::of_query(uri)?.services(), show).await
 }
 
 async fn service(State(catalog): State<Arc<Catalog>>, Path(id): Path<String>, request: Request) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    let answer = async {
-        let request = GetServiceTypeRequest { id, ..Default::default() };
-        let found: GetServiceTypeResponse = catalog.call(&mut parts, "GetServiceType", &request).await?;
-        Ok(body_of(StatusCode::OK, &shapes::service(&found.service_type.unwrap_or_default())))
+    let wanted = GetServiceTypeRequest { id, ..Default::default() };
+    let show = |found: GetServiceTypeResponse| {
+        body_of(StatusCode::OK, &shapes::service(&found.service_type.unwrap_or_default()))
     };
-    answered(answer.await)
+    asked(&catalog, request, "GetServiceType", |_| Ok(wanted), show).await
 }
 
 async fn create_service(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
-    let answer = async {
-        let request = catalog.fields(&parts, body).await?.create_service()?;
-        let made: CreateServiceTypeResponse = catalog.call(&mut parts, "CreateServiceType", &request).await?;
-        Ok(service_made(true, made.service_type))
-    };
-    answered(answer.await)
+    let show = |made: CreateServiceTypeResponse| service_made(true, made.service_type);
+    changed(&catalog, request, "CreateServiceType", |fields| fields.create_service(), show).await
 }
 
 async fn put_service(State(catalog): State<Arc<Catalog>>, Path(id): Path<String>, request: Request) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
-    let answer = async {
-        let request = catalog.fields(&parts, body).await?.put_service(id)?;
-        let made: PutServiceTypeResponse = catalog.call(&mut parts, "PutServiceType", &request).await?;
-        Ok(service_made(made.created, made.service_type))
-    };
-    answered(answer.await)
+    let show = |made: PutServiceTypeResponse| service_made(made.created, made.service_type);
+    changed(&catalog, request, "PutServiceType", |fields| fields.put_service(id), show).await
 }
 
 async fn delete_service(
@@ -294,11 +285,7 @@ async fn delete_service(
     Path(id): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    let (mut parts, _) = request.into_parts();
-    let answer = async {
-        let request = DeleteServiceTypeRequest { id, ..Default::default() };
-        let _: DeleteServiceTypeResponse = catalog.call(&mut parts, "DeleteServiceType", &request).await?;
-        Ok(empty(StatusCode::NO_CONTENT))
-    };
-    answered(answer.await)
+    let wanted = DeleteServiceTypeRequest { id, ..Default::default() };
+    let show = |_: DeleteServiceTypeResponse| empty(StatusCode::NO_CONTENT);
+    asked(&catalog, request, "DeleteServiceType", |_| Ok(wanted), show).await
 }
