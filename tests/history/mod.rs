@@ -40,7 +40,7 @@ mod writes;
 pub use client::{Beating, Client, Subscribed, Watched};
 pub use fold::Fold;
 pub use http::{AnyWatched, HttpClient, Said, Way, said};
-pub use json::of_message;
+pub use json::{message as of_json, of_message};
 pub use print::report;
 pub use recorder::{OperationId, Recorder, StreamId};
 pub use sse::{Block, Parser};

@@ -259,13 +259,14 @@ class Watcher:
             error = None
             try:
                 while True:
-                    message = await asyncio.wait_for(stream.read(), self._silence)
+                    async with asyncio.timeout(self._silence):
+                        message = await stream.read()
                     if message is grpc.aio.EOF:
                         break  # no server of ours ends a watch without an error
                     backoff.reset()
                     if seen := self._take(message):
                         yield seen
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 await self._line.renew()
             except grpc.RpcError as failed:
                 if failed.code() in FINAL:

@@ -1,0 +1,157 @@
+package example;
+
+import com.google.protobuf.util.Durations;
+import io.grpc.StatusException;
+import java.time.Duration;
+import java.util.Map;
+import java.util.UUID;
+import java.util.function.Consumer;
+import onair.v1.InstanceOuterClass.Instance;
+import onair.v1.InstanceOuterClass.Status;
+import onair.v1.RegistryOuterClass.Beat;
+import onair.v1.RegistryOuterClass.BeatState;
+import onair.v1.RegistryOuterClass.DeregisterRequest;
+import onair.v1.RegistryOuterClass.DrainRequest;
+import onair.v1.RegistryOuterClass.DrainResponse;
+import onair.v1.RegistryOuterClass.GetInstanceRequest;
+import onair.v1.RegistryOuterClass.HeartbeatRequest;
+import onair.v1.RegistryOuterClass.RegisterRequest;
+import onair.v1.RegistryOuterClass.RegisterResponse;
+
+/** Keeps one instance registered while {@link #run} runs. */
+final class Keeper {
+  private static final Duration CALL_TIMEOUT = Duration.ofSeconds(10);
+  private static final Duration LEAVE_TIMEOUT = Duration.ofSeconds(3);
+  private static final Duration SHORTEST_BEAT = Duration.ofMillis(500);
+  static final Duration LONGEST_PAUSE = Duration.ofSeconds(2);
+
+  private final Line line;
+  private final Say say;
+
+  /** Holds the last token and, once known, the id. */
+  private volatile RegisterRequest request;
+
+  private Duration interval;
+
+  Keeper(Line line, Instance instance, Duration ttl, Say say) {
+    this.line = line;
+    this.say = say;
+    this.request = RegisterRequest.newBuilder().setInstance(instance).setTtl(Durations.fromMillis(ttl.toMillis())).build();
+  }
+
+  /** Registers and beats, and registers again whenever the lease is lost; throws when that makes no sense. */
+  void run() throws StatusException, Superseded, InterruptedException {
+    while (true) {
+      register();
+      beatUntilLost();
+    }
+  }
+
+  private void register() throws StatusException, Superseded, InterruptedException {
+    // One id for all attempts: however many of them arrive, one registration is made.
+    update(registration -> registration.setRequestId(UUID.randomUUID().toString()));
+    Backoff backoff = new Backoff(LONGEST_PAUSE);
+    while (true) {
+      try {
+        RegisterResponse reply = line.registry(CALL_TIMEOUT).register(request);
+        update(
+            registration -> {
+              registration.setLeaseToken(reply.getLease().getToken());
+              // An id that was made up for us is ours from now on.
+              registration.getInstanceBuilder().setId(reply.getInstance().getId());
+            });
+        interval = Duration.ofMillis(Durations.toMillis(reply.getLease().getHeartbeatInterval()));
+        say.line("registered", Map.of("instance", reply.getInstance(), "revision", reply.getRevision()));
+        return;
+      } catch (StatusException error) {
+        line.failed(error);
+        backoff.pause(error);
+      }
+    }
+  }
+
+  private synchronized void update(Consumer<RegisterRequest.Builder> change) {
+    RegisterRequest.Builder changed = request.toBuilder();
+    change.accept(changed);
+    request = changed.build();
+  }
+
+  /** Returns when the lease is gone and its key is free. */
+  private void beatUntilLost() throws StatusException, Superseded, InterruptedException {
+    Backoff backoff = new Backoff(interval);
+    Duration timeout = interval.compareTo(SHORTEST_BEAT) < 0 ? SHORTEST_BEAT : interval;
+    untilNextBeat();
+    while (true) {
+      try {
+        // A beat that hangs is worth less than the next one.
+        BeatState state = beat(timeout);
+        say.line("beat", Map.of("state", state.name()));
+        switch (state) {
+          case BEAT_STATE_RENEWED -> {
+            backoff.reset();
+            untilNextBeat();
+          }
+          case BEAT_STATE_SUPERSEDED -> throw new Superseded("a newer registration has our key");
+          case BEAT_STATE_EXPIRED, BEAT_STATE_UNKNOWN, BEAT_STATE_DENIED -> {
+            return;
+          }
+          default -> backoff.pause(null); // also what this code does not know: try again soon
+        }
+      } catch (StatusException error) {
+        line.failed(error);
+        backoff.pause(error);
+      }
+    }
+  }
+
+  private void untilNextBeat() throws InterruptedException {
+    Thread.sleep((long) Backoff.spread(interval.toMillis(), 0.9));
+  }
+
+  private BeatState beat(Duration timeout) throws StatusException, InterruptedException {
+    Beat beat = Beat.newBuilder().setLeaseToken(request.getLeaseToken()).build();
+    return line.registry(timeout).heartbeat(HeartbeatRequest.newBuilder().addBeats(beat).build()).getResults(0).getState();
+  }
+
+  /** Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile. */
+  void drain(Duration wait) throws InterruptedException {
+    // Should it be lost, what is registered anew takes no traffic either.
+    update(registration -> registration.getInstanceBuilder().setStatus(Status.STATUS_DRAINING));
+    if (request.getLeaseToken().isEmpty()) {
+      return; // it never was registered
+    }
+    DrainRequest.Builder drain = DrainRequest.newBuilder().setLeaseToken(request.getLeaseToken());
+    drain.setWait(Durations.fromMillis(wait.toMillis()));
+    try {
+      DrainResponse reply = line.registry(wait.plus(LEAVE_TIMEOUT)).drain(drain.build());
+      say.line("drained", Map.of("pending", reply.getPending(), "sent", reply.getSent(), "acked", reply.getAcked()));
+    } catch (StatusException error) {
+      say.line("failed", Map.of("code", error.getStatus().getCode().name())); // nobody hears, so nothing to wait for
+    }
+  }
+
+  /** Takes the instance away. Nothing may register it any more. */
+  void leave() throws InterruptedException {
+    if (request.getLeaseToken().isEmpty()) {
+      return;
+    }
+    try {
+      DeregisterRequest leave = DeregisterRequest.newBuilder().setLeaseToken(request.getLeaseToken()).build();
+      say.line("deregistered", Map.of("removed", line.registry(LEAVE_TIMEOUT).deregister(leave).getRemoved()));
+    } catch (StatusException error) {
+      say.line("failed", Map.of("code", error.getStatus().getCode().name())); // the lease ends by itself
+    }
+  }
+
+  /** Where the instance is that has our key, as far as that can be told. */
+  String holder() throws InterruptedException {
+    Instance ours = request.getInstance();
+    GetInstanceRequest.Builder key = GetInstanceRequest.newBuilder().setNamespace(ours.getNamespace());
+    key.setService(ours.getService()).setId(ours.getId());
+    try {
+      return line.registry(LEAVE_TIMEOUT).getInstance(key.build()).getInstance().getUrl();
+    } catch (StatusException error) {
+      return "";
+    }
+  }
+}
