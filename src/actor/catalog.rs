@@ -1,39 +1,19 @@
 //! Changes of the catalog, and what can be read of it. Changes are commands like any other; reads never take the actor's
 //! time.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use imbl::OrdMap;
 use smol_str::SmolStr;
-use tokio::{task::yield_now, time::Instant};
+use tokio::time::Instant;
 
 use super::{Deployment, RegistryHandle, Reply, handle::wall_clock, lookup::end_of};
 use crate::{
     registry::{
         Command, Error, Principal, Revision,
-        catalog::{
-            ApplicationQuery, Book, CatalogAction, CatalogCommand, Entry, Page, PortRules, ServiceType, Standing,
-            Stood, Tally, asked, stand,
-        },
+        catalog::{Book, CatalogAction, CatalogCommand, Entry, PortRules, ServiceType},
     },
     watch::ReadyWatch,
 };
-
-/// Most applications and instances looked at in one turn of a thread.
-const TURN_MAX: u64 = 4_096;
-
-/// How applications stand.
-#[derive(Debug)]
-pub struct Standings {
-    /// The part of them that was asked for, by id.
-    pub found: Vec<Stood>,
-    /// How many there are in all of those.
-    pub total: u64,
-    /// How many stand in which way, also of those that nobody asked for.
-    pub tally: Tally,
-    /// The revision that this shows.
-    pub revision: Revision,
-}
 
 impl RegistryHandle {
     /// Changes the catalog of a namespace.
@@ -65,13 +45,6 @@ impl RegistryHandle {
         (registry.catalogs().book(namespace).clone(), registry.revision())
     }
 
-    /// Those that were changed once, of all namespaces.
-    #[must_use]
-    pub fn books(&self) -> (OrdMap<SmolStr, Book>, Revision) {
-        let registry = self.hub.registry();
-        (registry.catalogs().books().clone(), registry.revision())
-    }
-
     /// What is stored that cannot be by the rules that ports are given out by, each in a sentence.
     #[must_use]
     pub fn catalog_faults(&self) -> Vec<String> {
@@ -88,40 +61,6 @@ impl RegistryHandle {
     #[must_use]
     pub fn port_rules(&self) -> Arc<PortRules> {
         Arc::clone(self.hub.registry().port_rules())
-    }
-
-    /// How applications of a namespace stand, all as of one revision; of `standings` only, unless that is empty.
-    pub async fn standings(
-        &self,
-        namespace: &str,
-        query: &ApplicationQuery,
-        standings: &HashSet<Standing>,
-        page: Page,
-    ) -> Standings {
-        // A short look: the rest is read after the state is free again.
-        let (book, services, revision) = {
-            let registry = self.hub.registry();
-            let services = registry.namespaces().get(namespace).map(|held| held.services.clone());
-            (registry.catalogs().book(namespace).clone(), services.unwrap_or_default(), registry.revision())
-        };
-        let mut all = Standings { found: Vec::new(), total: 0, tally: Tally::default(), revision };
-        let mut seen = 0;
-        for entry in asked(&book, query) {
-            let stood = stand(entry, &services);
-            seen += 1 + stood.instances;
-            all.tally.count(stood.standing);
-            if standings.is_empty() || standings.contains(&stood.standing) {
-                if all.total >= page.offset as u64 && all.found.len() < page.limit {
-                    all.found.push(stood);
-                }
-                all.total += 1;
-            }
-            if seen > TURN_MAX {
-                seen = 0;
-                yield_now().await;
-            }
-        }
-        all
     }
 
     /// Waits until services are online.

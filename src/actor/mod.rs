@@ -11,6 +11,7 @@ mod handle;
 mod import;
 mod latch;
 mod leases;
+mod lists;
 mod lookup;
 mod publish;
 mod reply;
@@ -54,12 +55,12 @@ use self::{
     waiting::{Call, WaitingRoom},
 };
 pub use self::{
-    catalog::Standings,
     clock::{LeaseClock, MARK_INTERVAL},
     deploy::{DeployedPage, Deployment, Impact},
     drain::Drained,
     handle::{ActorOptions, RegistryHandle},
     import::{CatalogPage, Import, Imported, Progress},
+    lists::{BY_ID, CatalogList, Standings},
     lookup::{Found, ListQuery, Listed, LookupQuery, PickKind, WhyEmpty},
     request::{Beat, BeatOutcome, BeatReply, Reply, Standing},
     resolve::{Resolution, ResolveQuery},

@@ -15,7 +15,7 @@ use super::{
     status::{self, Reason},
 };
 use crate::{
-    actor::{Deployment, RegistryHandle, Standing, anyone},
+    actor::{CatalogList, Deployment, RegistryHandle, Standing, anyone},
     proto::*,
     registry::{
         ALL_NAMESPACES, Error,
@@ -93,10 +93,6 @@ fn no_such(kind: &'static str, namespace: &str, id: &str) -> Status {
     Error::NoSuch { kind, name: format!("{namespace}/{id}") }.into()
 }
 
-fn count(number: usize) -> u64 {
-    number as u64
-}
-
 #[tonic::async_trait]
 impl Catalog for CatalogService {
     async fn create_service_type(
@@ -128,11 +124,12 @@ impl Catalog for CatalogService {
     ) -> Result<Response<ListServiceTypesResponse>, Status> {
         let mut request = request.into_inner();
         let namespace = std::mem::take(&mut request.namespace);
-        let (ids, sort, page) = read::service_types(request)?;
-        let (namespace, book, revision) = self.book(&namespace)?;
-        let list = catalog::service_types(&namespace, &book, &ids, sort, page);
-        let service_types = list.found.iter().map(|(of, entry)| answer::service_type(of, entry)).collect();
-        Ok(Response::new(ListServiceTypesResponse { service_types, total: count(list.total), revision }))
+        let namespace = read::namespace_to_read(&namespace)?;
+        let (ids, read::Part { sort, page, after }) = read::service_types(request)?;
+        let list = self.handle.list_service_types(namespace, &ids, sort, page, after).await;
+        let CatalogList { found, total, next_page_token, revision } = list;
+        let service_types = found.iter().map(|(of, entry)| answer::service_type(of, entry)).collect();
+        Ok(Response::new(ListServiceTypesResponse { service_types, total, revision, next_page_token }))
     }
 
     async fn put_service_type(
@@ -186,16 +183,12 @@ impl Catalog for CatalogService {
     ) -> Result<Response<ListApplicationsResponse>, Status> {
         let mut request = request.into_inner();
         let namespace = std::mem::take(&mut request.namespace);
-        let (query, sort, page) = read::applications(request)?;
-        let (list, revision) = if namespace == ALL_NAMESPACES {
-            let (books, revision) = self.handle.books();
-            (catalog::applications(&books, &query, sort, page), revision)
-        } else {
-            let (namespace, book, revision) = self.book(&namespace)?;
-            (catalog::applications([(&namespace, &book)], &query, sort, page), revision)
-        };
-        let applications = list.found.iter().map(|(of, entry)| answer::application(of, entry)).collect();
-        Ok(Response::new(ListApplicationsResponse { applications, total: count(list.total), revision }))
+        let one = (namespace != ALL_NAMESPACES).then(|| read::namespace_to_read(&namespace)).transpose()?;
+        let (query, read::Part { sort, page, after }) = read::applications(request)?;
+        let list = self.handle.list_applications(one, &query, sort, page, after).await;
+        let CatalogList { found, total, next_page_token, revision } = list;
+        let applications = found.iter().map(|(of, entry)| answer::application(of, entry)).collect();
+        Ok(Response::new(ListApplicationsResponse { applications, total, revision, next_page_token }))
     }
 
     async fn put_application(
@@ -252,11 +245,12 @@ impl Catalog for CatalogService {
     ) -> Result<Response<ListCatalogVersionsResponse>, Status> {
         let mut request = request.into_inner();
         let namespace = std::mem::take(&mut request.namespace);
-        let (query, page) = read::versions(request)?;
-        let (namespace, book, revision) = self.book(&namespace)?;
-        let list = catalog::versions(&book, &query, page);
-        let versions = list.found.iter().map(|version| answer::version(&namespace, version)).collect();
-        Ok(Response::new(ListCatalogVersionsResponse { versions, total: count(list.total), revision }))
+        let namespace = read::namespace_to_read(&namespace)?;
+        let (query, page, after) = read::versions(request)?;
+        let list = self.handle.list_catalog_versions(&namespace, &query, page, after).await;
+        let CatalogList { found, total, next_page_token, revision } = list;
+        let versions = found.iter().map(|version| answer::version(&namespace, version)).collect();
+        Ok(Response::new(ListCatalogVersionsResponse { versions, total, revision, next_page_token }))
     }
 
     async fn get_start_order(
@@ -303,8 +297,8 @@ impl Catalog for CatalogService {
     ) -> Result<Response<GetCatalogStatusResponse>, Status> {
         let mut request = request.into_inner();
         let namespace = read::namespace_to_read(&std::mem::take(&mut request.namespace))?;
-        let (query, states, page) = read::status(request)?;
-        let standings = self.handle.standings(&namespace, &query, &states, page).await;
+        let (query, states, page, after) = read::status(request)?;
+        let standings = self.handle.standings(&namespace, &query, &states, page, after).await;
         Ok(Response::new(live::standings(standings)))
     }
 

@@ -2,6 +2,7 @@
 //! its statuses and sentences. Each request is a call of `onair.v1.Catalog` in the namespace `default`; no rule is here.
 
 mod form;
+mod lists;
 mod shapes;
 mod whole;
 
@@ -176,10 +177,7 @@ async fn list_applications(State(catalog): State<Arc<Catalog>>, request: Request
         let (parts, _) = request.into_parts();
         return answered(whole::answer(catalog, parts, form).await);
     }
-    let show = |found: ListApplicationsResponse| {
-        body_of(StatusCode::OK, &found.applications.iter().map(shapes::application).collect())
-    };
-    asked(&catalog, request, "ListApplications", |uri| Fields::of_query(uri)?.applications(), show).await
+    lists::answer(&catalog, request, |fields| fields.applications()).await
 }
 
 async fn application(State(catalog): State<Arc<Catalog>>, Path(id): Path<String>, request: Request) -> Response<Body> {
@@ -234,20 +232,12 @@ async fn remove_dependency(
     asked(&catalog, request, "RemoveDependency", |_| Ok(wanted), show).await
 }
 
-async fn versions(catalog: &Catalog, request: Request, kind: CatalogKind, entries: &str) -> Response<Body> {
-    let show = |found: ListCatalogVersionsResponse| {
-        body_of(StatusCode::OK, &found.versions.iter().map(shapes::version).collect())
-    };
-    let read = |uri: &Uri| Fields::of_query(uri)?.versions(kind, entries);
-    asked(catalog, request, "ListCatalogVersions", read, show).await
-}
-
 async fn application_versions(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
-    versions(&catalog, request, CatalogKind::Application, "application").await
+    lists::answer(&catalog, request, |fields| fields.versions(CatalogKind::Application, "application")).await
 }
 
 async fn service_versions(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
-    versions(&catalog, request, CatalogKind::ServiceType, "service").await
+    lists::answer(&catalog, request, |fields| fields.versions(CatalogKind::ServiceType, "service")).await
 }
 
 async fn yaml(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
@@ -256,10 +246,7 @@ async fn yaml(State(catalog): State<Arc<Catalog>>, request: Request) -> Response
 }
 
 async fn list_services(State(catalog): State<Arc<Catalog>>, request: Request) -> Response<Body> {
-    let show = |found: ListServiceTypesResponse| {
-        body_of(StatusCode::OK, &found.service_types.iter().map(shapes::service).collect())
-    };
-    asked(&catalog, request, "ListServiceTypes", |uri| Fields::of_query(uri)?.services(), show).await
+    lists::answer(&catalog, request, |fields| fields.services()).await
 }
 
 async fn service(State(catalog): State<Arc<Catalog>>, Path(id): Path<String>, request: Request) -> Response<Body> {

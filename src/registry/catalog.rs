@@ -13,10 +13,12 @@ mod draft;
 mod groups;
 mod import;
 mod key;
+mod list;
 mod live;
 mod port;
 mod query;
 mod rules;
+mod shelf;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -33,13 +35,12 @@ pub use self::{
     dependency::{Cycle, Dependencies, Shape},
     draft::{ApplicationDraft, Drafted, Refusal, ServiceTypeDraft},
     import::{ImportPlan, List, Listed, ListedPort, Planned, RefusedEntry},
+    list::{Page, Paged, Paging, Shown},
     live::{Standing, Stood, Tally, asked, stand},
     port::{Full, Ports},
-    query::{
-        ApplicationQuery, Block, Of, Page, Paged, Sort, SortKey, VersionQuery, applications, blocks, service_types,
-        versions,
-    },
+    query::{ApplicationQuery, Block, Sort, SortKey, VersionQuery, applications, blocks, service_types, versions},
     rules::{BlockPattern, PortRules},
+    shelf::{Place, Shelf, Shelved},
 };
 
 /// A kind of program.
@@ -151,22 +152,30 @@ impl Catalog {
         self.types.remove(id);
     }
 
-    /// Holds an application, in place of the one with its id, and gives that one.
+    /// Holds an application, in place of the one with its id, and gives that one. What the two have in common stays as
+    /// it is: a change costs what it changes.
     pub fn put_application(&mut self, application: Arc<Application>) -> Option<Arc<Application>> {
-        let before = self.remove_application(&application.id);
-        for port in &application.ports {
-            self.ports.take(&application.id, port.external);
-            *self.users.entry(port.service.clone()).or_insert(0) += 1;
-        }
+        let before = self.applications.insert(application.id.clone(), Arc::clone(&application));
+        let held: &[Port] = before.as_ref().map_or(&[], |before| &before.ports);
+        self.change_ports(&application.id, held, &application.ports);
         self.dependencies.set(&application.id, Arc::clone(&application.dependencies));
-        self.applications.insert(application.id.clone(), application);
         before
     }
 
     /// Holds an application no longer: its ports and its id are free.
     pub fn remove_application(&mut self, id: &str) -> Option<Arc<Application>> {
         let before = self.applications.remove(id)?;
-        for port in &before.ports {
+        self.change_ports(&before.id, &before.ports, &[]);
+        self.dependencies.remove(id);
+        Some(before)
+    }
+
+    /// An application has other ports than it had.
+    fn change_ports(&mut self, id: &SmolStr, before: &[Port], now: &[Port]) {
+        let is_among = |all: &[Port], port: &Port| {
+            all.iter().any(|held| (&held.service, held.external) == (&port.service, port.external))
+        };
+        for port in before.iter().filter(|port| !is_among(now, port)) {
             self.ports.free(id, port.external);
             if let Some(users) = self.users.get_mut(&port.service) {
                 *users -= 1;
@@ -175,7 +184,9 @@ impl Catalog {
                 self.users.remove(&port.service);
             }
         }
-        self.dependencies.remove(id);
-        Some(before)
+        for port in now.iter().filter(|port| !is_among(before, port)) {
+            self.ports.take(id, port.external);
+            *self.users.entry(port.service.clone()).or_insert(0) += 1;
+        }
     }
 }

@@ -34,6 +34,7 @@ mod breaker;
 mod catalog;
 mod catalog_lists;
 mod catalog_live;
+mod catalog_pages;
 mod catalog_texts;
 mod cli;
 mod curl;

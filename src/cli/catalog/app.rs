@@ -240,7 +240,7 @@ const PAGE: u32 = 100;
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let ListArgs { prefix, search, services, ports, sort, given } = args;
-    let (mut all, mut offset) = (Vec::new(), 0);
+    let (mut all, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = |namespace| ListApplicationsRequest {
             namespace,
@@ -250,18 +250,17 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
             ports: ports.clone(),
             sort: sort.clone(),
             limit: PAGE,
-            offset,
+            page_token,
             ..ListApplicationsRequest::default()
         };
         let send = async |mut client: super::Client, request| client.list_applications(request).await;
         let asked = ask(&given, "ListApplications", "list the applications", request, send).await?;
         let Some((print, page)) = asked else { return Ok(()) };
-        let last = page.applications.len() < PAGE as usize;
         all.extend(page.applications);
-        if last {
+        if page.next_page_token.is_empty() {
             return show(&print, &all);
         }
-        offset += PAGE;
+        page_token = page.next_page_token;
     }
 }
 
@@ -287,21 +286,36 @@ pub fn show(print: &Printer, all: &[Application]) -> Result<(), Failure> {
 }
 
 async fn versions(id: Option<String>, limit: u32, given: &Given<ClientSettings>) -> Result<(), Failure> {
-    let request = |namespace| ListCatalogVersionsRequest {
-        namespace,
-        entries: id.into_iter().collect(),
-        sort: "-timestamp".to_owned(),
-        limit,
-        ..ListCatalogVersionsRequest::default()
-    };
-    let send = async |mut client: super::Client, request| client.list_catalog_versions(request).await;
-    let asked = ask(given, "ListCatalogVersions", "list what changed", request, send).await?;
-    let Some((print, found)) = asked else { return Ok(()) };
+    let (mut all, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let entries: Vec<String> = id.iter().cloned().collect();
+        let request = |namespace| ListCatalogVersionsRequest {
+            namespace,
+            entries,
+            sort: "-timestamp".to_owned(),
+            // 0 is as many as the server likes.
+            limit: limit.saturating_sub(u32::try_from(all.len()).unwrap_or(u32::MAX)),
+            page_token,
+            ..ListCatalogVersionsRequest::default()
+        };
+        let send = async |mut client: super::Client, request| client.list_catalog_versions(request).await;
+        let asked = ask(given, "ListCatalogVersions", "list what changed", request, send).await?;
+        let Some((print, page)) = asked else { return Ok(()) };
+        all.extend(page.versions);
+        // A page has fewer when they are large.
+        if page.next_page_token.is_empty() || all.len() >= limit as usize {
+            return show_versions(&print, &all);
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+fn show_versions(print: &Printer, all: &[CatalogVersion]) -> Result<(), Failure> {
     if print.is_json() {
-        return found.versions.iter().try_for_each(|version| print.message("CatalogVersion", version));
+        return all.iter().try_for_each(|version| print.message("CatalogVersion", version));
     }
     let mut table = Table::new(["VERSION", "AGO", "CHANGE", "OF", "PORTS", "NEEDS"]);
-    for version in &found.versions {
+    for version in all {
         table.row(row_of(version));
     }
     print.table(&table)

@@ -121,24 +121,23 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn list(given: &Given<ClientSettings>) -> Result<(), Failure> {
-    let (mut all, mut offset) = (Vec::new(), 0);
+    let (mut all, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = |namespace| ListServiceTypesRequest {
             namespace,
             sort: "id".to_owned(),
             limit: PAGE,
-            offset,
+            page_token,
             ..ListServiceTypesRequest::default()
         };
         let send = async |mut client: super::Client, request| client.list_service_types(request).await;
         let asked = ask(given, "ListServiceTypes", "list the service types", request, send).await?;
         let Some((print, page)) = asked else { return Ok(()) };
-        let last = page.service_types.len() < PAGE as usize;
         all.extend(page.service_types);
-        if last {
+        if page.next_page_token.is_empty() {
             return show(&print, &all);
         }
-        offset += PAGE;
+        page_token = page.next_page_token;
     }
 }
 

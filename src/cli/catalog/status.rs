@@ -65,25 +65,29 @@ const PAGE: u32 = 100;
 /// What went wrong.
 pub async fn status(StatusArgs { prefix, states, given }: StatusArgs) -> Result<(), Failure> {
     let states: Vec<i32> = states.into_iter().map(|state| ApplicationState::from(state).into()).collect();
-    let (mut all, mut offset, mut asked_of) = (Vec::new(), 0, String::new());
+    let (mut all, mut asked_of): (Option<GetCatalogStatusResponse>, _) = (None, String::new());
     loop {
+        let page_token = all.as_ref().map(|all| all.next_page_token.clone()).unwrap_or_default();
         let request = |namespace: String| {
             asked_of.clone_from(&namespace);
             let (prefix, states) = (prefix.clone(), states.clone());
-            GetCatalogStatusRequest { namespace, prefix, states, limit: PAGE, offset, ..Default::default() }
+            GetCatalogStatusRequest { namespace, prefix, states, limit: PAGE, page_token, ..Default::default() }
         };
         let send = async |mut client: super::Client, request| client.get_catalog_status(request).await;
         let asked = ask(&given, "GetCatalogStatus", "ask how the applications stand", request, send).await?;
         let Some((print, mut page)) = asked else { return Ok(()) };
-        let last = page.applications.len() < PAGE as usize;
-        all.append(&mut page.applications);
-        if last && all.is_empty() && prefix.is_empty() && states.is_empty() {
+        // The first page has the counts of all.
+        if let Some(all) = &mut all {
+            all.applications.append(&mut page.applications);
+            all.next_page_token = page.next_page_token;
+        } else {
+            all = Some(page);
+        }
+        let Some(all) = all.as_ref().filter(|all| all.next_page_token.is_empty()) else { continue };
+        if all.applications.is_empty() && prefix.is_empty() && states.is_empty() {
             return Err(nothing_declared(&asked_of));
         }
-        if last {
-            return show(&print, &GetCatalogStatusResponse { applications: all, ..page });
-        }
-        offset += PAGE;
+        return show(&print, all);
     }
 }
 

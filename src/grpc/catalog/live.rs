@@ -10,7 +10,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::{
-    actor::Standings,
+    actor::{CatalogList, Standings},
     proto::{
         ApplicationState, ApplicationStatus, GetCatalogStatusResponse, PortStatus, UnexpectedInstance,
         WaitReadyResponse,
@@ -60,7 +60,8 @@ pub(super) fn standing(state: ApplicationState) -> Option<Standing> {
     }
 }
 
-pub(super) fn standings(Standings { found, total, tally, revision }: Standings) -> GetCatalogStatusResponse {
+pub(super) fn standings(Standings { listed, tally }: Standings) -> GetCatalogStatusResponse {
+    let CatalogList { found, total, next_page_token, revision } = listed;
     GetCatalogStatusResponse {
         applications: found.into_iter().map(stood).collect(),
         total,
@@ -68,6 +69,7 @@ pub(super) fn standings(Standings { found, total, tally, revision }: Standings) 
         missing: tally.missing,
         unexpected_port: tally.unexpected,
         revision,
+        next_page_token,
     }
 }
 

@@ -7,6 +7,7 @@ use tonic::Status;
 
 use super::live;
 use crate::{
+    actor::BY_ID,
     grpc,
     proto::{
         ApplicationState, CatalogKind, CreateApplicationRequest, GetCatalogStatusRequest, ListApplicationsRequest,
@@ -15,7 +16,7 @@ use crate::{
     },
     registry::{
         ALL_NAMESPACES, DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Violation,
-        catalog::{ApplicationDraft, ApplicationQuery, Page, Sort, Standing, VersionQuery},
+        catalog::{ApplicationDraft, ApplicationQuery, Page, Place, Sort, Standing, VersionQuery},
         check_name, check_new_namespace,
     },
 };
@@ -99,12 +100,39 @@ fn page(limit: u32, offset: u32, violations: &mut Vec<Violation>) -> Page {
 }
 
 /// Order and part of a list.
-fn sort_and_page(sort: &str, limit: u32, offset: u32, violations: &mut Vec<Violation>) -> (Sort, Page) {
-    let sort = Sort::parse(sort).unwrap_or_else(|description| {
-        violations.push(violation("sort", description));
-        Sort::default()
-    });
-    (sort, page(limit, offset, violations))
+pub(super) struct Part {
+    pub(super) sort: Sort,
+    pub(super) page: Page,
+    /// Behind which place it begins.
+    pub(super) after: Option<Place>,
+}
+
+fn part((sort, limit, offset, token): (&str, u32, u32, &str), violations: &mut Vec<Violation>) -> Part {
+    let sort = Sort::parse(sort).map_err(|description| violations.push(violation("sort", description))).ok();
+    let page = page(limit, offset, violations);
+    // Of no order no token can be judged.
+    let after = sort.and_then(|sort| after(token, page, |token| Place::of(token, sort), violations));
+    Part { sort: sort.unwrap_or_default(), page, after }
+}
+
+/// Where a page token says that it goes on.
+fn after<P>(
+    token: &str,
+    page: Page,
+    read: impl FnOnce(&str) -> Option<P>,
+    violations: &mut Vec<Violation>,
+) -> Option<P> {
+    if token.is_empty() {
+        return None;
+    }
+    if page.offset > 0 {
+        violations.push(violation("page_token", "must not be given together with offset"));
+    }
+    let after = read(token);
+    if after.is_none() {
+        violations.push(violation("page_token", "is not one that this server gave for a list in this order"));
+    }
+    after
 }
 
 pub(super) fn check_count(field: &str, count: usize, max: usize, violations: &mut Vec<Violation>) {
@@ -129,10 +157,10 @@ fn part_of_id<'a>(field: &str, given: &'a str, violations: &mut Vec<Violation>) 
 }
 
 /// Which applications, in which order, and which part of them.
-pub(super) fn applications(request: ListApplicationsRequest) -> Result<(ApplicationQuery, Sort, Page), Status> {
-    let ListApplicationsRequest { ids, ports, services, prefix, q, sort, limit, offset, .. } = request;
+pub(super) fn applications(request: ListApplicationsRequest) -> Result<(ApplicationQuery, Part), Status> {
+    let ListApplicationsRequest { ids, ports, services, prefix, q, sort, limit, offset, page_token, .. } = request;
     let mut violations = Vec::new();
-    let (sort, page) = sort_and_page(&sort, limit, offset, &mut violations);
+    let part = part((&sort, limit, offset, &page_token), &mut violations);
     let query = ApplicationQuery {
         ids: set("ids", ids, &mut violations),
         ports: set("ports", ports, &mut violations),
@@ -140,15 +168,15 @@ pub(super) fn applications(request: ListApplicationsRequest) -> Result<(Applicat
         prefix: part_of_id("prefix", &prefix, &mut violations).to_owned(),
         text: part_of_id("q", &q, &mut violations).trim().to_lowercase(),
     };
-    checked((query, sort, page), violations)
+    checked((query, part), violations)
 }
 
 /// Which service types, in which order, and which part of them.
-pub(super) fn service_types(request: ListServiceTypesRequest) -> Result<(HashSet<SmolStr>, Sort, Page), Status> {
-    let ListServiceTypesRequest { ids, sort, limit, offset, .. } = request;
+pub(super) fn service_types(request: ListServiceTypesRequest) -> Result<(HashSet<SmolStr>, Part), Status> {
+    let ListServiceTypesRequest { ids, sort, limit, offset, page_token, .. } = request;
     let mut violations = Vec::new();
-    let (sort, page) = sort_and_page(&sort, limit, offset, &mut violations);
-    checked((set("ids", ids, &mut violations), sort, page), violations)
+    let part = part((&sort, limit, offset, &page_token), &mut violations);
+    checked((set("ids", ids, &mut violations), part), violations)
 }
 
 /// What to start; none: everything.
@@ -177,8 +205,10 @@ pub(super) fn wait_ready(request: WaitReadyRequest) -> Result<(SmolStr, Vec<Smol
 }
 
 /// Which applications, how they are to stand, and which part of them.
-pub(super) fn status(request: GetCatalogStatusRequest) -> Result<(ApplicationQuery, HashSet<Standing>, Page), Status> {
-    let GetCatalogStatusRequest { ids, prefix, states, limit, offset, .. } = request;
+pub(super) fn status(
+    request: GetCatalogStatusRequest,
+) -> Result<(ApplicationQuery, HashSet<Standing>, Page, Option<Place>), Status> {
+    let GetCatalogStatusRequest { ids, prefix, states, limit, offset, page_token, .. } = request;
     let mut violations = Vec::new();
     check_count("states", states.len(), FILTER_MAX, &mut violations);
     let mut standings = HashSet::new();
@@ -190,12 +220,14 @@ pub(super) fn status(request: GetCatalogStatusRequest) -> Result<(ApplicationQue
     }
     let ids = set("ids", ids, &mut violations);
     let page = page(limit, offset, &mut violations);
-    checked((ApplicationQuery { ids, prefix, ..ApplicationQuery::default() }, standings, page), violations)
+    let after = after(&page_token, page, |token| Place::of(token, BY_ID), &mut violations);
+    let prefix = part_of_id("prefix", &prefix, &mut violations).to_owned();
+    checked((ApplicationQuery { ids, prefix, ..ApplicationQuery::default() }, standings, page, after), violations)
 }
 
 /// Which versions.
-pub(super) fn versions(request: ListCatalogVersionsRequest) -> Result<(VersionQuery, Page), Status> {
-    let ListCatalogVersionsRequest { ids, entries, kind, sort, limit, offset, .. } = request;
+pub(super) fn versions(request: ListCatalogVersionsRequest) -> Result<(VersionQuery, Page, Option<u64>), Status> {
+    let ListCatalogVersionsRequest { ids, entries, kind, sort, limit, offset, page_token, .. } = request;
     let mut violations = Vec::new();
     let descending = match sort.as_str() {
         "" | "timestamp" => false,
@@ -217,7 +249,8 @@ pub(super) fn versions(request: ListCatalogVersionsRequest) -> Result<(VersionQu
     let numbers = set("ids", ids, &mut violations);
     let entries = set("entries", entries, &mut violations);
     let page = page(limit, offset, &mut violations);
-    checked((VersionQuery { numbers, entries, of_applications, descending }, page), violations)
+    let after = after(&page_token, page, |token| token.parse().ok(), &mut violations);
+    checked((VersionQuery { numbers, entries, of_applications, descending }, page, after), violations)
 }
 
 /// Which part of the whole catalog.

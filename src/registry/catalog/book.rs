@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use smol_str::SmolStr;
 
 use super::{
-    Application, Catalog, ServiceType, seeds,
+    Application, Catalog, ServiceType, Shelf, seeds,
     stored::{self, Stored, Times},
 };
 use crate::registry::{
@@ -93,12 +93,26 @@ pub struct Version {
     pub revision: Revision,
 }
 
+impl Version {
+    /// About how large it is in an answer.
+    pub(super) fn size(&self) -> usize {
+        match &self.value {
+            Recorded::ServiceType(service_type) => service_type.id.len(),
+            Recorded::Application(Application { id, ports, dependencies }) => {
+                let ports = ports.iter().map(|port| port.service.len());
+                let dependencies = dependencies.iter().map(SmolStr::len);
+                id.len() + ports.chain(dependencies).sum::<usize>()
+            }
+        }
+    }
+}
+
 /// The catalog of one namespace. Cloning is cheap and shares what is equal.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
     catalog: Catalog,
-    types: OrdMap<SmolStr, Arc<Entry<ServiceType>>>,
-    applications: OrdMap<SmolStr, Arc<Entry<Application>>>,
+    types: Shelf<ServiceType>,
+    applications: Shelf<Application>,
     versions: OrdMap<u64, Arc<Version>>,
     /// The documents of the versions.
     kept: OrdMap<u64, Arc<Document>>,
@@ -127,12 +141,24 @@ impl Book {
     /// The service types, by id.
     #[must_use]
     pub fn types(&self) -> &OrdMap<SmolStr, Arc<Entry<ServiceType>>> {
+        self.types.ids()
+    }
+
+    /// The service types, in every order that lists have.
+    #[must_use]
+    pub fn shelf_of_types(&self) -> &Shelf<ServiceType> {
         &self.types
     }
 
     /// The applications, by id.
     #[must_use]
     pub fn applications(&self) -> &OrdMap<SmolStr, Arc<Entry<Application>>> {
+        self.applications.ids()
+    }
+
+    /// The applications, in every order that lists have.
+    #[must_use]
+    pub fn shelf(&self) -> &Shelf<Application> {
         &self.applications
     }
 
@@ -152,8 +178,8 @@ impl Book {
     #[must_use]
     pub fn document(&self, key: &DocumentKey) -> Option<&Arc<Document>> {
         match key.kind {
-            Kind::ServiceType => self.types.get(&key.name).map(|entry| &entry.document),
-            Kind::Application => self.applications.get(&key.name).map(|entry| &entry.document),
+            Kind::ServiceType => self.types().get(&key.name).map(|entry| &entry.document),
+            Kind::Application => self.applications().get(&key.name).map(|entry| &entry.document),
             Kind::CatalogVersion => key.name.parse().ok().and_then(|number: u64| self.kept.get(&number)),
             Kind::Backend | Kind::Frontend => None,
         }
@@ -167,7 +193,7 @@ impl Book {
             Kind::ServiceType => match document.and_then(stored::entry::<ServiceType>) {
                 Some(entry) => {
                     self.catalog.put_type(Arc::clone(&entry.value));
-                    self.types.insert(key.name.clone(), Arc::new(entry));
+                    self.types.put(entry);
                 }
                 None => {
                     self.catalog.remove_type(&key.name);
@@ -177,7 +203,7 @@ impl Book {
             Kind::Application => match document.and_then(stored::entry::<Application>) {
                 Some(entry) => {
                     self.catalog.put_application(Arc::clone(&entry.value));
-                    self.applications.insert(key.name.clone(), Arc::new(entry));
+                    self.applications.put(entry);
                 }
                 None => {
                     self.catalog.remove_application(&key.name);
@@ -249,7 +275,8 @@ impl Catalogs {
     /// Whether an application of this namespace is called so.
     #[must_use]
     pub fn names(&self, namespace: &str, service: &str) -> bool {
-        self.applications != 0 && self.books.get(namespace).is_some_and(|book| book.applications.contains_key(service))
+        self.applications != 0
+            && self.books.get(namespace).is_some_and(|book| book.applications().contains_key(service))
     }
 
     /// Holds `document` under `key`, or frees the key, and gives the document that was there.
@@ -259,9 +286,9 @@ impl Catalogs {
         document: Option<&Arc<Document>>,
     ) -> Option<Arc<Document>> {
         let book = self.books.entry(key.namespace.clone()).or_default();
-        let count = book.applications.len() as u64;
+        let count = book.applications().len() as u64;
         let before = book.hold(key, document);
-        self.applications = self.applications - count + book.applications.len() as u64;
+        self.applications = self.applications - count + book.applications().len() as u64;
         before
     }
 }

@@ -49,23 +49,32 @@ impl Dependencies {
         self.on.get(id).into_iter().flatten()
     }
 
-    /// An application, old or new, needs these.
+    /// An application, old or new, needs these. Costs what is new of them or gone.
     pub fn set(&mut self, id: &SmolStr, dependencies: Arc<[SmolStr]>) {
-        self.remove(id);
-        for dependency in &*dependencies {
-            self.on.entry(dependency.clone()).or_default().insert(id.clone());
+        let before = self.of.insert(id.clone(), Arc::clone(&dependencies)).unwrap_or_default();
+        let (gone, new) = middles(&before, &dependencies);
+        let (was, is): (HashSet<&SmolStr>, HashSet<&SmolStr>) = (gone.iter().collect(), new.iter().collect());
+        for dependency in was.difference(&is) {
+            self.forget(dependency, id);
         }
-        self.of.insert(id.clone(), dependencies);
+        for dependency in is.difference(&was) {
+            self.on.entry(SmolStr::clone(dependency)).or_default().insert(id.clone());
+        }
     }
 
     /// An application is no more. Who needs it still does.
     pub fn remove(&mut self, id: &str) {
         for dependency in &*self.of.remove(id).unwrap_or_default() {
-            let Some(dependents) = self.on.get_mut(dependency) else { continue };
-            dependents.remove(id);
-            if dependents.is_empty() {
-                self.on.remove(dependency);
-            }
+            self.forget(dependency, id);
+        }
+    }
+
+    /// `dependency` is not needed by `id` any more.
+    fn forget(&mut self, dependency: &str, id: &str) {
+        let Some(dependents) = self.on.get_mut(dependency) else { return };
+        dependents.remove(id);
+        if dependents.is_empty() {
+            self.on.remove(dependency);
         }
     }
 
@@ -180,6 +189,14 @@ impl Dependencies {
     }
 }
 
+/// What two lists have between what they begin and end with in common.
+fn middles<'a>(one: &'a [SmolStr], other: &'a [SmolStr]) -> (&'a [SmolStr], &'a [SmolStr]) {
+    let head = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+    let (one, other) = (&one[head..], &other[head..]);
+    let tail = one.iter().rev().zip(other.iter().rev()).take_while(|(one, other)| one == other).count();
+    (&one[..one.len() - tail], &other[..other.len() - tail])
+}
+
 /// A walk through a graph that comes by each node once.
 struct Walk<'a> {
     seen: HashSet<&'a str>,
@@ -204,5 +221,50 @@ impl<'a> Walk<'a> {
         let node = self.queue.pop_front()?;
         neighbours(node).for_each(|neighbour| self.add(neighbour));
         Some(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ids(numbers: &[u8]) -> Arc<[SmolStr]> {
+        let mut seen = HashSet::new();
+        numbers.iter().filter(|number| seen.insert(**number)).map(|number| SmolStr::from(number.to_string())).collect()
+    }
+
+    proptest! {
+        /// However they were changed, they are what they would be if they had been so from the first.
+        #[test]
+        fn changes_come_to_what_they_say(steps in proptest::collection::vec((0..4u8, proptest::collection::vec(0..9u8, 0..7)), 1..12)) {
+            let (mut changed, mut last) = (Dependencies::default(), HashMap::new());
+            for (of, needs) in steps {
+                let of = SmolStr::from(of.to_string());
+                changed.set(&of, ids(&needs));
+                last.insert(of, ids(&needs));
+            }
+            let mut made = Dependencies::default();
+            last.into_iter().for_each(|(of, needs)| made.set(&of, needs));
+            prop_assert_eq!((&changed.of, &changed.on), (&made.of, &made.on));
+        }
+    }
+
+    /// One more of a thousand, and one less: the others are not touched.
+    #[test]
+    fn what_stays_is_not_touched() {
+        let all: Vec<SmolStr> = (0..1_000).map(|number| SmolStr::from(number.to_string())).collect();
+        let mut before = Dependencies::default();
+        before.set(&"one".into(), all[..999].into());
+        for now in [&all[..], &all[..998], &all[1..999]] {
+            let mut after = before.clone();
+            after.set(&"one".into(), now.into());
+            let touched = |id: &&SmolStr| match (before.on.get(*id), after.on.get(*id)) {
+                (Some(before), Some(after)) => !before.ptr_eq(after),
+                (before, after) => before.is_some() || after.is_some(),
+            };
+            assert_eq!(all.iter().filter(touched).count(), 1);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::{Application, ApplicationQuery, Book, Entry};
+use super::{Application, ApplicationQuery, Book, Entry, Place, Sort, SortKey, query::in_order};
 use crate::registry::{Record, ServiceSet};
 
 /// Most instances that a standing names for being elsewhere.
@@ -103,10 +103,17 @@ pub fn stand(entry: &Arc<Entry<Application>>, services: &OrdMap<SmolStr, Service
     stood
 }
 
-/// The applications of a book that are asked for, by id.
+/// The applications of a book that are asked for, by id, from behind a place on.
 pub fn asked<'a>(
     book: &'a Book,
     query: &'a ApplicationQuery,
-) -> impl Iterator<Item = &'a Arc<Entry<Application>>> + 'a {
-    book.applications().values().filter(|entry| query.matches(&entry.value))
+    after: Option<&Place>,
+) -> impl Iterator<Item = &'a Arc<Entry<Application>>> + Send + 'a {
+    let namespace = SmolStr::default();
+    let sort = Sort { key: SortKey::Id, descending: false };
+    let walk = match query.few(book) {
+        Some(few) => in_order(few, sort, &namespace, after),
+        None => book.shelf().walk(sort, &namespace, after),
+    };
+    walk.filter(|entry| query.matches(&entry.value))
 }

@@ -1,10 +1,20 @@
 //! Lists of the catalog: filters, order and pages. Changes nothing.
 
-use std::{cmp::Ordering, collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+};
 
 use smol_str::SmolStr;
 
-use super::{Application, Book, Entry, PortRules, Recorded, ServiceType, Version};
+use super::{
+    Application, Book, Entry, Page, Paging, Place, PortRules, Recorded, ServiceType, Shelf, Shelved, Shown, Version,
+    list::Merged, shelf::Walk,
+};
+
+/// A family of more than so many is not looked for by name.
+const FAMILY_MAX: usize = 1_000;
 
 /// By what a list is ordered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,39 +60,7 @@ impl Sort {
         };
         Ok(Self { key, descending })
     }
-
-    fn apply(self, order: Ordering) -> Ordering {
-        if self.descending { order.reverse() } else { order }
-    }
 }
-
-/// Which part of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// At most so many.
-    pub limit: usize,
-    /// Without so many before them.
-    pub offset: usize,
-}
-
-impl Page {
-    fn of<T>(self, all: Vec<T>) -> Paged<T> {
-        let total = all.len();
-        Paged { found: all.into_iter().skip(self.offset).take(self.limit).collect(), total }
-    }
-}
-
-/// A part of a list.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Paged<T> {
-    /// In order.
-    pub found: Vec<T>,
-    /// How many there are in all.
-    pub total: usize,
-}
-
-/// An entry with its namespace.
-pub type Of<T> = (SmolStr, Arc<Entry<T>>);
 
 /// Which applications; an empty filter is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,55 +90,96 @@ impl ApplicationQuery {
     }
 }
 
-/// The applications of some books.
-pub fn applications<'a>(
-    books: impl IntoIterator<Item = (&'a SmolStr, &'a Book)>,
-    query: &ApplicationQuery,
-    sort: Sort,
-    page: Page,
-) -> Paged<Of<Application>> {
-    let mut found: Vec<Of<Application>> = Vec::new();
-    for (namespace, book) in books {
-        let matching = book.applications().values().filter(|entry| query.matches(&entry.value));
-        found.extend(matching.map(|entry| (namespace.clone(), Arc::clone(entry))));
+impl ApplicationQuery {
+    fn is_any(&self) -> bool {
+        *self == Self::default()
     }
-    let lowest = |entry: &Entry<Application>| {
-        entry.value.ports.iter().map(|port| u32::from(port.external)).min().unwrap_or(u32::MAX)
-    };
-    order(&mut found, sort, |entry| lowest(entry), |entry| entry.value.id.as_str());
-    page.of(found)
+
+    /// The few that it can be about; none: it may be about any.
+    pub(super) fn few<'a>(&self, book: &'a Book) -> Option<Vec<&'a Arc<Entry<Application>>>> {
+        let all = book.applications();
+        if !self.ids.is_empty() {
+            return Some(self.ids.iter().filter_map(|id| all.get(id)).collect());
+        }
+        if !self.ports.is_empty() {
+            let ports = self.ports.iter().filter_map(|port| u16::try_from(*port).ok());
+            let owners = ports.filter_map(|port| book.catalog().ports().owner(port));
+            // One may have many of the ports.
+            let owners: BTreeMap<&SmolStr, _> = owners.filter_map(|id| Some((id, all.get(id)?))).collect();
+            return Some(owners.into_values().collect());
+        }
+        if self.prefix.is_empty() {
+            return None;
+        }
+        // `.` is what follows `-`.
+        let (first, end) = (SmolStr::from(format!("{}-", self.prefix)), SmolStr::from(format!("{}.", self.prefix)));
+        let named_so = all.range((Bound::Included(first), Bound::Excluded(end))).map(|(_, entry)| entry);
+        let family: Vec<_> = all.get(self.prefix.as_str()).into_iter().chain(named_so).take(FAMILY_MAX + 1).collect();
+        (family.len() <= FAMILY_MAX).then_some(family)
+    }
 }
 
-/// The service types of a book.
-#[must_use]
-pub fn service_types(
-    namespace: &SmolStr,
-    book: &Book,
+/// A list of applications: the books, which of theirs, in which order, and which part, from behind a place on.
+pub fn applications<'a>(
+    books: impl IntoIterator<Item = (&'a SmolStr, &'a Book)>,
+    query: &'a ApplicationQuery,
+    sort: Sort,
+    page: Page,
+    after: Option<&Place>,
+) -> Paging<'a, Shown<'a, Application>> {
+    let (mut all, mut walks) = (0, Vec::new());
+    for (namespace, book) in books {
+        all += book.applications().len() as u64;
+        let walk = match query.few(book) {
+            Some(few) => in_order(few, sort, namespace, after),
+            None => book.shelf().walk(sort, namespace, after),
+        };
+        walks.push((namespace, walk));
+    }
+    let total = total(query.is_any(), all, after.is_some());
+    let matches = Box::new(|shown: &Shown<'a, Application>| query.matches(&shown.entry.value));
+    Paging::new(Merged::new(sort, walks), matches, Shown::size, page, total)
+}
+
+/// A list of the service types of a book.
+pub fn service_types<'a>(
+    namespace: &'a SmolStr,
+    book: &'a Book,
     ids: &HashSet<SmolStr>,
     sort: Sort,
     page: Page,
-) -> Paged<Of<ServiceType>> {
-    let matching = book.types().values().filter(|entry| ids.is_empty() || ids.contains(&entry.value.id));
-    let mut found: Vec<Of<ServiceType>> = matching.map(|entry| (namespace.clone(), Arc::clone(entry))).collect();
-    order(&mut found, sort, |entry| entry.value.default_port.into(), |entry| entry.value.id.as_str());
-    page.of(found)
+    after: Option<&Place>,
+) -> Paging<'a, Shown<'a, ServiceType>> {
+    let walk = if ids.is_empty() {
+        book.shelf_of_types().walk(sort, namespace, after)
+    } else {
+        in_order(ids.iter().filter_map(|id| book.types().get(id)).collect(), sort, namespace, after)
+    };
+    let total = total(ids.is_empty(), book.types().len() as u64, after.is_some());
+    Paging::new(Merged::new(sort, [(namespace, walk)]), Box::new(|_| true), Shown::size, page, total)
 }
 
-fn order<T>(found: &mut [Of<T>], sort: Sort, port: impl Fn(&Entry<T>) -> u32, id: impl Fn(&Entry<T>) -> &str) {
-    // Numbers are of a namespace: between two of them the clock has to do.
-    let age = |(namespace, entry): &Of<T>| {
-        (entry.created_at.seconds, entry.created_at.nanos, namespace.clone(), entry.number)
-    };
-    let same = |one: &Of<T>, other: &Of<T>| (&one.0, id(&one.1)).cmp(&(&other.0, id(&other.1)));
-    found.sort_by(|one, other| {
-        let by_key = match sort.key {
-            SortKey::Age if one.0 == other.0 => one.1.number.cmp(&other.1.number),
-            SortKey::Age => age(one).cmp(&age(other)),
-            SortKey::Id => id(&one.1).cmp(id(&other.1)),
-            SortKey::Port => port(&one.1).cmp(&port(&other.1)),
-        };
-        sort.apply(by_key).then_with(|| same(one, other))
-    });
+/// How many there are, if that is known before they are looked at; who goes on is not told again.
+fn total(is_any: bool, all: u64, goes_on: bool) -> Option<u64> {
+    if goes_on { Some(0) } else { is_any.then_some(all) }
+}
+
+/// A few entries of a namespace in this order, from behind a place on.
+pub(super) fn in_order<'a, T: Shelved>(
+    few: Vec<&'a Arc<Entry<T>>>,
+    sort: Sort,
+    namespace: &SmolStr,
+    after: Option<&Place>,
+) -> Walk<'a, T> {
+    let places = few.into_iter().map(|entry| (Shelf::place(sort.key, namespace, entry), entry));
+    let is_behind =
+        |place: &Place| after.is_none_or(|after| if sort.descending { place < after } else { place > after });
+    let mut few: Vec<_> = places.filter(|(place, _)| is_behind(place)).collect();
+    few.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    if sort.descending {
+        few.reverse();
+    }
+    Box::new(few.into_iter().map(|(_, entry)| entry))
 }
 
 /// Which versions; an empty filter is none.
@@ -176,20 +195,37 @@ pub struct VersionQuery {
     pub descending: bool,
 }
 
-/// The versions of a book.
-#[must_use]
-pub fn versions(book: &Book, query: &VersionQuery, page: Page) -> Paged<Arc<Version>> {
+/// A list of the versions of a book, from behind a number on.
+pub fn versions<'a>(
+    book: &'a Book,
+    query: &'a VersionQuery,
+    page: Page,
+    after: Option<u64>,
+) -> Paging<'a, &'a Arc<Version>> {
+    let all = book.versions();
+    let (behind, descending) = (after.map_or(Bound::Unbounded, Bound::Excluded), query.descending);
+    let rest: Box<dyn Iterator<Item = &'a Arc<Version>> + Send + 'a> = if !query.numbers.is_empty() {
+        let is_behind =
+            |number: &&u64| after.is_none_or(|after| if descending { **number < after } else { **number > after });
+        let mut few: Vec<_> = query.numbers.iter().filter(is_behind).filter_map(|number| all.get(number)).collect();
+        few.sort_unstable_by_key(|version| version.number);
+        if descending {
+            few.reverse();
+        }
+        Box::new(few.into_iter())
+    } else if descending {
+        Box::new(all.range((Bound::Unbounded, behind)).rev().map(|(_, version)| version))
+    } else {
+        Box::new(all.range((behind, Bound::Unbounded)).map(|(_, version)| version))
+    };
     let matches = |version: &&Arc<Version>| {
         let of_applications = matches!(version.value, Recorded::Application(_));
-        (query.numbers.is_empty() || query.numbers.contains(&version.number))
-            && (query.entries.is_empty() || query.entries.contains(version.value.id()))
+        (query.entries.is_empty() || query.entries.contains(version.value.id()))
             && query.of_applications.is_none_or(|wanted| wanted == of_applications)
     };
-    let mut found: Vec<Arc<Version>> = book.versions().values().filter(matches).cloned().collect();
-    if query.descending {
-        found.reverse();
-    }
-    page.of(found)
+    let is_any = query.numbers.is_empty() && query.entries.is_empty() && query.of_applications.is_none();
+    let total = total(is_any, all.len() as u64, after.is_some());
+    Paging::new(rest, Box::new(matches), |version| version.size(), page, total)
 }
 
 /// A block with ports in use.

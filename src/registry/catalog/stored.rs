@@ -8,7 +8,7 @@ use prost::Message;
 use prost_types::Timestamp;
 use smol_str::SmolStr;
 
-use super::{Application, Entry, Port, Recorded, ServiceType, Version, VersionChange};
+use super::{Application, Entry, Port, Recorded, ServiceType, Shelved, Version, VersionChange};
 use crate::registry::document::{Document, Kind};
 
 /// What every entry has beside its value.
@@ -91,12 +91,9 @@ fn times_of(body: Option<TimesBody>) -> Times {
 }
 
 /// A kind of value that the catalog keeps.
-pub(super) trait Stored: Sized {
+pub(super) trait Stored: Shelved + Sized {
     /// Of which kind its documents are.
     const KIND: Kind;
-
-    /// Its name.
-    fn id(&self) -> &SmolStr;
 
     /// Its bytes.
     fn encode(&self, times: Times) -> Bytes;
@@ -110,10 +107,6 @@ pub(super) trait Stored: Sized {
 
 impl Stored for ServiceType {
     const KIND: Kind = Kind::ServiceType;
-
-    fn id(&self) -> &SmolStr {
-        &self.id
-    }
 
     fn encode(&self, times: Times) -> Bytes {
         let (default_port, offset) = (self.default_port.into(), self.offset.map(u32::from));
@@ -134,10 +127,6 @@ impl Stored for ServiceType {
 
 impl Stored for Application {
     const KIND: Kind = Kind::Application;
-
-    fn id(&self) -> &SmolStr {
-        &self.id
-    }
 
     fn encode(&self, times: Times) -> Bytes {
         let port = |port: &Port| PortBody {

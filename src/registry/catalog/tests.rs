@@ -4,6 +4,7 @@ mod allocation;
 mod drafts;
 mod graph;
 mod import;
+mod lists;
 mod naive;
 mod state;
 

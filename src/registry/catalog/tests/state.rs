@@ -225,8 +225,9 @@ fn lists_are_filtered_ordered_and_cut() {
     let namespace = SmolStr::new("default");
     let list = |query: ApplicationQuery, sort: &str, offset| {
         let page = Page { limit: 3, offset };
-        let found = applications([(&namespace, book(&registry))], &query, Sort::parse(sort).unwrap(), page);
-        (found.found.iter().map(|(_, entry)| entry.value.id.to_string()).collect::<Vec<_>>(), found.total)
+        let sort = Sort::parse(sort).unwrap();
+        let found = applications([(&namespace, book(&registry))], &query, sort, page, None).whole();
+        (found.found.iter().map(|shown| shown.entry.value.id.to_string()).collect::<Vec<_>>(), found.total)
     };
     let all = ApplicationQuery::default;
     let texts = |ids: &[&str], total| (ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>(), total);
