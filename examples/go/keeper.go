@@ -16,6 +16,8 @@ const (
 	callTimeout  = 10 * time.Second
 	leaveTimeout = 3 * time.Second
 	longestPause = 2 * time.Second
+	// Of a stream that has not said yet how often it speaks.
+	firstSilence = 30 * time.Second
 )
 
 // Keeper keeps one instance registered while Run runs.
@@ -87,7 +89,7 @@ func (k *Keeper) beatUntilLost(ctx context.Context) error {
 	untilNext := func() error { return sleep(ctx, spread(k.interval, 0.9)) }
 	for err := untilNext(); err == nil; {
 		// A beat that hangs is worth less than the next one.
-		state, failure := k.beat(ctx, max(k.interval, 500*time.Millisecond))
+		result, failure := k.beat(ctx, max(k.interval, 500*time.Millisecond))
 		if failure != nil {
 			if err := k.line.Failed(failure); err != nil {
 				return err
@@ -95,13 +97,13 @@ func (k *Keeper) beatUntilLost(ctx context.Context) error {
 			err = pauses.pause(ctx, failure)
 			continue
 		}
-		k.say("beat", facts{"state": state.String()})
-		switch state {
+		k.say("beat", facts{"state": result.State.String()})
+		switch result.State {
 		case onairv1.BeatState_BEAT_STATE_RENEWED:
 			pauses.reset()
 			err = untilNext()
 		case onairv1.BeatState_BEAT_STATE_SUPERSEDED:
-			return ErrSuperseded
+			return &SupersededError{Holder: result.Holder}
 		case onairv1.BeatState_BEAT_STATE_EXPIRED, onairv1.BeatState_BEAT_STATE_UNKNOWN, onairv1.BeatState_BEAT_STATE_DENIED:
 			return nil
 		default: // also what this code does not know: try again soon
@@ -111,15 +113,15 @@ func (k *Keeper) beatUntilLost(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (k *Keeper) beat(ctx context.Context, timeout time.Duration) (onairv1.BeatState, error) {
+func (k *Keeper) beat(ctx context.Context, timeout time.Duration) (*onairv1.BeatResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	request := &onairv1.HeartbeatRequest{Beats: []*onairv1.Beat{{LeaseToken: k.token()}}}
 	reply, err := k.line.Registry().Heartbeat(ctx, request)
 	if err != nil {
-		return onairv1.BeatState_BEAT_STATE_UNSPECIFIED, err
+		return nil, err
 	}
-	return reply.Results[0].State, nil
+	return reply.Results[0], nil
 }
 
 func (k *Keeper) token() string {
@@ -160,19 +162,4 @@ func (k *Keeper) Leave(ctx context.Context) {
 		return
 	}
 	k.say("deregistered", facts{"removed": reply.Removed})
-}
-
-// Holder is where the instance is that has our key, as far as that can be told.
-func (k *Keeper) Holder(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
-	defer cancel()
-	k.mu.Lock()
-	ours := k.request.Instance
-	request := &onairv1.GetInstanceRequest{Namespace: ours.Namespace, Service: ours.Service, Id: ours.Id}
-	k.mu.Unlock()
-	reply, err := k.line.Registry().GetInstance(ctx, request)
-	if err != nil {
-		return ""
-	}
-	return reply.Instance.Url
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -19,8 +17,13 @@ import (
 	onairv1 "onair.example/go/stubs/onair/v1"
 )
 
-// ErrSuperseded says that another process has our key. Stop; registering again would start a duel.
-var ErrSuperseded = errors.New("a newer registration has our key")
+// SupersededError says that another process has our key. Stop; registering again would start a duel.
+type SupersededError struct {
+	// Holder is the address of that process.
+	Holder string
+}
+
+func (e *SupersededError) Error() string { return "a newer registration has our key: " + e.Holder }
 
 // Line is a channel that can be given up.
 //
@@ -76,8 +79,8 @@ func (l *Line) Registry() onairv1.RegistryClient {
 
 // Failed gives the error that cannot be helped by trying again, or nil.
 func (l *Line) Failed(err error) error {
-	if reasonOf(err) == "SUPERSEDED" {
-		return fmt.Errorf("%w: %w", ErrSuperseded, err)
+	if info := infoOf(err); info.GetReason() == "SUPERSEDED" {
+		return &SupersededError{Holder: info.Metadata["holder"]}
 	}
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.Unimplemented, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated:
@@ -88,14 +91,14 @@ func (l *Line) Failed(err error) error {
 	return nil
 }
 
-// reasonOf is the registry's reason for an error, empty if it gave none.
-func reasonOf(err error) string {
+// infoOf is what the registry says of an error to programs, nil if it says nothing.
+func infoOf(err error) *errdetails.ErrorInfo {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.Domain == "onair" {
-			return info.Reason
+			return info
 		}
 	}
-	return ""
+	return nil
 }
 
 // codeOf is the canonical name of an error's code.

@@ -92,10 +92,12 @@ func main() {
 	if p.watch == "" {
 		p.watch = p.service
 	}
-	switch err := p.run(); {
-	case errors.Is(err, ErrSuperseded):
+	err := p.run()
+	if superseded := (*SupersededError)(nil); errors.As(err, &superseded) {
+		say("superseded", facts{"holder": superseded.Holder})
 		os.Exit(exitSuperseded)
-	case err != nil:
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -137,20 +139,13 @@ func (p *program) run() error {
 		p.keeper.Leave(context.Background())
 		return nil
 	case err := <-ended:
-		if errors.Is(err, ErrSuperseded) {
-			say("superseded", facts{"holder": p.keeper.Holder(context.Background())})
-		}
 		return err
 	}
 }
 
 // follow says what comes, changes and goes.
 func (p *program) follow(ctx context.Context) error {
-	bookmarkInterval, err := p.bookmarkInterval(ctx)
-	if err != nil {
-		return err
-	}
-	watcher := NewWatcher(p.line, []*onairv1.Selector{{Service: p.watch}}, bookmarkInterval, say)
+	watcher := NewWatcher(p.line, []*onairv1.Selector{{Service: p.watch}}, say)
 	return watcher.Run(ctx, func(revision *Revision) {
 		for _, event := range revision.Events {
 			kind := strings.ToLower(strings.TrimPrefix(event.Type.String(), "EVENT_TYPE_"))
@@ -173,23 +168,6 @@ func (p *program) follow(ctx context.Context) error {
 		}
 		p.changed <- revision.Number
 	})
-}
-
-func (p *program) bookmarkInterval(ctx context.Context) (time.Duration, error) {
-	for {
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		info, err := p.line.Registry().GetServerInfo(call, &onairv1.GetServerInfoRequest{})
-		cancel()
-		if err == nil {
-			return info.Intervals.BookmarkInterval.AsDuration(), nil
-		}
-		if ctx.Err() != nil {
-			return 0, ctx.Err()
-		}
-		if err := p.line.Failed(err); err != nil {
-			return 0, err
-		}
-	}
 }
 
 // ask looks up what there is after each change, no older than what the watch has shown, and asks whether it is well.

@@ -37,13 +37,12 @@ type Watcher struct {
 }
 
 // NewWatcher follows what the selectors match.
-func NewWatcher(line *Line, selectors []*onairv1.Selector, bookmarkInterval time.Duration, say Say) *Watcher {
+func NewWatcher(line *Line, selectors []*onairv1.Selector, say Say) *Watcher {
 	return &Watcher{
-		line:    line,
-		say:     say,
-		request: &onairv1.WatchRequest{Selectors: selectors},
-		// Two silent intervals, and a second for the way.
-		silence:   2*bookmarkInterval + time.Second,
+		line:      line,
+		say:       say,
+		request:   &onairv1.WatchRequest{Selectors: selectors},
+		silence:   firstSilence,
 		Instances: map[Key]*onairv1.Instance{},
 	}
 }
@@ -67,7 +66,7 @@ func (w *Watcher) Run(ctx context.Context, each func(*Revision)) error {
 			w.say("silent", nil)
 			err = w.line.Renew()
 		} else {
-			w.say("ended", facts{"code": codeOf(err), "reason": reasonOf(err)})
+			w.say("ended", facts{"code": codeOf(err), "reason": infoOf(err).GetReason()})
 		}
 		if err := w.line.Failed(err); err != nil {
 			return err
@@ -95,6 +94,10 @@ func (w *Watcher) follow(ctx context.Context, each func(*Revision)) error {
 	for err == nil {
 		var message *onairv1.WatchResponse
 		if message, err = stream.Recv(); err == nil {
+			if interval := message.BookmarkInterval; interval != nil {
+				// Two silent intervals, and a second for the way.
+				w.silence = 2*interval.AsDuration() + time.Second
+			}
 			silence.Reset(w.silence)
 			each(w.take(message))
 		}

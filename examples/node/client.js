@@ -6,11 +6,13 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import grpc from '@grpc/grpc-js';
-import { detailsOf, duration, health, milliseconds, onair, reasonOf } from './stubs.js';
+import { duration, health, milliseconds, onair, reasonOf } from './stubs.js';
 
 const CALL_TIMEOUT = 10_000;
 const LEAVE_TIMEOUT = 3_000;
 const LONGEST_PAUSE = 2_000;
+// Of a stream that has not said yet how often it speaks.
+const FIRST_SILENCE = 30_000;
 
 // Trying the same again cannot help: what is asked for is wrong, or forbidden, or unknown to this server.
 const FINAL = new Set([
@@ -21,8 +23,13 @@ const FINAL = new Set([
   grpc.status.UNAUTHENTICATED,
 ]);
 
-/** Another process has our key. Stop; registering again would start a duel. */
-export class Superseded extends Error {}
+/** Another process has our key, at the address `holder`, if it was told. Stop; registering again would start a duel. */
+export class Superseded extends Error {
+  constructor(message, holder = '') {
+    super(message);
+    this.holder = holder;
+  }
+}
 
 const waiting = () => new grpc.Metadata({ waitForReady: true });
 
@@ -96,8 +103,8 @@ class Backoff {
   async pause(signal, error) {
     let wait = spread(this.next, 0.5);
     this.next = Math.min(this.next * 2, this.longest);
-    const { retryDelay } = (error && detailsOf(error).RetryInfo) || {};
-    if (retryDelay) wait = Math.max(wait, spread(milliseconds(retryDelay) * 1.5, 2 / 3));
+    const [asked] = error?.metadata?.get('grpc-retry-pushback-ms') ?? [];
+    if (asked) wait = Math.max(wait, spread(asked * 1.5, 2 / 3));
     await sleep(wait, undefined, { signal });
   }
 }
@@ -145,10 +152,10 @@ export class Keeper {
     const untilNext = () => sleep(spread(this.interval, 0.9), undefined, { signal });
     await untilNext();
     for (;;) {
-      let state, failure;
+      let state, holder, failure;
       try {
         // A beat that hangs is worth less than the next one.
-        state = await this.beat(Math.max(this.interval, 500));
+        ({ state, holder } = await this.beat(Math.max(this.interval, 500)));
       } catch (error) {
         this.line.failed(error);
         failure = error;
@@ -160,7 +167,7 @@ export class Keeper {
           await untilNext();
           break;
         case 'BEAT_STATE_SUPERSEDED':
-          throw new Superseded('a newer registration has our key');
+          throw new Superseded('a newer registration has our key', holder);
         case 'BEAT_STATE_EXPIRED':
         case 'BEAT_STATE_UNKNOWN':
         case 'BEAT_STATE_DENIED':
@@ -173,7 +180,7 @@ export class Keeper {
 
   async beat(timeout) {
     const beats = [{ leaseToken: this.request.leaseToken }];
-    return (await this.line.call('heartbeat', { beats }, timeout)).results[0].state;
+    return (await this.line.call('heartbeat', { beats }, timeout)).results[0];
   }
 
   /** Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile. */
@@ -202,28 +209,17 @@ export class Keeper {
       this.say('failed', { code: grpc.status[error.code] }); // the lease ends by itself
     }
   }
-
-  /** Where the instance is that has our key, as far as that can be told. */
-  async holder() {
-    const { namespace, service, id } = this.request.instance;
-    try {
-      return (await this.line.call('getInstance', { namespace, service, id }, LEAVE_TIMEOUT)).instance.url;
-    } catch {
-      return '';
-    }
-  }
 }
 
 const keyOf = ({ namespace, service, id }) => `${namespace}/${service}/${id}`; // no name has a slash
 
 /** Follows a set of instances over any number of streams as if it were one. */
 export class Watcher {
-  constructor(line, selectors, bookmarkInterval, say) {
+  constructor(line, selectors, say) {
     this.line = line;
     this.say = say;
     this.request = { selectors, resumeToken: '' };
-    // Two silent intervals, and a second for the way.
-    this.silence = 2 * bookmarkInterval + 1_000;
+    this.silence = FIRST_SILENCE;
     this.instances = new Map();
     // Keys that the snapshot under way has not named yet; undefined while there is no snapshot.
     this.unnamed = undefined;
@@ -241,17 +237,21 @@ export class Watcher {
       this.say('watching', { token: this.request.resumeToken });
       const stream = this.line.registry.watch(this.request, waiting());
       let isSilent = false;
-      const silence = setTimeout(() => {
+      const giveUp = () => {
         isSilent = true;
         stream.cancel();
-      }, this.silence);
+      };
+      let silence = setTimeout(giveUp, this.silence);
       const left = () => stream.cancel();
       signal.addEventListener('abort', left);
       let failure;
       try {
         for await (const message of stream) {
-          silence.refresh();
           backoff.reset();
+          // Two silent intervals, and a second for the way.
+          if (message.bookmarkInterval) this.silence = 2 * milliseconds(message.bookmarkInterval) + 1_000;
+          clearTimeout(silence);
+          silence = setTimeout(giveUp, this.silence);
           const revision = this.take(message);
           if (revision) yield revision;
         }

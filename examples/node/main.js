@@ -7,7 +7,7 @@ import { once } from 'node:events';
 import { parseArgs } from 'node:util';
 import grpc from '@grpc/grpc-js';
 import { Keeper, Line, Superseded, unary, Watcher } from './client.js';
-import { duration, instanceToJson, milliseconds, toValue } from './stubs.js';
+import { duration, instanceToJson, toValue } from './stubs.js';
 
 const SUPERSEDED = 3;
 
@@ -41,7 +41,7 @@ const keeper = new Keeper(leaseLine, instance, duration(Number(args.ttl)), say);
 
 /** Says what comes, changes and goes. */
 async function follow(signal) {
-  const watcher = new Watcher(line, [{ service: watched }], await bookmarkInterval(signal), say);
+  const watcher = new Watcher(line, [{ service: watched }], say);
   for await (const { number: revision, token, events, snapshot } of watcher.run(signal)) {
     for (const { type, cause = 'CAUSE_UNSPECIFIED', instance } of events) {
       say(type.replace('EVENT_TYPE_', '').toLowerCase(), { cause, revision, instance });
@@ -50,18 +50,6 @@ async function follow(signal) {
     const kind = events.length > 0 || snapshot ? 'set' : 'bookmark';
     say(kind, { revision, token, snapshotEnd: snapshot, ids });
     if (kind === 'set') ask(revision);
-  }
-}
-
-async function bookmarkInterval(signal) {
-  for (;;) {
-    signal.throwIfAborted();
-    try {
-      const { intervals } = await line.call('getServerInfo', {}, 10_000);
-      return milliseconds(intervals.bookmarkInterval);
-    } catch (error) {
-      line.failed(error);
-    }
   }
 }
 
@@ -101,7 +89,7 @@ try {
   await keeper.leave();
 } catch (error) {
   process.exitCode = error instanceof Superseded ? SUPERSEDED : 1;
-  if (error instanceof Superseded) say('superseded', { holder: await keeper.holder() });
+  if (error instanceof Superseded) say('superseded', { holder: error.holder });
   else console.error(error);
 }
 process.exit(); // whatever still waits for an answer ends with it

@@ -5,7 +5,6 @@ import { fileURLToPath } from 'node:url';
 import grpc from '@grpc/grpc-js';
 import loader from '@grpc/proto-loader';
 import healthCheck from 'grpc-health-check';
-import protobuf from 'protobufjs';
 
 const protos = fileURLToPath(new URL('../../proto', import.meta.url));
 const options = { longs: String, enums: String, arrays: true };
@@ -16,30 +15,8 @@ export const onair = grpc.loadPackageDefinition(
 
 export const health = grpc.loadPackageDefinition(loader.loadSync(healthCheck.protoPath, options)).grpc.health.v1;
 
-// `google/rpc/status.proto` and what of `google/rpc/error_details.proto` is used here.
-const rpc = protobuf.parse(`syntax = "proto3";
-  message Status { int32 code = 1; string message = 2; repeated Any details = 3; }
-  message Any { string type_url = 1; bytes value = 2; }
-  message ErrorInfo { string reason = 1; string domain = 2; map<string, string> metadata = 3; }
-  message RetryInfo { Duration retry_delay = 1; }
-  message Duration { int64 seconds = 1; int32 nanos = 2; }`).root;
-
-/** The details of a failed call, by the names of their types. */
-export function detailsOf(error) {
-  const [packed] = error.metadata?.get('grpc-status-details-bin') ?? [];
-  const details = {};
-  for (const { typeUrl, value } of packed ? rpc.Status.decode(packed).details : []) {
-    const name = typeUrl.split('.').at(-1);
-    if (name in rpc) details[name] = rpc[name].decode(value);
-  }
-  return details;
-}
-
 /** The registry's reason for a failure; empty where it said nothing. */
-export function reasonOf(error) {
-  const { ErrorInfo } = detailsOf(error);
-  return ErrorInfo?.domain === 'onair' ? ErrorInfo.reason : '';
-}
+export const reasonOf = (error) => error.metadata?.get('onair-reason')[0] ?? '';
 
 export const duration = (seconds) => ({ seconds: Math.trunc(seconds), nanos: Math.round((seconds % 1) * 1e9) });
 

@@ -23,6 +23,8 @@ Key = tuple[str, str, str]
 
 CALL_TIMEOUT = 10.0
 LEAVE_TIMEOUT = 3.0
+# Of a stream that has not said yet how often it speaks.
+FIRST_SILENCE = 30.0
 
 # Trying the same again cannot help: what is asked for is wrong, or forbidden, or unknown to this server.
 FINAL = {
@@ -35,7 +37,11 @@ FINAL = {
 
 
 class Superseded(Exception):
-    """Another process has our key. Stop; registering again would start a duel."""
+    """Another process has our key, at the address `holder`. Stop; registering again would start a duel."""
+
+    def __init__(self, holder: str):
+        super().__init__(f"a newer registration at {holder} has our key")
+        self.holder = holder
 
 
 class Line:
@@ -70,8 +76,9 @@ class Line:
 
     async def failed(self, error: grpc.RpcError) -> None:
         """Raises what cannot be helped by trying again."""
-        if reason_of(error) == "SUPERSEDED":
-            raise Superseded(error.details()) from error
+        for info in details_of(error, error_details_pb2.ErrorInfo):
+            if info.reason == "SUPERSEDED":
+                raise Superseded(info.metadata["holder"]) from error
         if error.code() in FINAL:
             raise error
         if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -130,15 +137,6 @@ class Keeper:
             await self._register()
             await self._beat_until_lost()
 
-    async def holder(self) -> str:
-        """Where the instance is that has our key, as far as that can be told."""
-        ours = self._request.instance
-        request = api.GetInstanceRequest(namespace=ours.namespace, service=ours.service, id=ours.id)
-        try:
-            return (await self._line.registry.GetInstance(request, timeout=LEAVE_TIMEOUT)).instance.url
-        except grpc.RpcError:
-            return ""
-
     async def _register(self) -> None:
         # One id for all attempts: however many of them arrive, one registration is made.
         self._request.request_id = str(uuid.uuid4())
@@ -164,14 +162,15 @@ class Keeper:
             error = None
             try:
                 # A beat that hangs is worth less than the next one.
-                state = await self._beat(max(self._interval, 0.5))
+                result = await self._beat(max(self._interval, 0.5))
+                state = result.state
                 self._say("beat", state=api.BeatState.Name(state))
                 if state == api.BEAT_STATE_RENEWED:
                     backoff.reset()
                     await self._until_next_beat()
                     continue
                 if state == api.BEAT_STATE_SUPERSEDED:
-                    raise Superseded("a newer registration has our key")
+                    raise Superseded(result.holder)
                 if state in (api.BEAT_STATE_EXPIRED, api.BEAT_STATE_UNKNOWN, api.BEAT_STATE_DENIED):
                     return
                 # Anything else, also what this code does not know: try again soon.
@@ -182,10 +181,10 @@ class Keeper:
     async def _until_next_beat(self) -> None:
         await asyncio.sleep(self._interval * random.uniform(0.9, 1.0))
 
-    async def _beat(self, timeout: float) -> int:
+    async def _beat(self, timeout: float) -> api.BeatResult:
         request = api.HeartbeatRequest(beats=[api.Beat(lease_token=self._request.lease_token)])
         reply = await self._line.registry.Heartbeat(request, timeout=timeout, wait_for_ready=True)
-        return reply.results[0].state
+        return reply.results[0]
 
     async def drain(self, wait: float) -> None:
         """Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile."""
@@ -226,11 +225,10 @@ class Revision:
 class Watcher:
     """Follows a set of instances over any number of streams as if it were one."""
 
-    def __init__(self, line: Line, selectors: list[api.Selector], bookmark_interval: float, say: Say):
+    def __init__(self, line: Line, selectors: list[api.Selector], say: Say):
         self._line, self._say = line, say
         self._request = api.WatchRequest(selectors=selectors)
-        # Two silent intervals, and a second for the way.
-        self._silence = 2 * bookmark_interval + 1
+        self._silence = FIRST_SILENCE
         self.instances: dict[Key, instances.Instance] = {}
         # What the snapshot under way has not named yet; None while there is no snapshot.
         self._unnamed: set[Key] | None = None
@@ -254,6 +252,9 @@ class Watcher:
                     if message is grpc.aio.EOF:
                         break  # no server of ours ends a watch without an error
                     backoff.reset()
+                    if message.HasField("bookmark_interval"):
+                        # Two silent intervals, and a second for the way.
+                        self._silence = 2 * seconds(message.bookmark_interval) + 1
                     if revision := self._take(message):
                         yield revision
             except TimeoutError:

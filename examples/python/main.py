@@ -12,7 +12,7 @@ import sys
 import time
 
 import grpc
-from client import Keeper, Line, Superseded, Watcher, seconds
+from client import Keeper, Line, Superseded, Watcher
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -61,7 +61,7 @@ class Program:
             await self.keeper.leave()
         superseded = isinstance(results[0], Superseded)
         if superseded:
-            say("superseded", holder=await self.keeper.holder())
+            say("superseded", holder=results[0].holder)
         await self.lease_line.channel.close()
         await self.line.channel.close()
         if superseded:
@@ -72,9 +72,8 @@ class Program:
 
     async def follow(self) -> None:
         """Says what comes, changes and goes."""
-        bookmark_interval = await self.bookmark_interval()
         selectors = [api.Selector(service=self.args.watch or self.args.service)]
-        watcher = Watcher(self.line, selectors, bookmark_interval, say)
+        watcher = Watcher(self.line, selectors, say)
         async for revision in watcher.run():
             for event in revision.events:
                 kind = instances.EventType.Name(event.type).removeprefix("EVENT_TYPE_").lower()
@@ -86,16 +85,6 @@ class Program:
             if kind == "set":
                 self.revision = revision.number
                 self.changed.set()
-
-    async def bookmark_interval(self) -> float:
-        while True:
-            try:
-                info = await self.line.registry.GetServerInfo(
-                    api.GetServerInfoRequest(), timeout=10, wait_for_ready=True
-                )
-                return seconds(info.intervals.bookmark_interval)
-            except grpc.RpcError as error:
-                await self.line.failed(error)
 
     async def ask(self) -> None:
         """After each change, looks up what there is, no older than the watch has shown, and asks whether it is well."""

@@ -17,6 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct OpenBeats {
     outcomes: Vec<BeatOutcome>,
+    holders: Vec<(usize, String)>,
     waiting: usize,
     answer: oneshot::Sender<BeatReply>,
 }
@@ -43,14 +44,17 @@ impl<E: Engine> Actor<E> {
     /// Judges the beats of one message and answers when all are decided.
     pub(super) fn beats(&mut self, beats: Vec<Beat>, answer: oneshot::Sender<BeatReply>) {
         let mut outcomes = Vec::with_capacity(beats.len());
-        let mut waiting = Vec::new();
+        let (mut holders, mut waiting) = (Vec::new(), Vec::new());
         {
             let hub = std::sync::Arc::clone(&self.hub);
             let registry = hub.registry();
             for (place, beat) in beats.iter().enumerate() {
                 let judged = match self.verdict(&registry, beat) {
                     Verdict::Live(slot) => self.hear(&registry, slot, beat),
-                    verdict => Judged::Done(outcome_of(verdict)),
+                    verdict => {
+                        holders.extend(holder(&registry, verdict).map(|holder| (place, holder)));
+                        Judged::Done(outcome_of(verdict))
+                    }
                 };
                 match judged {
                     Judged::Done(outcome) => outcomes.push(outcome),
@@ -61,13 +65,13 @@ impl<E: Engine> Actor<E> {
                 }
             }
             if waiting.is_empty() {
-                let _ = answer.send(BeatReply { outcomes, revision: registry.revision() });
+                let _ = answer.send(BeatReply { outcomes, holders, revision: registry.revision() });
                 return;
             }
         }
         let batch = self.next_batch;
         self.next_batch += 1;
-        self.open_beats.insert(batch, OpenBeats { outcomes, waiting: waiting.len(), answer });
+        self.open_beats.insert(batch, OpenBeats { outcomes, holders, waiting: waiting.len(), answer });
         for (place, judged, status) in waiting {
             match judged {
                 Judged::Expiring(token) => {
@@ -120,19 +124,18 @@ impl<E: Engine> Actor<E> {
             self.leases.lock().time.hear(slot);
             return self.run_command(Command::SetStatus { token, status }, Recipient::Beat { batch, place });
         }
-        self.settle(batch, place, outcome_of(verdict));
+        self.settle_by(batch, place, verdict);
     }
 
     /// A beat's command is done.
     pub(super) fn beat_done(&mut self, batch: u64, place: usize, command: &Command, outcome: Result<Outcome, Error>) {
         let outcome = match outcome {
             Ok(Outcome::Renewed { ttl }) => BeatOutcome::Renewed(ttl),
-            Ok(Outcome::NotRenewed(verdict)) => outcome_of(verdict),
+            Ok(Outcome::NotRenewed(verdict)) => return self.settle_by(batch, place, verdict),
             Ok(_) | Err(_) => BeatOutcome::TryAgain,
         };
         // The beat itself counts, whatever became of its status.
-        if let (Command::SetStatus { token, .. }, BeatOutcome::Renewed(_) | BeatOutcome::TryAgain) = (command, outcome)
-        {
+        if let Command::SetStatus { token, .. } = command {
             let verdict = self.hub.registry().judge(Some(token));
             if let Verdict::Live(slot) = verdict {
                 self.leases.lock().time.hear(slot);
@@ -141,15 +144,25 @@ impl<E: Engine> Actor<E> {
         self.settle(batch, place, outcome);
     }
 
+    /// A beat that waited turned out to be of no live lease.
+    fn settle_by(&mut self, batch: u64, place: usize, verdict: Verdict) {
+        let holder = holder(&self.hub.registry(), verdict);
+        if let Some(open) = self.open_beats.get_mut(&batch) {
+            open.holders.extend(holder.map(|holder| (place, holder)));
+        }
+        self.settle(batch, place, outcome_of(verdict));
+    }
+
     fn settle(&mut self, batch: u64, place: usize, outcome: BeatOutcome) {
         let Some(open) = self.open_beats.get_mut(&batch) else { return };
         open.outcomes[place] = outcome;
         open.waiting -= 1;
         if open.waiting == 0
-            && let Some(OpenBeats { outcomes, answer, .. }) = self.open_beats.remove(&batch)
+            && let Some(OpenBeats { outcomes, mut holders, answer, .. }) = self.open_beats.remove(&batch)
         {
+            holders.sort_unstable();
             let revision = self.hub.registry().revision();
-            let _ = answer.send(BeatReply { outcomes, revision });
+            let _ = answer.send(BeatReply { outcomes, holders, revision });
         }
     }
 
@@ -176,6 +189,14 @@ impl<E: Engine> Actor<E> {
             self.leases.lock().time.advance(round.now);
             self.expire();
         }
+    }
+}
+
+/// Where the one is that has the key now.
+fn holder(registry: &Registry, verdict: Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Superseded(slot) => Some(registry.record(slot)?.instance().address()),
+        _ => None,
     }
 }
 

@@ -58,6 +58,6 @@ impl Leases {
             Some(BeatOutcome::Renewed(time.ttl(token.hint)))
         };
         let outcomes = beats.iter().map(renew).collect::<Option<_>>()?;
-        Some(BeatReply { outcomes, revision: hub.registry().revision() })
+        Some(BeatReply { outcomes, holders: Vec::new(), revision: hub.registry().revision() })
     }
 }

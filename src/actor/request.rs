@@ -131,7 +131,7 @@ pub enum BeatOutcome {
     Expired,
     /// Not a token of this registry.
     Unknown,
-    /// A newer incarnation holds the key.
+    /// A newer incarnation holds the key; where it is stands in the reply.
     Superseded,
     /// Wrong secret.
     Denied,
@@ -159,6 +159,8 @@ impl BeatOutcome {
 pub struct BeatReply {
     /// By position.
     pub outcomes: Vec<BeatOutcome>,
+    /// For each of them that is superseded, in order: its position, and where the key's holder can be reached.
+    pub holders: Vec<(usize, String)>,
     /// A committed revision at or after them.
     pub revision: Revision,
 }

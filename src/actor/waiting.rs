@@ -246,10 +246,7 @@ impl<E: Engine> Actor<E> {
             return Err(Error::KeyHeld { key: older.registration.key().to_string() });
         }
         let newer = &newer.registration;
-        let holder = match newer.instance.port {
-            0 => newer.instance.host.clone(),
-            port => format!("{}:{port}", newer.instance.host),
-        };
+        let holder = newer.instance.address();
         for older in rivals.into_iter().filter_map(|id| self.waiting.let_go(id)) {
             older.displaced(newer.request_id, |key| Error::Superseded { key, holder: holder.clone() });
         }

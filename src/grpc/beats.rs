@@ -6,13 +6,13 @@ use prost::{
     DecodeError, Message,
     encoding::{
         DecodeContext, WireType, check_wire_type, decode_key, decode_varint, encode_varint, encoded_len_varint,
-        skip_field, string,
+        message, skip_field, string,
     },
 };
 
 use crate::{
-    actor::{Beat, BeatOutcome},
-    proto::BeatState,
+    actor::{Beat, BeatOutcome, BeatReply},
+    proto::{self, BeatState},
     registry::{LeaseToken, Status},
 };
 
@@ -141,8 +141,17 @@ impl Beats {
 pub struct HeartbeatResponse {
     /// By position.
     pub outcomes: Vec<BeatOutcome>,
+    /// See [`BeatReply::holders`].
+    pub holders: Vec<(usize, String)>,
     /// A committed revision at or after the beats.
     pub revision: u64,
+}
+
+impl From<BeatReply> for HeartbeatResponse {
+    fn from(reply: BeatReply) -> Self {
+        let BeatReply { outcomes, holders, revision } = reply;
+        Self { outcomes, holders, revision }
+    }
 }
 
 /// An encoded element of `results`.
@@ -199,11 +208,25 @@ impl EncodedResult {
     }
 }
 
+/// An encoded element of `results` that names who has the key: too rare to be made ready.
+fn superseded(holder: &str) -> Vec<u8> {
+    let state = BeatState::Superseded.into();
+    let result = proto::BeatResult { state, holder: holder.to_owned(), ..proto::BeatResult::default() };
+    let mut bytes = Vec::new();
+    message::encode(1, &result, &mut bytes);
+    bytes
+}
+
 impl HeartbeatResponse {
     /// Calls `each` with every encoded result; neighbours that are alike are encoded once.
     fn for_each(&self, mut each: impl FnMut(&[u8])) {
         let mut last: Option<(BeatOutcome, EncodedResult)> = None;
-        for outcome in &self.outcomes {
+        let mut holders = self.holders.iter().peekable();
+        for (place, outcome) in self.outcomes.iter().enumerate() {
+            if let Some((_, holder)) = holders.next_if(|(of, _)| *of == place) {
+                each(&superseded(holder));
+                continue;
+            }
             let encoded = match last {
                 Some((same, encoded)) if same == *outcome => encoded,
                 _ => EncodedResult::of(*outcome),
@@ -242,6 +265,7 @@ impl Message for HeartbeatResponse {
 
     fn clear(&mut self) {
         self.outcomes.clear();
+        self.holders.clear();
         self.revision = 0;
     }
 }
@@ -249,10 +273,7 @@ impl Message for HeartbeatResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        proto,
-        registry::{Fingerprint, LeaseId, Secret},
-    };
+    use crate::registry::{Fingerprint, LeaseId, Secret};
 
     fn token() -> LeaseToken {
         LeaseToken {
@@ -328,8 +349,10 @@ mod tests {
             Denied,
             TryAgain,
             Renewed(3_600_000),
+            Superseded,
         ];
-        let response = HeartbeatResponse { outcomes, revision: 300 };
+        let holders = vec![(5, "a:80".to_owned()), (9, "h".repeat(300))];
+        let response = HeartbeatResponse { outcomes, holders, revision: 300 };
         let bytes = response.encode_to_vec();
         assert_eq!(bytes.len(), response.encoded_len());
         let read = proto::HeartbeatResponse::decode(bytes.as_slice()).expect("readable");
@@ -345,9 +368,12 @@ mod tests {
                 BeatState::Superseded,
                 BeatState::Denied,
                 BeatState::Unspecified,
-                BeatState::Renewed
+                BeatState::Renewed,
+                BeatState::Superseded
             ]
         );
+        let named: Vec<_> = read.results.iter().map(|result| result.holder.len()).collect();
+        assert_eq!((named, read.results[5].holder.as_str()), (vec![0, 0, 0, 0, 0, 4, 0, 0, 0, 300], "a:80"));
         let ttls: Vec<_> = read.results.iter().map(|result| result.ttl.map(|ttl| (ttl.seconds, ttl.nanos))).collect();
         assert_eq!(ttls[..4], [Some((10, 0)), Some((10, 0)), Some((1, 500_000_000)), None]);
         assert_eq!((ttls[8], read.revision), (Some((3_600, 0)), 300));

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
+use bytes::Bytes;
 use prost::encoding::encode_varint;
 use tokio::time::Instant;
 use tonic::Request;
@@ -217,7 +218,7 @@ pub(super) fn instance_response(record: &Record, revision: u64) -> raw::GetInsta
     let mut bytes = Vec::with_capacity(record.bytes().len() + 20);
     push_instance(record, &mut bytes);
     push_revision(2, revision, &mut bytes);
-    raw::GetInstanceResponse(bytes.into())
+    raw::GetInstanceResponse { shared: Bytes::new(), own: bytes }
 }
 
 /// Milliseconds as the wire has them.

@@ -75,10 +75,15 @@ impl BeatStream {
                 return;
             }
         };
-        let mut outcomes = reply.outcomes.into_iter();
+        let BeatReply { outcomes, holders, revision } = reply;
+        let (mut outcomes, mut holders, mut begin) = (outcomes.into_iter(), holders.into_iter().peekable(), 0);
         for size in sizes {
             let outcomes = outcomes.by_ref().take(*size).collect();
-            self.ready.push_back(HeartbeatResponse { outcomes, revision: reply.revision });
+            let of_this = |(place, _): &(usize, String)| *place < begin + *size;
+            let named = std::iter::from_fn(|| holders.next_if(of_this));
+            let holders = named.map(|(place, holder)| (place - begin, holder)).collect();
+            begin += size;
+            self.ready.push_back(HeartbeatResponse { outcomes, holders, revision });
         }
     }
 }

@@ -7,15 +7,24 @@ use prost::{
     encoding::{DecodeContext, WireType, skip_field},
 };
 
+use super::{convert, registry::BOOKMARK_INTERVAL};
+use crate::proto;
+
 macro_rules! raw {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {$(
         $(#[doc = $doc])+
         #[derive(Clone, Debug, Default)]
-        pub struct $name(pub Bytes);
+        pub struct $name {
+            /// What other replies may say too: it is encoded once.
+            pub shared: Bytes,
+            /// The fields that are this reply's own.
+            pub own: Vec<u8>,
+        }
 
         impl Message for $name {
             fn encode_raw(&self, buffer: &mut impl BufMut) {
-                buffer.put_slice(&self.0);
+                buffer.put_slice(&self.shared);
+                buffer.put_slice(&self.own);
             }
 
             fn merge_field(
@@ -29,11 +38,12 @@ macro_rules! raw {
             }
 
             fn encoded_len(&self) -> usize {
-                self.0.len()
+                self.shared.len() + self.own.len()
             }
 
             fn clear(&mut self) {
-                self.0.clear();
+                self.shared.clear();
+                self.own.clear();
             }
         }
     )+};
@@ -42,43 +52,29 @@ macro_rules! raw {
 raw! {
     /// An encoded `onair.v1.GetInstanceResponse`.
     GetInstanceResponse,
+    /// An encoded `onair.v1.LookupResponse`: the instances, and the rest.
+    LookupResponse,
     /// An encoded `onair.v1.WatchResponse`.
     WatchResponse,
     /// An encoded `onair.v1.SubscribeResponse`.
     SubscribeResponse,
 }
 
-/// An `onair.v1.LookupResponse`: the instances, encoded once, and the rest.
-#[derive(Clone, Debug, Default)]
-pub struct LookupResponse {
-    /// Elements of `instances`.
-    pub instances: Bytes,
-    /// The other fields.
-    pub rest: Vec<u8>,
+/// What the first message of a stream says of it, as fields of `WatchResponse` and of `SubscribeResponse` alike.
+pub(super) fn opening() -> Vec<u8> {
+    let bookmark_interval = Some(convert::duration(BOOKMARK_INTERVAL));
+    proto::WatchResponse { bookmark_interval, ..proto::WatchResponse::default() }.encode_to_vec()
 }
 
-impl Message for LookupResponse {
-    fn encode_raw(&self, buffer: &mut impl BufMut) {
-        buffer.put_slice(&self.instances);
-        buffer.put_slice(&self.rest);
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn merge_field(
-        &mut self,
-        tag: u32,
-        wire_type: WireType,
-        buffer: &mut impl Buf,
-        context: DecodeContext,
-    ) -> Result<(), DecodeError> {
-        skip_field(wire_type, tag, buffer, context)
-    }
-
-    fn encoded_len(&self) -> usize {
-        self.instances.len() + self.rest.len()
-    }
-
-    fn clear(&mut self) {
-        self.instances.clear();
-        self.rest.clear();
+    #[test]
+    fn both_streams_say_the_same_of_themselves() {
+        let watch = proto::WatchResponse::decode(&opening()[..]).expect("a message");
+        let subscribe = proto::SubscribeResponse::decode(&opening()[..]).expect("a message");
+        assert_eq!(watch.bookmark_interval.map(|said| said.seconds), Some(15));
+        assert_eq!(subscribe.bookmark_interval, watch.bookmark_interval);
     }
 }

@@ -101,7 +101,7 @@ impl Registry for RegistryService {
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
         let beats = convert::beats(&request.into_inner(), self.max_beats())?;
         let reply = self.handle.beat(beats).await?;
-        Ok(Response::new(HeartbeatResponse { outcomes: reply.outcomes, revision: reply.revision }))
+        Ok(Response::new(reply.into()))
     }
 
     type HeartbeatStreamStream = BeatStream;
@@ -194,7 +194,7 @@ impl Registry for RegistryService {
         let filters = convert::watch(&request, self.options.limits.max_selectors as usize)?;
         let published = convert::published(&request.selectors)?;
         let stream = self.handle.watch(filters, request.resume_token).await?;
-        Ok(Response::new(WatchReplies(stream.with_published(published))))
+        Ok(Response::new(WatchReplies { stream: stream.with_published(published), opening: raw::opening() }))
     }
 
     type SubscribeStream = SubscribeReplies;
@@ -286,15 +286,19 @@ pub fn fixed_limits() -> Limits {
 
 /// A watch as the transport wants it.
 #[derive(Debug)]
-pub struct WatchReplies(WatchStream);
+pub struct WatchReplies {
+    stream: WatchStream,
+    /// What the first message says beside; empty once it is said.
+    opening: Vec<u8>,
+}
 
 impl Stream for WatchReplies {
     type Item = Result<raw::WatchResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut self.0).poll_next(context).map(|item| {
+        Pin::new(&mut self.stream).poll_next(context).map(|item| {
             item.map(|item| match item {
-                WatchItem::Frame(bytes) => Ok(raw::WatchResponse(bytes)),
+                WatchItem::Frame(shared) => Ok(raw::WatchResponse { shared, own: std::mem::take(&mut self.opening) }),
                 WatchItem::End(Ending::ShuttingDown) => Err(status::shutting_down()),
             })
         })

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{
+    Code, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
 pub use crate::proto::ErrorReason as Reason;
@@ -10,6 +13,10 @@ use crate::registry::{Error, Violation};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "onair";
+/// The reason, as metadata of the status.
+pub const REASON: &str = "onair-reason";
+/// When to come back, in milliseconds, as metadata of the status: clients that are set to try again obey it (gRFC A6).
+pub const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Most bytes of violations in an error's details, which travel base64-encoded in a header.
 const VIOLATIONS_BYTES_MAX: usize = 3 * 1024;
 /// Most bytes of an error's sentence, which travels percent-encoded in a header.
@@ -88,7 +95,7 @@ pub fn code_name(code: Code) -> &'static str {
 /// A status that has nothing to add to its reason.
 #[must_use]
 pub fn plain(reason: Reason, sentence: impl Into<String>) -> Status {
-    Status::with_error_details(code_of(reason), sentence.into(), details(reason, []))
+    refusal(reason, sentence, details(reason, []))
 }
 
 /// A request that breaks a rule in one place, which is no field of a message.
@@ -103,8 +110,7 @@ pub fn host_not_allowed(host: &str, names: &str) -> Status {
     let sentence = format!(
         "this server is not called `{host}`, but {names}: use one of these, or add the name to http_hosts if it leads here"
     );
-    let details = details(Reason::HostNotAllowed, [("host", host.to_owned())]);
-    Status::with_error_details(Code::PermissionDenied, sentence, details)
+    refusal(Reason::HostNotAllowed, sentence, details(Reason::HostNotAllowed, [("host", host.to_owned())]))
 }
 
 /// A request of another server's page.
@@ -112,15 +118,14 @@ pub fn host_not_allowed(host: &str, names: &str) -> Status {
 pub fn origin_not_allowed(origin: &str) -> Status {
     let sentence =
         format!("pages of `{origin}` may not call this server: add the origin to cors_origins if they are to");
-    let details = details(Reason::OriginNotAllowed, [("origin", origin.to_owned())]);
-    Status::with_error_details(Code::PermissionDenied, sentence, details)
+    refusal(Reason::OriginNotAllowed, sentence, details(Reason::OriginNotAllowed, [("origin", origin.to_owned())]))
 }
 
 /// The caller's time is up while its call is under way.
 #[must_use]
 pub fn out_of_time() -> Status {
     let sentence = "the call's deadline passed while it was under way: what it asked for may still come to be";
-    Status::with_error_details(Code::DeadlineExceeded, sentence, deadline_details(true))
+    refusal(Reason::Deadline, sentence, deadline_details(true))
 }
 
 fn deadline_details(outcome_unknown: bool) -> ErrorDetails {
@@ -141,7 +146,19 @@ pub fn retry_delay() -> Duration {
 pub fn shutting_down() -> Status {
     let mut details = details(Reason::ShuttingDown, []);
     details.set_retry_info(Some(retry_delay()));
-    Status::with_error_details(Code::Unavailable, Error::ShuttingDown.to_string(), details)
+    refusal(Reason::ShuttingDown, Error::ShuttingDown.to_string(), details)
+}
+
+/// A refusal with all that is said of it: in the details, and what a program decides by also where it can be read without
+/// the types of `google.rpc`.
+fn refusal(reason: Reason, sentence: impl Into<String>, details: ErrorDetails) -> Status {
+    let mut metadata = MetadataMap::new();
+    metadata.insert(REASON, MetadataValue::from_static(reason_name(reason)));
+    if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        metadata.insert(RETRY_PUSHBACK, millis.into());
+    }
+    Status::with_error_details_and_metadata(code_of(reason), sentence, details, metadata)
 }
 
 fn details<const N: usize>(reason: Reason, metadata: [(&str, String); N]) -> ErrorDetails {
@@ -238,7 +255,7 @@ impl From<Error> for Status {
             Error::ShuttingDown => return shutting_down(),
             Error::Deadline => (Reason::Deadline, deadline_details(false)),
         };
-        Self::with_error_details(code_of(reason), sentence(&error), details)
+        refusal(reason, sentence(&error), details)
     }
 }
 
@@ -308,7 +325,7 @@ fn limited(reason: Reason, limit: &str, maximum: u64, usage: u64) -> ErrorDetail
 pub fn too_large(maximum: u64) -> Status {
     let sentence = format!("the message is larger than {maximum} bytes");
     let details = limited(Reason::TooLarge, "max_message_bytes", maximum, maximum);
-    Status::with_error_details(Code::ResourceExhausted, sentence, details)
+    refusal(Reason::TooLarge, sentence, details)
 }
 
 /// A body of JSON with more in it than anyone needs to say.
@@ -316,7 +333,7 @@ pub fn too_large(maximum: u64) -> Status {
 pub fn too_many_values(maximum: u64) -> Status {
     let sentence = format!("the body has more than {maximum} values");
     let details = limited(Reason::TooLarge, "max_json_values", maximum, maximum);
-    Status::with_error_details(Code::ResourceExhausted, sentence, details)
+    refusal(Reason::TooLarge, sentence, details)
 }
 
 /// What the transport says of a request stream, as we promise it.

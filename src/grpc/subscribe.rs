@@ -28,6 +28,8 @@ pub struct SubscribeReplies {
     /// None once the client has half-closed: what it subscribed to goes on.
     commands: Option<Streaming<SubscribeRequest>>,
     subscriptions: Subscriptions,
+    /// What the first message says beside; empty once it is said.
+    opening: Vec<u8>,
     max_selectors: usize,
     metrics: Arc<Metrics>,
     /// The client broke off in the middle of a message, or sent what cannot be read.
@@ -40,6 +42,7 @@ impl SubscribeReplies {
         Self {
             commands: Some(commands),
             subscriptions: Subscriptions::new(hub, limits.max_subscriptions as usize),
+            opening: raw::opening(),
             max_selectors: limits.max_selectors as usize,
             metrics: Arc::clone(hub.metrics()),
             broken: None,
@@ -107,7 +110,9 @@ impl Stream for SubscribeReplies {
         }
         this.subscriptions.poll_next(context).map(|item| {
             item.map(|item| match item {
-                WatchItem::Frame(bytes) => Ok(raw::SubscribeResponse(bytes)),
+                WatchItem::Frame(shared) => {
+                    Ok(raw::SubscribeResponse { shared, own: std::mem::take(&mut this.opening) })
+                }
                 WatchItem::End(Ending::ShuttingDown) => Err(status::shutting_down()),
             })
         })

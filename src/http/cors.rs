@@ -7,14 +7,17 @@ use http::{HeaderName, Method, Request, header};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
 use super::guard::Guard;
+use crate::grpc::status;
 
 /// How long a browser need not ask again.
 const MAX_AGE: Duration = Duration::from_secs(3_600);
 /// Headers of answers that a page may read: how a call of gRPC-Web ended, and what the API's answers say in headers.
-const EXPOSED: [HeaderName; 6] = [
+const EXPOSED: [HeaderName; 8] = [
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-message"),
     HeaderName::from_static("grpc-status-details-bin"),
+    HeaderName::from_static(status::REASON),
+    HeaderName::from_static(status::RETRY_PUSHBACK),
     header::ALLOW,
     header::LOCATION,
     header::RETRY_AFTER,

@@ -341,7 +341,5 @@ pub(super) fn propose_removal<'a>(
 /// A newer incarnation has the key, or the url, of whoever is told this.
 #[must_use]
 pub fn superseded(current: &Record) -> Error {
-    let instance = current.instance();
-    let holder = if instance.port == 0 { instance.host } else { format!("{}:{}", instance.host, instance.port) };
-    Error::Superseded { key: current.key().to_string(), holder }
+    Error::Superseded { key: current.key().to_string(), holder: current.instance().address() }
 }

@@ -59,6 +59,15 @@ pub struct Instance {
     pub partition_key: String,
 }
 
+impl Instance {
+    /// `host:port`, IPv6 in brackets; without a port the host alone.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == 0 { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
 /// The status of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]

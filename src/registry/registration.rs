@@ -229,7 +229,7 @@ impl Check {
 
     /// Url and id, from a place without fault. The id stays empty if nothing gives one.
     fn complete(&mut self, instance: &mut Instance, url: Option<&Location>) {
-        let authority = location::authority(&instance.host, instance.port);
+        let authority = instance.address();
         if instance.id.is_empty() {
             if url.is_some_and(|url| url.has_path) {
                 instance.id = Uuid::new_v5(&Uuid::NAMESPACE_URL, instance.url.as_bytes()).to_string();

@@ -88,6 +88,9 @@ async fn an_old_incarnation_changes_nothing() {
     let updated = rig.try_register(registration("web", "1", ms(60_000)), Some(old)).await;
     assert!(matches!(updated, Err(Error::Superseded { .. })), "{updated:?}");
     assert_eq!(rig.say(old, Status::Draining).await, BeatOutcome::Superseded);
+    // Each is told of whoever has the key.
+    let reply = rig.beats(&[old, old]).await;
+    assert_eq!(reply.holders, [0, 1].map(|place| (place, "127.0.0.1:80".to_owned())));
     while rig.instances() > 0 {
         assert_eq!(rig.beat(old).await, BeatOutcome::Superseded);
         pass(ms(20)).await;
@@ -110,9 +113,10 @@ async fn an_old_expiry_does_not_take_the_new_incarnation() {
     until(|| hostile.in_flight() == 1).await;
     let beat = tokio::spawn({
         let handle = rig.handle.clone();
-        async move { handle.beat(vec![plain(old)]).await.expect("there is room").outcomes[0] }
+        async move { handle.beat(vec![plain(old)]).await.expect("there is room") }
     });
     let mut instance = record.instance();
+    "::1".clone_into(&mut instance.host);
     (instance.incarnation, instance.revision) = (0, 0);
     let lease = onair::registry::Lease { secret: Secret([9; 16]).hash(), ..record.lease.clone() };
     let description = prost::Message::encode_to_vec(&instance).into();
@@ -121,7 +125,8 @@ async fn an_old_expiry_does_not_take_the_new_incarnation() {
     let now = Instant::now();
     settle().await;
     hostile.behave(Manners::default());
-    assert_eq!(within(beat).await.expect("it is answered"), BeatOutcome::Superseded);
+    let reply = within(beat).await.expect("it is answered");
+    assert_eq!((reply.outcomes[0], &*reply.holders), (BeatOutcome::Superseded, &[(0, "[::1]:80".to_owned())][..]));
     assert_eq!(rig.instances(), 1);
     assert!(rig.handle.hub().registry().records().all(|(_, held)| held.incarnation > record.incarnation));
     until(|| rig.instances() == 0).await;

@@ -60,7 +60,8 @@ async fn events_are_as_documented_to_the_letter() {
     assert!((200..2_000).contains(&delay), "{delay}");
     let empty = http.through("\n\n").await.unwrap();
     let token = empty.trim_end().rsplit_once("\nid: ").unwrap().1.to_owned();
-    assert_eq!(empty, format!("data: {{\"resumeToken\":\"{token}\",\"snapshotEnd\":true}}\nid: {token}\n\n"));
+    let told = format!("\"resumeToken\":\"{token}\",\"snapshotEnd\":true,\"bookmarkInterval\":\"15s\"");
+    assert_eq!(empty, format!("data: {{{told}}}\nid: {token}\n\n"));
     let granted = client.register(register("web", "a\"\n", 60.0)).await;
     assert!(granted.is_err(), "names have no control characters");
     let mut request = register("web", "a", 60.0);
@@ -98,7 +99,8 @@ async fn an_event_source_goes_on_after_its_last_event() {
     let (old, new) = (token(&old), token(&new));
     // Nothing was missed: only where it is, which is no event.
     let said = of(WEB, &format!("Last-Event-ID: {new}\r\n")).await;
-    let bookmark = format!(": {{\"revision\":\"{}\",\"resumeToken\":\"{new}\"}}\nid: {new}\n\n", first + 1);
+    let told = format!("\"revision\":\"{}\",\"resumeToken\":\"{new}\",\"bookmarkInterval\":\"15s\"", first + 1);
+    let bookmark = format!(": {{{told}}}\nid: {new}\n\n");
     assert_eq!(said, bookmark);
     // The header goes before the query, which an `EventSource` cannot change.
     let with_query = format!("{WEB}?resume_token={old}");

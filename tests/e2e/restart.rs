@@ -256,6 +256,10 @@ async fn every_stream_ends_well_when_the_server_is_told_to_stop() {
     for status in [own.message().await.unwrap_err(), beats.message().await.unwrap_err()] {
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(status.get_details_error_info().unwrap().reason, "SHUTTING_DOWN");
+        // And to whoever has no types for the details.
+        let said = ["onair-reason", "grpc-retry-pushback-ms"].map(|name| status.metadata().get(name).unwrap().to_str());
+        let delay = status.get_details_retry_info().unwrap().retry_delay.unwrap().as_millis().to_string();
+        assert_eq!(said.map(Result::unwrap), ["SHUTTING_DOWN", &delay]);
         assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
     }
     let mut before_the_end = None;

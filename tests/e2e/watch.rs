@@ -259,6 +259,8 @@ async fn a_quiet_stream_carries_bookmarks() {
     client.heartbeat(crate::harness::beat([token])).await.unwrap();
     let interval: Duration = server.info().await.intervals.unwrap().bookmark_interval.unwrap().try_into().unwrap();
     assert_eq!(interval, Duration::from_secs(15));
+    let told = [&first, &seen].map(|message| message.bookmark_interval.map(|told| told.seconds));
+    assert_eq!(told, [Some(15), None], "each stream tells it once");
     let (bookmark, other) = tokio::join!(next(&mut quiet), next(&mut elsewhere));
     println!("a quiet stream spoke after {:?}", at.elapsed());
     assert!(at.elapsed() <= interval + Duration::from_secs(1), "silent for {:?}", at.elapsed());

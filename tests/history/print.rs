@@ -102,7 +102,7 @@ fn message(stream: &Stream, at: usize) -> String {
             let token = tail(resume_token);
             format!("{time:?} r{revision} {token:?} {flags} {reset:?} {}", events(all))
         }
-        Message::Subscribe(SubscribeResponse { revision, groups, more }) => {
+        Message::Subscribe(SubscribeResponse { revision, groups, more, .. }) => {
             let mut text = format!("{time:?} r{revision} {}", flags(&[("more", *more)]));
             for group in groups {
                 let flags = flags(&[("end", group.snapshot_end), ("dropped", group.dropped)]);

@@ -36,7 +36,7 @@ pub const ALL: &[(u8, &str, &str, Plant)] = &[
         else {
             panic!()
         };
-        let (one, result) = (request.beats[0].clone(), reply.results[0]);
+        let (one, result) = (request.beats[0].clone(), reply.results[0].clone());
         request.beats =
             tokens.into_iter().map(|lease_token| onair::proto::Beat { lease_token, ..one.clone() }).collect();
         reply.results = vec![result; 5];

@@ -230,7 +230,7 @@ impl World {
                     (BeatState::Renewed, entry.ttl.try_into().ok())
                 }
             };
-            results.push(BeatResult { state: state.into(), ttl });
+            results.push(BeatResult { state: state.into(), ttl, ..BeatResult::default() });
         }
         let revision = self.revision;
         self.answer(call, Ok(HeartbeatResponse { results, revision }));
@@ -390,7 +390,7 @@ impl World {
         for piece in pieces {
             let WatchResponse { revision, resume_token, events, snapshot_end, .. } = piece;
             let group = SubscriptionGroup { id: id.into(), resume_token, events, snapshot_end, ..Default::default() };
-            let message = SubscribeResponse { revision, groups: vec![group], more: false };
+            let message = subscribed(revision, vec![group], false);
             self.history.streams[stream].messages.push((self.now, message.into()));
         }
         self.open.push(Open { stream, id: Some(id.into()), filters });
@@ -401,7 +401,7 @@ impl World {
         self.command(stream, Command::Drop(DropSubscription { id: id.into() }));
         self.open.retain(|open| open.stream != stream || open.id.as_deref() != Some(id));
         let group = SubscriptionGroup { id: id.into(), dropped: true, ..SubscriptionGroup::default() };
-        let message = SubscribeResponse { revision: self.revision, groups: vec![group], more: false };
+        let message = subscribed(self.revision, vec![group], false);
         self.history.streams[stream].messages.push((self.now, message.into()));
     }
 
@@ -419,7 +419,7 @@ impl World {
                         resume_token: token(revision, &open.filters),
                         ..SubscriptionGroup::default()
                     };
-                    SubscribeResponse { revision, groups: open.iter().map(group).collect(), more: false }.into()
+                    subscribed(revision, open.iter().map(group).collect(), false).into()
                 }
             };
             stream.messages.push((self.now, message));
@@ -493,5 +493,9 @@ fn grouped(revision: u64, mut groups: Vec<SubscriptionGroup>) -> Vec<SubscribeRe
     }
     let firsts = groups.into_iter().map(|group| (vec![group], true));
     let all = firsts.chain([(ends, false)]);
-    all.map(|(groups, more)| SubscribeResponse { revision, groups, more }).collect()
+    all.map(|(groups, more)| subscribed(revision, groups, more)).collect()
+}
+
+fn subscribed(revision: u64, groups: Vec<SubscriptionGroup>, more: bool) -> SubscribeResponse {
+    SubscribeResponse { revision, groups, more, bookmark_interval: None }
 }

@@ -129,7 +129,8 @@ impl Scene {
         rival.sees("rival").await;
         let taken = self.witness.register("rival").await;
         let superseded = rival.says("superseded").await;
-        assert_eq!(superseded.text("holder"), taken.instance.unwrap().url);
+        let instance = taken.instance.unwrap();
+        assert_eq!(superseded.text("holder"), format!("{}:{}", instance.host, instance.port));
         assert_eq!(rival.ended().await.code(), Some(SUPERSEDED));
         assert_eq!(rival.all("registered").count(), 1, "it never takes the key back");
         self.client.sees("rival").await;

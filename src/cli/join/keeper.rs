@@ -238,7 +238,7 @@ impl Keeper {
             self.session.line.call(&what, limit, HeartbeatRequest { beats: vec![beat], ..Default::default() }, send);
         let answer = self.stop.let_end(call).await?;
         // An answer without a result reads as one that was not judged.
-        Some(answer.map(|response| response.results.first().copied().unwrap_or_default()))
+        Some(answer.map(|response| response.results.first().cloned().unwrap_or_default()))
     }
 
     /// Tells of trouble, once in a while, and waits before the next attempt. True if we are told to stop.

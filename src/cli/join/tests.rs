@@ -42,7 +42,7 @@ fn registered(request: RegisterRequest, token: &str) -> RegisterResponse {
 }
 
 fn beaten(state: BeatState) -> HeartbeatResponse {
-    let results = vec![BeatResult { state: state.into(), ttl: None }];
+    let results = vec![BeatResult { state: state.into(), ..BeatResult::default() }];
     HeartbeatResponse { results, ..HeartbeatResponse::default() }
 }
 

@@ -103,7 +103,7 @@ pub(in crate::grpc) fn plain_lookup(request: &proto::LookupRequest) -> Option<(&
 pub(in crate::grpc) fn plain_response(instances: Bytes, revision: u64) -> raw::LookupResponse {
     let mut rest = Vec::with_capacity(12);
     push_revision(5, revision, &mut rest);
-    raw::LookupResponse { instances, rest }
+    raw::LookupResponse { shared: instances, own: rest }
 }
 
 /// A `LookupResponse`: the instances are encoded already.
@@ -138,5 +138,5 @@ pub(in crate::grpc) fn lookup_response(found: &Found) -> raw::LookupResponse {
         let namespace = &declared.document.key.namespace;
         prost::encoding::message::encode(16, &application(namespace, declared), &mut rest);
     }
-    raw::LookupResponse { instances: instances.into(), rest }
+    raw::LookupResponse { shared: instances.into(), own: rest }
 }

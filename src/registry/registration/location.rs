@@ -54,12 +54,6 @@ fn dns_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// `host:port`, IPv6 in brackets; without a port the host alone.
-pub(super) fn authority(host: &str, port: u32) -> String {
-    let host = bracketed(host);
-    if port == 0 { host } else { format!("{host}:{port}") }
-}
-
 /// The host as it stands in a url.
 pub(super) fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }

@@ -6,17 +6,16 @@ import java.time.Duration;
 import java.util.Map;
 import java.util.UUID;
 import java.util.function.Consumer;
-import onair.v1.InstanceOuterClass.Instance;
-import onair.v1.InstanceOuterClass.Status;
-import onair.v1.RegistryOuterClass.Beat;
-import onair.v1.RegistryOuterClass.BeatState;
-import onair.v1.RegistryOuterClass.DeregisterRequest;
-import onair.v1.RegistryOuterClass.DrainRequest;
-import onair.v1.RegistryOuterClass.DrainResponse;
-import onair.v1.RegistryOuterClass.GetInstanceRequest;
-import onair.v1.RegistryOuterClass.HeartbeatRequest;
-import onair.v1.RegistryOuterClass.RegisterRequest;
-import onair.v1.RegistryOuterClass.RegisterResponse;
+import onair.v1.Instance;
+import onair.v1.Status;
+import onair.v1.Beat;
+import onair.v1.BeatResult;
+import onair.v1.DeregisterRequest;
+import onair.v1.DrainRequest;
+import onair.v1.DrainResponse;
+import onair.v1.HeartbeatRequest;
+import onair.v1.RegisterRequest;
+import onair.v1.RegisterResponse;
 
 /** Keeps one instance registered while {@link #run} runs. */
 final class Keeper {
@@ -84,14 +83,14 @@ final class Keeper {
     while (true) {
       try {
         // A beat that hangs is worth less than the next one.
-        BeatState state = beat(timeout);
-        say.line("beat", Map.of("state", state.name()));
-        switch (state) {
+        BeatResult result = beat(timeout);
+        say.line("beat", Map.of("state", result.getState().name()));
+        switch (result.getState()) {
           case BEAT_STATE_RENEWED -> {
             backoff.reset();
             untilNextBeat();
           }
-          case BEAT_STATE_SUPERSEDED -> throw new Superseded("a newer registration has our key");
+          case BEAT_STATE_SUPERSEDED -> throw new Superseded(result.getHolder());
           case BEAT_STATE_EXPIRED, BEAT_STATE_UNKNOWN, BEAT_STATE_DENIED -> {
             return;
           }
@@ -108,9 +107,9 @@ final class Keeper {
     Thread.sleep((long) Backoff.spread(interval.toMillis(), 0.9));
   }
 
-  private BeatState beat(Duration timeout) throws StatusException, InterruptedException {
+  private BeatResult beat(Duration timeout) throws StatusException, InterruptedException {
     Beat beat = Beat.newBuilder().setLeaseToken(request.getLeaseToken()).build();
-    return line.registry(timeout).heartbeat(HeartbeatRequest.newBuilder().addBeats(beat).build()).getResults(0).getState();
+    return line.registry(timeout).heartbeat(HeartbeatRequest.newBuilder().addBeats(beat).build()).getResults(0);
   }
 
   /** Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile. */
@@ -140,18 +139,6 @@ final class Keeper {
       say.line("deregistered", Map.of("removed", line.registry(LEAVE_TIMEOUT).deregister(leave).getRemoved()));
     } catch (StatusException error) {
       say.line("failed", Map.of("code", error.getStatus().getCode().name())); // the lease ends by itself
-    }
-  }
-
-  /** Where the instance is that has our key, as far as that can be told. */
-  String holder() throws InterruptedException {
-    Instance ours = request.getInstance();
-    GetInstanceRequest.Builder key = GetInstanceRequest.newBuilder().setNamespace(ours.getNamespace());
-    key.setService(ours.getService()).setId(ours.getId());
-    try {
-      return line.registry(LEAVE_TIMEOUT).getInstance(key.build()).getInstance().getUrl();
-    } catch (StatusException error) {
-      return "";
     }
   }
 }

@@ -64,8 +64,9 @@ final class Line {
 
   /** Throws what cannot be helped by trying again. */
   void failed(StatusException error) throws StatusException, Superseded {
-    if (reasonOf(error).equals("SUPERSEDED")) {
-      throw new Superseded(error.getStatus().getDescription());
+    ErrorInfo info = infoOf(error);
+    if (info.getReason().equals("SUPERSEDED")) {
+      throw new Superseded(info.getMetadataOrDefault("holder", ""));
     }
     if (FINAL.contains(error.getStatus().getCode())) {
       throw error;
@@ -77,12 +78,11 @@ final class Line {
     channel().resetConnectBackoff();
   }
 
-  /** The registry's reason for a failure; empty where it said nothing. */
-  static String reasonOf(StatusException error) {
+  /** What the registry says of a failure to programs; empty where it says nothing. */
+  static ErrorInfo infoOf(StatusException error) {
     return detailOf(error, ErrorInfo.class)
         .filter(info -> info.getDomain().equals("onair"))
-        .map(ErrorInfo::getReason)
-        .orElse("");
+        .orElse(ErrorInfo.getDefaultInstance());
   }
 
   /** A detail of a failure. */

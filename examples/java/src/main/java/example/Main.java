@@ -3,7 +3,6 @@ package example;
 import com.google.gson.JsonPrimitive;
 import com.google.protobuf.Struct;
 import com.google.protobuf.Value;
-import com.google.protobuf.util.Durations;
 import io.grpc.StatusException;
 import io.grpc.health.v1.HealthCheckRequest;
 import io.grpc.health.v1.HealthCheckResponse;
@@ -16,13 +15,11 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.Callable;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
-import onair.v1.InstanceOuterClass.Event;
-import onair.v1.InstanceOuterClass.Instance;
-import onair.v1.RegistryOuterClass.GetServerInfoRequest;
-import onair.v1.RegistryOuterClass.GetServerInfoResponse;
-import onair.v1.RegistryOuterClass.LookupRequest;
-import onair.v1.RegistryOuterClass.LookupResponse;
-import onair.v1.RegistryOuterClass.Selector;
+import onair.v1.Event;
+import onair.v1.Instance;
+import onair.v1.LookupRequest;
+import onair.v1.LookupResponse;
+import onair.v1.Selector;
 import sun.misc.Signal;
 
 /**
@@ -34,7 +31,6 @@ import sun.misc.Signal;
 public final class Main {
   private static final int SUPERSEDED = 3;
   private static final Duration ASK_TIMEOUT = Duration.ofSeconds(5);
-  private static final Duration INFO_TIMEOUT = Duration.ofSeconds(10);
 
   private static final Map<String, String> DEFAULTS =
       Map.of(
@@ -101,8 +97,8 @@ public final class Main {
       keeper.leave();
       return 0;
     }
-    if (why instanceof Superseded) {
-      say.line("superseded", Map.of("holder", keeper.holder()));
+    if (why instanceof Superseded superseded) {
+      say.line("superseded", Map.of("holder", superseded.holder));
       return SUPERSEDED;
     }
     why.printStackTrace();
@@ -131,7 +127,7 @@ public final class Main {
   /** Says what comes, changes and goes. */
   private Void follow() throws Exception {
     Selector selector = Selector.newBuilder().setService(watched).build();
-    Watcher watcher = new Watcher(line, selector, bookmarkInterval(), say);
+    Watcher watcher = new Watcher(line, selector, say);
     watcher.run(
         revision -> {
           long number = revision.number();
@@ -150,17 +146,6 @@ public final class Main {
           }
         });
     return null;
-  }
-
-  private Duration bookmarkInterval() throws Exception {
-    while (true) {
-      try {
-        GetServerInfoResponse info = line.registry(INFO_TIMEOUT).getServerInfo(GetServerInfoRequest.getDefaultInstance());
-        return Duration.ofMillis(Durations.toMillis(info.getIntervals().getBookmarkInterval()));
-      } catch (StatusException error) {
-        line.failed(error);
-      }
-    }
   }
 
   /** After each change, looks up what there is, no older than what the watch has shown, and asks whether it is well. */

@@ -1,8 +1,11 @@
 package example;
 
-/** Another process has our key. Stop; registering again would start a duel. */
+/** Another process has our key, at the address {@link #holder}. Stop; registering again would start a duel. */
 final class Superseded extends Exception {
-  Superseded(String why) {
-    super(why);
+  final String holder;
+
+  Superseded(String holder) {
+    super("a newer registration has our key: " + holder);
+    this.holder = holder;
   }
 }

@@ -1,5 +1,6 @@
 package example;
 
+import com.google.protobuf.util.Durations;
 import io.grpc.StatusException;
 import io.grpc.stub.BlockingClientCall;
 import java.time.Duration;
@@ -12,15 +13,18 @@ import java.util.Set;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.function.Consumer;
-import onair.v1.InstanceOuterClass.Event;
-import onair.v1.InstanceOuterClass.EventType;
-import onair.v1.InstanceOuterClass.Instance;
-import onair.v1.RegistryOuterClass.Selector;
-import onair.v1.RegistryOuterClass.WatchRequest;
-import onair.v1.RegistryOuterClass.WatchResponse;
+import onair.v1.Event;
+import onair.v1.EventType;
+import onair.v1.Instance;
+import onair.v1.Selector;
+import onair.v1.WatchRequest;
+import onair.v1.WatchResponse;
 
 /** Follows a set of instances over any number of streams as if it were one. */
 final class Watcher {
+  /** Of a stream that has not said yet how often it speaks. */
+  private static final Duration FIRST_SILENCE = Duration.ofSeconds(30);
+
   /** What tells instances apart. */
   record Key(String namespace, String service, String id) {
     static Key of(Instance instance) {
@@ -33,7 +37,6 @@ final class Watcher {
 
   private final Line line;
   private final Say say;
-  private final Duration silence;
   private final Map<Key, Instance> instances = new HashMap<>();
 
   /** The messages of a revision (or snapshot) that is not complete. */
@@ -43,13 +46,12 @@ final class Watcher {
   private Set<Key> unnamed;
 
   private WatchRequest request;
+  private Duration silence = FIRST_SILENCE;
 
-  Watcher(Line line, Selector selector, Duration bookmarkInterval, Say say) {
+  Watcher(Line line, Selector selector, Say say) {
     this.line = line;
     this.say = say;
     this.request = WatchRequest.newBuilder().addSelectors(selector).build();
-    // Two silent intervals, and a second for the way.
-    this.silence = bookmarkInterval.multipliedBy(2).plusSeconds(1);
   }
 
   /** Those of now. */
@@ -73,6 +75,10 @@ final class Watcher {
         WatchResponse message;
         while ((message = stream.read(silence.toMillis(), TimeUnit.MILLISECONDS)) != null) {
           backoff.reset();
+          if (message.hasBookmarkInterval()) {
+            // Two silent intervals, and a second for the way.
+            silence = Duration.ofMillis(2 * Durations.toMillis(message.getBookmarkInterval())).plusSeconds(1);
+          }
           Revision revision = take(message);
           if (revision != null) {
             each.accept(revision);
@@ -84,7 +90,7 @@ final class Watcher {
         line.renew();
       } catch (StatusException error) {
         failure = error;
-        say.line("ended", Map.of("code", error.getStatus().getCode().name(), "reason", Line.reasonOf(error)));
+        say.line("ended", Map.of("code", error.getStatus().getCode().name(), "reason", Line.infoOf(error).getReason()));
         line.failed(error);
       }
       backoff.pause(failure);
