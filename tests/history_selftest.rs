@@ -4,6 +4,8 @@
 mod held_back;
 #[path = "history/mod.rs"]
 mod history;
+#[path = "history_selftest/messages.rs"]
+mod messages;
 #[path = "history_selftest/plants.rs"]
 mod plants;
 #[path = "history_selftest/sse.rs"]

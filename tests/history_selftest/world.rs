@@ -7,8 +7,8 @@ use onair::{
     proto::{
         AddSubscription, Beat, BeatResult, BeatState, DeregisterRequest, DeregisterResponse, DropSubscription,
         Emptiness, Event, HeartbeatRequest, HeartbeatResponse, Lease, LookupRequest, LookupResponse, RegisterRequest,
-        RegisterResponse, Reset, ResetReason, Selector, SubscribeRequest, SubscribeResponse, SubscriptionGroup,
-        WatchRequest, WatchResponse, subscribe_request::Command,
+        RegisterResponse, Reset, ResetReason, Selector, SubscribeRequest, SubscriptionGroup, WatchRequest,
+        WatchResponse, subscribe_request::Command,
     },
     registry::{
         Cause, EventType, Filter, FilterSet, Instance, Key, LeaseId, LeaseToken, Secret, Status as InstanceStatus,
@@ -17,12 +17,13 @@ use onair::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::history::{End, History, Message, Opening, Operation, Reply, Request, Stream};
+use crate::{
+    history::{End, History, Message, Opening, Operation, Reply, Request, Stream},
+    messages::{bookmark, grouped, pieces, subscribed, token},
+};
 
 /// What a call takes.
 const STEP: Duration = Duration::from_millis(1);
-/// Events in a message: few, so that revisions span some.
-const EVENTS_MAX: usize = 2;
 
 /// An instance and its lease.
 #[derive(Clone)]
@@ -390,8 +391,7 @@ impl World {
         for piece in pieces {
             let WatchResponse { revision, resume_token, events, snapshot_end, .. } = piece;
             let group = SubscriptionGroup { id: id.into(), resume_token, events, snapshot_end, ..Default::default() };
-            let message = subscribed(revision, vec![group], false);
-            self.history.streams[stream].messages.push((self.now, message.into()));
+            self.tell(stream, revision, group);
         }
         self.open.push(Open { stream, id: Some(id.into()), filters });
     }
@@ -401,8 +401,11 @@ impl World {
         self.command(stream, Command::Drop(DropSubscription { id: id.into() }));
         self.open.retain(|open| open.stream != stream || open.id.as_deref() != Some(id));
         let group = SubscriptionGroup { id: id.into(), dropped: true, ..SubscriptionGroup::default() };
-        let message = subscribed(self.revision, vec![group], false);
-        self.history.streams[stream].messages.push((self.now, message.into()));
+        self.tell(stream, self.revision, group);
+    }
+
+    fn tell(&mut self, stream: usize, revision: u64, group: SubscriptionGroup) {
+        self.history.streams[stream].messages.push((self.now, subscribed(revision, vec![group], false).into()));
     }
 
     /// Every stream says how far it is.
@@ -463,39 +466,4 @@ fn register(service: &str, id: &str, ttl: u64) -> RegisterRequest {
     let instance = Instance { namespace, service, id, host, url, protocol: "http".into(), ..Instance::default() };
     let ttl = Duration::from_secs(ttl).try_into().ok();
     RegisterRequest { instance: Some(instance), ttl, ..RegisterRequest::default() }
-}
-
-fn token(revision: u64, filters: &FilterSet) -> String {
-    format!("r{revision}-{:x}", filters.fingerprint())
-}
-
-fn bookmark(revision: u64, filters: &FilterSet) -> WatchResponse {
-    WatchResponse { revision, resume_token: token(revision, filters), ..WatchResponse::default() }
-}
-
-/// The events of a revision or snapshot as messages: none if there are none.
-fn pieces(revision: u64, filters: &FilterSet, events: &[Event]) -> impl Iterator<Item = WatchResponse> {
-    let count = events.len().div_ceil(EVENTS_MAX);
-    events.chunks(EVENTS_MAX).enumerate().map(move |(at, events)| {
-        let more = at + 1 < count;
-        let resume_token = if more { String::new() } else { token(revision, filters) };
-        WatchResponse { revision, resume_token, events: events.to_vec(), more, ..WatchResponse::default() }
-    })
-}
-
-/// The groups of a revision as messages: each group's events in a message of their own, all tokens in the last.
-fn grouped(revision: u64, mut groups: Vec<SubscriptionGroup>) -> Vec<SubscribeResponse> {
-    let Some(last) = groups.pop() else { return vec![] };
-    let mut ends = vec![last];
-    for group in &mut groups {
-        let (id, resume_token) = (group.id.clone(), std::mem::take(&mut group.resume_token));
-        ends.push(SubscriptionGroup { id, resume_token, ..SubscriptionGroup::default() });
-    }
-    let firsts = groups.into_iter().map(|group| (vec![group], true));
-    let all = firsts.chain([(ends, false)]);
-    all.map(|(groups, more)| subscribed(revision, groups, more)).collect()
-}
-
-fn subscribed(revision: u64, groups: Vec<SubscriptionGroup>, more: bool) -> SubscribeResponse {
-    SubscribeResponse { revision, groups, more, bookmark_interval: None }
 }
