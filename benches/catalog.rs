@@ -58,7 +58,7 @@ fn needs(number: usize) -> Arc<[SmolStr]> {
 
 /// Any free port of a block.
 fn plain() -> ServiceTypeDraft {
-    ServiceTypeDraft { id: "plain".into(), default_port: Some(4_000), offset: None }
+    ServiceTypeDraft { id: "plain".into(), default_port: Some(4_000), offset: None, ..Default::default() }
 }
 
 fn timed(what: &str, mut act: impl FnMut()) {

@@ -57,6 +57,16 @@ impl RegistryHandle {
         types.filter_map(fault).collect()
     }
 
+    /// What is stored that goes on, but not as it would by those rules, each in a sentence.
+    #[must_use]
+    pub fn catalog_hints(&self) -> Vec<String> {
+        let registry = self.hub.registry();
+        let hint = |(namespace, book): (&SmolStr, &Book)| {
+            registry.port_rules().hint_of(book.catalog().ports()).map(|hint| format!("in {namespace}, {hint}"))
+        };
+        registry.catalogs().books().iter().filter_map(hint).collect()
+    }
+
     /// By which rules ports are given out.
     #[must_use]
     pub fn port_rules(&self) -> Arc<PortRules> {

@@ -140,6 +140,7 @@ impl RegistryHandle {
             sweeps: super::sweep::Sweeps::default(),
             in_flight: std::collections::HashMap::new(),
             new_instances: 0,
+            new_applications: 0,
             expiries: 0,
             breaker: Breaker::new(options.breaker, options.breaker_off, Arc::clone(&metrics)),
             next_ticket: 0,

@@ -125,6 +125,7 @@ struct InFlight {
     outcome: Outcome,
     recipient: Recipient,
     new_instances: u64,
+    new_applications: u64,
 }
 
 /// The task.
@@ -140,6 +141,7 @@ pub struct Actor<E> {
     sweeps: Sweeps,
     in_flight: HashMap<Ticket, InFlight>,
     new_instances: u64,
+    new_applications: u64,
     /// Expiries in flight.
     expiries: usize,
     breaker: Breaker,
@@ -276,7 +278,11 @@ impl<E: Engine> Actor<E> {
         if let Some(key) = command.fingerprints().into_iter().find(|key| self.latches.is_held(*key)) {
             return self.latches.wait(key, Waiting::Command(command, recipient).into());
         }
-        let decision = self.hub.registry().decide(&command, self.new_instances);
+        let in_flight = match &command {
+            Command::Catalog(_) => self.new_applications,
+            _ => self.new_instances,
+        };
+        let decision = self.hub.registry().decide(&command, in_flight);
         match decision {
             Decision::Reply(outcome) => self.reply(&command, recipient, outcome),
             Decision::Propose(changes, outcome) => self.propose(command, recipient, changes, outcome),
@@ -315,9 +321,11 @@ impl<E: Engine> Actor<E> {
         let new = |guarded: &&Guarded| guarded.before.is_none() && matches!(guarded.change, Change::Put(_));
         let new_instances = changes.iter().filter(new).count() as u64;
         self.new_instances += new_instances;
+        let new_applications = changes.iter().filter(|guarded| guarded.makes_application()).count() as u64;
+        self.new_applications += new_applications;
         let reads = outcome.decided_by().cloned().collect();
         self.batch.push(Proposal { ticket, changes, reads });
-        self.in_flight.insert(ticket, InFlight { keys, command, outcome, recipient, new_instances });
+        self.in_flight.insert(ticket, InFlight { keys, command, outcome, recipient, new_instances, new_applications });
         self.metrics.proposals.set(self.in_flight.len() as u64);
     }
 
@@ -386,6 +394,7 @@ impl<E: Engine> Actor<E> {
         let landed = self.in_flight.remove(&ticket)?;
         self.metrics.proposals.set(self.in_flight.len() as u64);
         self.new_instances -= landed.new_instances;
+        self.new_applications -= landed.new_applications;
         self.expiries -= usize::from(matches!(landed.command, Command::Expire { .. }));
         Some(landed)
     }

@@ -67,7 +67,8 @@ impl<E: Engine> Actor<E> {
     fn change_together(&mut self, mut taken: Vec<(Box<CatalogCommand>, Recipient)>) {
         let Some(first) = taken.first().map(|(command, _)| command.clone()) else { return };
         let commands = taken.iter().map(|(command, _)| &**command);
-        let (changes, outcomes) = self.hub.registry().change_catalog_all(&first.namespace, commands);
+        let (changes, outcomes) =
+            self.hub.registry().change_catalog_all(&first.namespace, commands, self.new_applications);
         let later = taken.split_off(outcomes.len());
         let member = |((command, recipient), outcome)| Member { command, recipient, outcome };
         let members: Vec<Member> = taken.into_iter().zip(outcomes).map(member).collect();

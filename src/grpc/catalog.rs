@@ -5,10 +5,16 @@ mod import;
 mod live;
 mod read;
 
+use tokio::{sync::Semaphore, task::spawn_blocking};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(super) use self::answer::application;
-pub use self::live::ReadyReplies;
+pub use self::{
+    answer::REPLY_BYTES_MAX,
+    import::{IMPORTS_MAX, LIST_BYTES_MAX},
+    live::ReadyReplies,
+    read::{FILTER_MAX, START_MAX},
+};
 use super::{
     deadline,
     server::catalog_server::Catalog,
@@ -19,7 +25,7 @@ use crate::{
     proto::*,
     registry::{
         ALL_NAMESPACES, Error,
-        catalog::{self, Book, CatalogAction, ServiceTypeDraft},
+        catalog::{self, Book, CatalogAction},
     },
 };
 
@@ -101,8 +107,8 @@ impl Catalog for CatalogService {
     ) -> Result<Response<CreateServiceTypeResponse>, Status> {
         let deadline = deadline::of(&request);
         let CreateServiceTypeRequest { namespace, id, default_port, offset } = request.into_inner();
-        let about = About { namespace: read::namespace(&namespace)?, expected: 0, deadline };
-        let action = CatalogAction::CreateType(type_draft(id, default_port, offset));
+        let (namespace, draft) = read::service_type(&namespace, id, default_port, offset);
+        let (about, action) = (About { namespace, expected: 0, deadline }, CatalogAction::CreateType(draft));
         let Changed { now, revision, .. } = self.change_type(about, action).await?;
         Ok(Response::new(CreateServiceTypeResponse { service_type: Some(now), revision }))
     }
@@ -138,8 +144,9 @@ impl Catalog for CatalogService {
     ) -> Result<Response<PutServiceTypeResponse>, Status> {
         let deadline = deadline::of(&request);
         let PutServiceTypeRequest { namespace, id, default_port, offset, expected_revision } = request.into_inner();
-        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
-        let action = CatalogAction::PutType(type_draft(id, default_port, offset));
+        let (namespace, draft) = read::service_type(&namespace, id, default_port, offset);
+        let about = About { namespace, expected: expected_revision, deadline };
+        let action = CatalogAction::PutType(draft);
         let Changed { now, created, revision } = self.change_type(about, action).await?;
         Ok(Response::new(PutServiceTypeResponse { service_type: Some(now), revision, created }))
     }
@@ -161,7 +168,7 @@ impl Catalog for CatalogService {
     ) -> Result<Response<CreateApplicationResponse>, Status> {
         let deadline = deadline::of(&request);
         let (namespace, draft) = read::create(request.into_inner());
-        let about = About { namespace: read::namespace(&namespace)?, expected: 0, deadline };
+        let about = About { namespace, expected: 0, deadline };
         let Changed { now, revision, .. } = self.change_application(about, CatalogAction::Create(draft)).await?;
         Ok(Response::new(CreateApplicationResponse { application: Some(now), revision }))
     }
@@ -197,10 +204,10 @@ impl Catalog for CatalogService {
     ) -> Result<Response<PutApplicationResponse>, Status> {
         let deadline = deadline::of(&request);
         let request = request.into_inner();
-        let (expected, namespace) = (request.expected_revision, read::namespace(&request.namespace)?);
-        let action = CatalogAction::Put(read::put(request)?);
+        let expected = request.expected_revision;
+        let (namespace, draft) = read::put(request);
         let about = About { namespace, expected, deadline };
-        let Changed { now, created, revision } = self.change_application(about, action).await?;
+        let Changed { now, created, revision } = self.change_application(about, CatalogAction::Put(draft)).await?;
         Ok(Response::new(PutApplicationResponse { application: Some(now), revision, created }))
     }
 
@@ -264,23 +271,28 @@ impl Catalog for CatalogService {
         if let Some(missing) = missing {
             return Err(no_such("Application", &namespace, missing));
         }
-        let levels = book.catalog().dependencies().start_order(wanted.as_deref()).map_err(answer::cycle)?;
-        Ok(Response::new(GetStartOrderResponse { levels: answer::levels(levels), revision }))
+        let levels = aside(move || book.catalog().dependencies().start_order(wanted.as_deref())).await?;
+        let levels = levels.map_err(answer::cycle)?;
+        let response = GetStartOrderResponse { levels: answer::levels(levels), revision };
+        answer::bounded(response, "ask for some applications")
     }
 
     async fn get_dependency_report(
         &self,
         request: Request<GetDependencyReportRequest>,
     ) -> Result<Response<GetDependencyReportResponse>, Status> {
-        let GetDependencyReportRequest { namespace, application } = request.into_inner();
+        let GetDependencyReportRequest { namespace, application, numbers_only } = request.into_inner();
         let (namespace, book, revision) = self.book(&namespace)?;
         if !application.is_empty() && !book.applications().contains_key(application.as_str()) {
             return Err(no_such("Application", &namespace, &application));
         }
-        let dependencies = book.catalog().dependencies();
-        let shape = dependencies.shape().map_err(answer::cycle)?;
-        let affected = answer::levels(dependencies.affected_by(&application));
-        Ok(Response::new(answer::report(shape, affected, revision)))
+        let look = move || {
+            let dependencies = book.catalog().dependencies();
+            (dependencies.shape(), dependencies.affected_by(&application))
+        };
+        let (shape, affected) = aside(look).await?;
+        let response = answer::report(shape.map_err(answer::cycle)?, answer::levels(affected), revision, numbers_only);
+        answer::bounded(response, "ask for numbers_only")
     }
 
     type WaitReadyStream = ReadyReplies;
@@ -327,15 +339,26 @@ impl Catalog for CatalogService {
     }
 
     async fn list_ports(&self, request: Request<ListPortsRequest>) -> Result<Response<ListPortsResponse>, Status> {
-        let ListPortsRequest { namespace, first, last } = request.into_inner();
-        let (_, book, revision) = self.book(&namespace)?;
-        let (first, last) = read::ports(first, last)?;
-        let blocks = catalog::blocks(&book, &self.handle.port_rules(), first, last);
+        let (namespace, first, last) = read::ports(request.into_inner())?;
+        let (book, revision) = self.handle.book(&namespace);
+        let (blocks, next) = catalog::blocks(&book, &self.handle.port_rules(), first, last);
+        let next_page_token = next.map(|next| next.to_string()).unwrap_or_default();
         let blocks = blocks.into_iter().map(|block| answer::block(&book, block)).collect();
-        Ok(Response::new(ListPortsResponse { blocks, revision }))
+        Ok(Response::new(ListPortsResponse { blocks, revision, next_page_token }))
     }
 }
 
-fn type_draft(id: String, default_port: Option<i32>, offset: Option<i32>) -> ServiceTypeDraft {
-    ServiceTypeDraft { id, default_port: default_port.map(Into::into), offset: offset.map(Into::into) }
+/// Walks of the whole graph at one moment. More of them wait: each keeps a processor for itself as long as it takes.
+static WALKS: Semaphore = Semaphore::const_new(2);
+
+/// Looks at a whole catalog beside those who serve connections, who have no time for it.
+async fn aside<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    // Never closed.
+    let turn = WALKS.acquire().await.map_err(|_| Error::ShuttingDown)?;
+    let looked = spawn_blocking(move || {
+        // Kept until the end, also when nobody waits for it any more.
+        let _turn = turn;
+        look()
+    });
+    Ok(looked.await.map_err(|_| Error::ShuttingDown)?)
 }

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     beats::{HeartbeatRequest, HeartbeatResponse},
+    catalog::{FILTER_MAX, IMPORTS_MAX, LIST_BYTES_MAX, REPLY_BYTES_MAX, START_MAX},
     convert, deadline, drain,
     heartbeats::BeatStream,
     raw,
@@ -30,7 +31,7 @@ use crate::{
     registry::{
         LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES, MAX_PUBLISHED_BYTES,
         MAX_SELECTOR_BYTES, MAX_SPLITS, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Record,
-        catalog::{MAX_APPLICATIONS, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
+        catalog::{self, MAX_APPLICATIONS, MAX_CATALOG_VERSION_BYTES, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     },
     watch::{Ending, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
 };
@@ -280,6 +281,13 @@ pub fn fixed_limits() -> Limits {
         max_applications: MAX_APPLICATIONS,
         max_service_types: MAX_SERVICE_TYPES,
         max_catalog_versions: MAX_CATALOG_VERSIONS,
+        max_catalog_version_bytes: MAX_CATALOG_VERSION_BYTES,
+        max_application_dependencies: catalog::MAX_DEPENDENCIES as u64,
+        max_filter_values: FILTER_MAX as u64,
+        max_named_applications: START_MAX as u64,
+        max_reply_bytes: REPLY_BYTES_MAX as u64,
+        max_imports: IMPORTS_MAX as u64,
+        max_import_bytes: LIST_BYTES_MAX as u64,
         ..Limits::default()
     }
 }

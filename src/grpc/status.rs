@@ -8,6 +8,7 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
+use super::catalog::REPLY_BYTES_MAX;
 pub use crate::proto::ErrorReason as Reason;
 use crate::registry::{Error, Violation};
 
@@ -326,6 +327,17 @@ pub fn too_large(maximum: u64) -> Status {
     let sentence = format!("the message is larger than {maximum} bytes");
     let details = limited(Reason::TooLarge, "max_message_bytes", maximum, maximum);
     refusal(Reason::TooLarge, sentence, details)
+}
+
+/// An answer over the size limit, and what to ask for instead.
+#[must_use]
+pub fn reply_too_large(bytes: usize, narrower: &str) -> Status {
+    let maximum = REPLY_BYTES_MAX as u64;
+    let sentence = format!("the answer would have {bytes} bytes, more than {maximum}: {narrower}");
+    let facts =
+        [("limit", "max_reply_bytes".to_owned()), ("maximum", maximum.to_string()), ("usage", bytes.to_string())];
+    // To ask again would come to the same.
+    Status::with_error_details(Code::ResourceExhausted, sentence, details(Reason::TooLarge, facts))
 }
 
 /// A body of JSON with more in it than anyone needs to say.

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status, service::Routes};
 use tonic_types::{FieldViolation, StatusExt as _};
 
-use self::form::Fields;
+use self::form::{Fields, Read};
 use super::{
     api::{ApiOptions, JSON},
     body,
@@ -161,13 +161,13 @@ async fn changed<Q: Message, R: Message + Default>(
     catalog: &Catalog,
     request: Request,
     method: &'static str,
-    read: impl FnOnce(Fields) -> Result<Q, Status>,
+    read: impl FnOnce(Fields) -> Read<Q>,
     show: impl FnOnce(R) -> Response<Body>,
 ) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     let answer = async {
-        let wanted = read(catalog.fields(&parts, body).await?)?;
-        catalog.call(&mut parts, method, &wanted).await.map(show)
+        let Read { request, faults } = read(catalog.fields(&parts, body).await?);
+        faults.told(catalog.call(&mut parts, method, &request).await).map(show)
     };
     answered(answer.await)
 }

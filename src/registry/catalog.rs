@@ -33,7 +33,7 @@ pub use self::{
     command::{CatalogAction, CatalogCommand},
     decide::{MAX_APPLICATIONS, MAX_CATALOG_VERSION_BYTES, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     dependency::{Cycle, Dependencies, Shape},
-    draft::{ApplicationDraft, Drafted, Refusal, ServiceTypeDraft},
+    draft::{ApplicationDraft, Drafted, MAX_DEPENDENCIES, Refusal, ServiceTypeDraft},
     import::{ImportPlan, List, Listed, ListedPort, Planned, RefusedEntry},
     list::{Page, Paged, Paging, Shown},
     live::{Standing, Stood, Tally, asked, stand},

@@ -8,7 +8,7 @@ use smol_str::SmolStr;
 
 use super::{
     Cause,
-    document::{Document, DocumentPut},
+    document::{Document, DocumentPut, Kind},
     key::{Fingerprint, Key, Revision},
     record::{Lease, Record, names},
 };
@@ -154,6 +154,13 @@ impl Guarded {
     #[must_use]
     pub fn of_instance(change: Change, before: Option<&Arc<Record>>) -> Self {
         Self { change, before: before.map(|record| Held::Record(Arc::clone(record))) }
+    }
+
+    /// Whether it makes an application that is not there yet.
+    #[must_use]
+    pub fn makes_application(&self) -> bool {
+        let is_one = |put: &DocumentPut| put.key.kind == Kind::Application && put.body.is_some();
+        self.before.is_none() && matches!(&self.change, Change::Document(put) if is_one(put))
     }
 
     /// The instance's record when it was decided.

@@ -18,7 +18,8 @@ use super::{
 };
 
 impl Registry {
-    /// What `command` leads to. `in_flight` new instances are proposed already and count against the limits.
+    /// What `command` leads to. `in_flight` new instances, or for a catalog new applications, are proposed already and
+    /// count against the limits.
     #[must_use]
     pub fn decide(&self, command: &Command, in_flight: u64) -> Decision {
         match command {
@@ -34,7 +35,7 @@ impl Registry {
                 Decision::Propose(vec![Guarded::of_instance(change, None)], Outcome::Done)
             }
             Command::Deploy(deploy) => self.deploy(deploy),
-            Command::Catalog(command) => self.change_catalog(command),
+            Command::Catalog(command) => self.change_catalog(command, in_flight),
         }
     }
 
@@ -111,19 +112,19 @@ impl Registry {
         let check =
             |limit, maximum, usage| if usage < maximum { Ok(()) } else { Err(Error::Limit { limit, maximum, usage }) };
         check("max_instances", limits.instances, self.instances() + in_flight)?;
-        self.check_service_room(&key.namespace, &key.service)
+        self.check_service_room(&key.namespace, &key.service, 0)
     }
 
-    /// Whether the service is known already, or may become so.
-    pub(super) fn check_service_room(&self, namespace: &str, service: &str) -> Result<(), Error> {
+    /// Whether the service is known already, or may become so beside others that are about to.
+    pub(super) fn check_service_room(&self, namespace: &str, service: &str, others: u64) -> Result<(), Error> {
         let limits = &self.limits;
         let check =
             |limit, maximum, usage| if usage < maximum { Ok(()) } else { Err(Error::Limit { limit, maximum, usage }) };
         match self.namespaces.get(namespace) {
             None => check("max_namespaces", limits.namespaces, self.namespaces.len() as u64)
-                .and_then(|()| check("max_services", limits.services, self.services)),
+                .and_then(|()| check("max_services", limits.services, self.services + others)),
             Some(namespace) if !namespace.services.contains_key(service) => {
-                check("max_services", limits.services, self.services)
+                check("max_services", limits.services, self.services + others)
             }
             Some(_) => Ok(()),
         }

@@ -165,6 +165,7 @@ async fn serve<E: Engine>(
     if !faults.is_empty() {
         return Err(ServeError::Catalog(faults.join("; ")));
     }
+    handle.catalog_hints().iter().for_each(|hint| tracing::warn!("the catalog: {hint}"));
     let mut actor = tokio::spawn(actor.run());
     let (stop, stopping) = watch::channel(false);
     let services = Arc::new(Services {

@@ -47,7 +47,12 @@ impl Dice {
             8 => CatalogAction::Undepend(id.into(), other.into()),
             _ => {
                 let default_port = Some(4_000 + self.below(3) as i64);
-                CatalogAction::PutType(ServiceTypeDraft { id: "plain".into(), default_port, offset: None })
+                CatalogAction::PutType(ServiceTypeDraft {
+                    id: "plain".into(),
+                    default_port,
+                    offset: None,
+                    ..Default::default()
+                })
             }
         }
     }

@@ -85,6 +85,12 @@ async fn ports_dependencies_and_versions_by_the_rules() {
     assert_eq!(levels(report.affected), [["shop-api"], ["shop-www"]]);
     let blocks = client.clone().list_ports(ListPortsRequest::default()).await.unwrap().into_inner().blocks;
     assert_eq!((blocks[0].first, blocks[0].last, blocks[0].ports.len()), (6010, 6019, 4));
+    // A part is told in whole blocks, so that what is not told of one is denied.
+    let part = ListPortsRequest { first: 6012, last: 6012, ..Default::default() };
+    assert_eq!(client.clone().list_ports(part).await.unwrap().into_inner().blocks, blocks[..1]);
+    let turned = ListPortsRequest { first: 9, last: 3, ..Default::default() };
+    let status = client.clone().list_ports(turned).await.unwrap_err();
+    assert_eq!(sentences(&status), ["last: must not be below first, which is 9"]);
     assert_eq!(blocks[0].free, [6013, 6014, 6015, 6016, 6017, 6018]);
 
     let gone = DeleteApplicationRequest { id: "shop-www".into(), ..Default::default() };
@@ -129,6 +135,16 @@ async fn everything_that_is_wrong_is_told_at_once() {
             "internal: Internal port must be > 0",
         ]
     );
+    let wrong = PutApplicationRequest {
+        namespace: "*".into(),
+        id: "x".into(),
+        dependencies: vec!["gone".into()],
+        no_dependencies: true,
+        ..Default::default()
+    };
+    let fields: Vec<String> = sentences(&put(&client, wrong).await.unwrap_err());
+    let fields: Vec<&str> = fields.iter().filter_map(|one| one.split(':').next()).collect();
+    assert_eq!(fields, ["namespace", "no_dependencies", "id", "service", "dependencies[0]"]);
     let status = create(&client, app("shop-db", "nodejs", &[])).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::AlreadyExists, "Application with this id already exists"));
     let circle = AddDependencyRequest { id: "shop-db".into(), dependency: "shop-www".into(), ..Default::default() };
@@ -348,7 +364,15 @@ async fn the_routes_of_before() {
     assert_eq!(form("POST /applications", "id=www&service=nodejs").await, (201, www.clone()));
     let refused = |messages: &[&str]| (422, json!({"code": "generic_error", "messages": messages}));
     let wrong = "id=A&service=cobol&external=80&internal=x";
-    assert_eq!(form("POST /applications", wrong).await, refused(&["Internal port must be a number"]));
+    let all = [
+        "Key must be at least 2 characters",
+        "Service not found",
+        "External port must be > 1024",
+        "Internal port must be a number",
+    ];
+    assert_eq!(form("POST /applications", wrong).await, refused(&all));
+    let all = ["sort must be created_at, id or port, with or without - before it", "Offset must be a number"];
+    assert_eq!(form("GET /applications?sort=age&offset=x", "").await, refused(&all));
     let wrong = form("POST /applications", "id=A&service=cobol&external=80&internal=-1&dependency=gone").await;
     let all = [
         "Key must be at least 2 characters",

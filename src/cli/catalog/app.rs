@@ -79,6 +79,9 @@ enum Action {
         /// It needs no application any more.
         #[arg(long)]
         no_dependencies: bool,
+        /// A service type that it is to have no port of any more. Repeatable.
+        #[arg(long = "without", value_name = "TYPE")]
+        without: Vec<String>,
         #[command(flatten)]
         expected: Expected,
         #[command(flatten)]
@@ -115,6 +118,9 @@ enum Action {
     Report {
         /// The application.
         id: Option<String>,
+        /// Only how many and how deep, not who.
+        #[arg(long)]
+        numbers_only: bool,
         #[command(flatten)]
         given: Given<ClientSettings>,
     },
@@ -136,6 +142,8 @@ struct Pair {
     id: String,
     /// The one that it needs.
     dependency: String,
+    #[command(flatten)]
+    expected: Expected,
     #[command(flatten)]
     given: Given<ClientSettings>,
 }
@@ -183,7 +191,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             asked.map_or(Ok(()), |(print, found)| show_one(&print, found.application))
         }
         Action::List(args) => list(args).await,
-        Action::Put { id, service, ports, dependencies, no_dependencies, expected, given } => {
+        Action::Put { id, service, ports, dependencies, no_dependencies, without, expected, given } => {
             let (what, Ports { external, internal }) = (format!("put the application {id}"), ports);
             let request = |namespace| PutApplicationRequest {
                 namespace,
@@ -194,6 +202,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
                 dependencies,
                 no_dependencies,
                 expected_revision: expected.expected_revision,
+                without_services: without,
             };
             let send = async |mut client: super::Client, request| client.put_application(request).await;
             let asked = ask(&given, "PutApplication", &what, request, send).await?;
@@ -215,22 +224,24 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Action::Versions { id, limit, given } => versions(id, limit, &given).await,
         Action::Import(args) => import::run(args).await,
         Action::Export(args) => export::run(args).await,
-        Action::Report { id, given } => report(id, &given).await,
+        Action::Report { id, numbers_only, given } => report(id, numbers_only, &given).await,
     }
 }
 
-async fn depend(Pair { id, dependency, given }: Pair) -> Result<(), Failure> {
+async fn depend(Pair { id, dependency, expected, given }: Pair) -> Result<(), Failure> {
     let what = format!("add a dependency of {id}");
     let send = async |mut client: super::Client, request| client.add_dependency(request).await;
-    let request = |namespace| AddDependencyRequest { namespace, id, dependency, expected_revision: 0 };
+    let expected_revision = expected.expected_revision;
+    let request = |namespace| AddDependencyRequest { namespace, id, dependency, expected_revision };
     let asked = ask(&given, "AddDependency", &what, request, send).await?;
     asked.map_or(Ok(()), |(print, made)| show_one(&print, made.application))
 }
 
-async fn undepend(Pair { id, dependency, given }: Pair) -> Result<(), Failure> {
+async fn undepend(Pair { id, dependency, expected, given }: Pair) -> Result<(), Failure> {
     let what = format!("remove a dependency of {id}");
     let send = async |mut client: super::Client, request| client.remove_dependency(request).await;
-    let request = |namespace| RemoveDependencyRequest { namespace, id, dependency, expected_revision: 0 };
+    let expected_revision = expected.expected_revision;
+    let request = |namespace| RemoveDependencyRequest { namespace, id, dependency, expected_revision };
     let asked = ask(&given, "RemoveDependency", &what, request, send).await?;
     asked.map_or(Ok(()), |(print, made)| show_one(&print, made.application))
 }
@@ -240,10 +251,14 @@ const PAGE: u32 = 100;
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let ListArgs { prefix, search, services, ports, sort, given } = args;
-    let (mut all, mut page_token) = (Vec::new(), String::new());
+    let (mut all, mut page_token, mut of_all) = (Vec::new(), String::new(), false);
     loop {
-        let request = |namespace| ListApplicationsRequest {
-            namespace,
+        let request = |namespace: String| ListApplicationsRequest {
+            // Then their names alone do not tell them apart.
+            namespace: {
+                of_all = namespace == "*";
+                namespace
+            },
             prefix: prefix.clone(),
             q: search.clone(),
             services: services.clone(),
@@ -258,7 +273,7 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
         let Some((print, page)) = asked else { return Ok(()) };
         all.extend(page.applications);
         if page.next_page_token.is_empty() {
-            return show(&print, &all);
+            return show_of(&print, &all, of_all);
         }
         page_token = page.next_page_token;
     }
@@ -269,19 +284,32 @@ fn show_one(print: &Printer, application: Option<Application>) -> Result<(), Fai
     show(print, &all)
 }
 
-/// Shows applications.
+/// Shows applications of one namespace.
 ///
 /// # Errors
 /// They cannot be written.
 pub fn show(print: &Printer, all: &[Application]) -> Result<(), Failure> {
+    show_of(print, all, false)
+}
+
+fn show_of(print: &Printer, all: &[Application], of_all: bool) -> Result<(), Failure> {
     if print.is_json() {
         return all.iter().try_for_each(|application| print.message("Application", application));
     }
-    let mut table = Table::new(["APPLICATION", "PORTS", "NEEDS", "REVISION"]);
-    for application in all {
+    let row = |application: &Application| {
         let needs = joined(application.dependencies.iter().cloned());
-        table.row([application.id.clone(), ports_of(application), needs, application.revision.to_string()]);
+        [application.id.clone(), ports_of(application), needs, application.revision.to_string()]
+    };
+    if of_all {
+        let mut table = Table::new(["NAMESPACE", "APPLICATION", "PORTS", "NEEDS", "REVISION"]);
+        for application in all {
+            let [id, ports, needs, revision] = row(application);
+            table.row([application.namespace.clone(), id, ports, needs, revision]);
+        }
+        return print.table(&table);
     }
+    let mut table = Table::new(["APPLICATION", "PORTS", "NEEDS", "REVISION"]);
+    all.iter().for_each(|application| table.row(row(application)));
     print.table(&table)
 }
 
@@ -339,9 +367,13 @@ fn row_of(version: &CatalogVersion) -> [String; 6] {
 }
 
 /// Tells what the dependencies look like.
-pub(super) async fn report(id: Option<String>, given: &Given<ClientSettings>) -> Result<(), Failure> {
+pub(super) async fn report(
+    id: Option<String>,
+    numbers_only: bool,
+    given: &Given<ClientSettings>,
+) -> Result<(), Failure> {
     let application = id.unwrap_or_default();
-    let request = |namespace| GetDependencyReportRequest { namespace, application: application.clone() };
+    let request = |namespace| GetDependencyReportRequest { namespace, application: application.clone(), numbers_only };
     let send = async |mut client: super::Client, request| client.get_dependency_report(request).await;
     let asked = ask(given, "GetDependencyReport", "report the dependencies", request, send).await?;
     let Some((print, report)) = asked else { return Ok(()) };
@@ -353,8 +385,10 @@ pub(super) async fn report(id: Option<String>, given: &Given<ClientSettings>) ->
     table.row(["applications".to_owned(), applications.to_string()]);
     table.row(["dependencies".to_owned(), dependencies.to_string()]);
     table.row(["levels".to_owned(), depth.to_string()]);
-    table.row(["nobody needs".to_owned(), joined(roots)]);
-    table.row(["need nobody".to_owned(), joined(leaves)]);
+    if !numbers_only {
+        table.row(["nobody needs".to_owned(), joined(roots)]);
+        table.row(["need nobody".to_owned(), joined(leaves)]);
+    }
     for (distance, ring) in (1..).zip(affected) {
         table.row([format!("without {application}, {distance}"), joined(ring.applications)]);
     }

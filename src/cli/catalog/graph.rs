@@ -92,7 +92,7 @@ fn check(text: &str) -> Result<(String, String), String> {
 /// What went wrong, or there are too many for a picture.
 pub async fn graph(GraphArgs { applications, format, report, given }: GraphArgs) -> Result<(), Failure> {
     if let Some(id) = report {
-        return app::report(id, &given).await;
+        return app::report(id, false, &given).await;
     }
     let mut session = Session::open(&given)?;
     let Some(catalog) = whole(&mut session).await? else { return Ok(()) };

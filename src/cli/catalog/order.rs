@@ -14,7 +14,7 @@ use crate::{
         text::{Table, safe},
     },
     config::{ClientSettings, Given, show_duration},
-    proto::{GetStartOrderRequest, GetStartOrderResponse, ListPortsRequest, WaitReadyRequest},
+    proto::{GetStartOrderRequest, GetStartOrderResponse, ListPortsRequest, ListPortsResponse, WaitReadyRequest},
 };
 
 const ORDER_EXAMPLES: &str = "\
@@ -150,10 +150,18 @@ async fn follow(
 /// # Errors
 /// What went wrong.
 pub async fn ports(PortsArgs { first, last, given }: PortsArgs) -> Result<(), Failure> {
-    let send = async |mut client: Client, request| client.list_ports(request).await;
-    let request = |namespace| ListPortsRequest { namespace, first, last };
-    let asked = ask(&given, "ListPorts", "list the ports", request, send).await?;
-    let Some((print, found)) = asked else { return Ok(()) };
+    let mut found = ListPortsResponse::default();
+    let print = loop {
+        let send = async |mut client: Client, request| client.list_ports(request).await;
+        let page_token = found.next_page_token;
+        let request = |namespace| ListPortsRequest { namespace, first, last, page_token };
+        let asked = ask(&given, "ListPorts", "list the ports", request, send).await?;
+        let Some((print, page)) = asked else { return Ok(()) };
+        found = ListPortsResponse { blocks: [found.blocks, page.blocks].concat(), ..page };
+        if found.next_page_token.is_empty() {
+            break print;
+        }
+    };
     if print.is_json() {
         return print.message("ListPortsResponse", &found);
     }

@@ -2,7 +2,7 @@
 
 use super::{ask, told_gone};
 use crate::{
-    cli::{failure::Failure, print::Printer, text::Table},
+    cli::{deploy::Expected, failure::Failure, print::Printer, text::Table},
     config::{ClientSettings, Given},
     proto::{
         CreateServiceTypeRequest, DeleteServiceTypeRequest, GetServiceTypeRequest, ListServiceTypesRequest,
@@ -57,12 +57,16 @@ enum Action {
         #[command(flatten)]
         numbers: Numbers,
         #[command(flatten)]
+        expected: Expected,
+        #[command(flatten)]
         given: Given<ClientSettings>,
     },
     /// Take one away that no application has a port of.
     Delete {
         /// Its id.
         id: String,
+        #[command(flatten)]
+        expected: Expected,
         #[command(flatten)]
         given: Given<ClientSettings>,
     },
@@ -102,18 +106,19 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             asked.map_or(Ok(()), |(print, found)| show(&print, found.service_type.as_slice()))
         }
         Action::List { given } => list(&given).await,
-        Action::Put { id, numbers: Numbers { default_port, offset }, given } => {
+        Action::Put { id, numbers: Numbers { default_port, offset }, expected, given } => {
+            let expected_revision = expected.expected_revision;
             let what = format!("put the service type {id}");
             let send = async |mut client: super::Client, request| client.put_service_type(request).await;
-            let request =
-                |namespace| PutServiceTypeRequest { namespace, id, default_port, offset, expected_revision: 0 };
+            let request = |namespace| PutServiceTypeRequest { namespace, id, default_port, offset, expected_revision };
             let asked = ask(&given, "PutServiceType", &what, request, send).await?;
             asked.map_or(Ok(()), |(print, made)| show(&print, made.service_type.as_slice()))
         }
-        Action::Delete { id, given } => {
+        Action::Delete { id, expected, given } => {
+            let expected_revision = expected.expected_revision;
             let what = format!("delete the service type {id}");
             let send = async |mut client: super::Client, request| client.delete_service_type(request).await;
-            let request = |namespace| DeleteServiceTypeRequest { namespace, id: id.clone(), expected_revision: 0 };
+            let request = |namespace| DeleteServiceTypeRequest { namespace, id: id.clone(), expected_revision };
             let asked = ask(&given, "DeleteServiceType", &what, request, send).await?;
             asked.map_or(Ok(()), |(print, gone)| told_gone(&print, "DeleteServiceTypeResponse", &gone, &id))
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tonic::Status;
+use tonic::{Response, Status};
 
 use crate::{
     actor::CatalogPage,
@@ -13,6 +13,15 @@ use crate::{
     },
     registry::catalog::{Application, Block, Book, Cycle, Entry, Recorded, ServiceType, Shape, Version, VersionChange},
 };
+
+/// How large an answer without pages may be: what clients take unless they are told otherwise.
+pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// An answer, unless it is larger than clients take.
+pub(super) fn bounded<R: prost::Message>(response: R, narrower: &str) -> Result<Response<R>, Status> {
+    let bytes = response.encoded_len();
+    if bytes <= REPLY_BYTES_MAX { Ok(Response::new(response)) } else { Err(status::reply_too_large(bytes, narrower)) }
+}
 
 fn service_type_of(namespace: &str, value: &ServiceType) -> proto::ServiceType {
     proto::ServiceType {
@@ -88,8 +97,15 @@ pub(super) fn cycle(Cycle(cycle): Cycle) -> Status {
     status::plain(Reason::Internal, format!("the catalog has a cycle of {} applications", cycle.len()))
 }
 
-pub(super) fn report(shape: Shape, affected: Vec<StartLevel>, revision: u64) -> GetDependencyReportResponse {
-    let texts = |ids: Vec<smol_str::SmolStr>| ids.into_iter().map(Into::into).collect();
+pub(super) fn report(
+    shape: Shape,
+    affected: Vec<StartLevel>,
+    revision: u64,
+    numbers_only: bool,
+) -> GetDependencyReportResponse {
+    let texts = |ids: Vec<smol_str::SmolStr>| {
+        if numbers_only { Vec::new() } else { ids.into_iter().map(Into::into).collect() }
+    };
     GetDependencyReportResponse {
         applications: shape.applications as u64,
         dependencies: shape.dependencies as u64,
@@ -141,5 +157,26 @@ pub(super) fn page_of_catalog(page: CatalogPage) -> ListCatalogResponse {
         applications: page.applications.iter().map(application).collect(),
         next_page_token: page.next_page_token,
         revision: page.revision,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::grpc::status::Reason;
+
+    #[test]
+    fn an_answer_is_as_large_as_clients_take() {
+        let order = |count: usize| proto::GetStartOrderResponse {
+            levels: vec![StartLevel { applications: vec!["x".repeat(250); count] }],
+            revision: 1,
+        };
+        assert!(bounded(order(16_000), "").is_ok());
+        let refused = bounded(order(17_000), "ask for some applications").unwrap_err();
+        assert_eq!((refused.code(), status::reason_of(&refused)), (Code::ResourceExhausted, Reason::TooLarge));
+        let told = "the answer would have 4301007 bytes, more than 4194304: ask for some applications";
+        assert_eq!(refused.message(), told);
     }
 }

@@ -30,7 +30,7 @@ const TYPES_MAX: usize = 1_000;
 /// Most applications of a list that is one message.
 const APPLICATIONS_MAX: usize = 10_000;
 /// Most bytes of a list.
-const LIST_BYTES_MAX: usize = 64 << 20;
+pub const LIST_BYTES_MAX: usize = 64 << 20;
 /// Most refused entries that an answer has, and about how many bytes of them.
 const REFUSALS_MAX: usize = 1_000;
 const REFUSALS_BYTES_MAX: usize = 1 << 20;
@@ -40,7 +40,7 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 const PROGRESS_ROOM: usize = 16;
 
 /// Imports of one moment. Each holds its list, so that more of them wait outside.
-const IMPORTS_MAX: usize = 2;
+pub const IMPORTS_MAX: usize = 2;
 static IMPORTS: Semaphore = Semaphore::const_new(IMPORTS_MAX);
 
 /// The responses to a stream.
@@ -146,6 +146,7 @@ fn list(service_types: Vec<ListedServiceType>, applications: Vec<ListedApplicati
         id,
         default_port: default_port.map(Into::into),
         offset: offset.map(Into::into),
+        ..Default::default()
     };
     let port = |port: crate::proto::ListedPort| ListedPort {
         service: port.service.into(),

@@ -11,12 +11,12 @@ use crate::{
     grpc,
     proto::{
         ApplicationState, CatalogKind, CreateApplicationRequest, GetCatalogStatusRequest, ListApplicationsRequest,
-        ListCatalogRequest, ListCatalogVersionsRequest, ListServiceTypesRequest, PutApplicationRequest,
-        WaitReadyRequest,
+        ListCatalogRequest, ListCatalogVersionsRequest, ListPortsRequest, ListServiceTypesRequest,
+        PutApplicationRequest, WaitReadyRequest,
     },
     registry::{
         ALL_NAMESPACES, DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Violation,
-        catalog::{ApplicationDraft, ApplicationQuery, Page, Place, Sort, Standing, VersionQuery},
+        catalog::{ApplicationDraft, ApplicationQuery, Page, Place, ServiceTypeDraft, Sort, Standing, VersionQuery},
         check_name, check_new_namespace,
     },
 };
@@ -28,9 +28,9 @@ const LIMIT_MAX: u32 = 100;
 /// How many applications a page of the whole catalog has at most.
 const EXPORT_MAX: u32 = 1_000;
 /// How many values a filter of a list has at most.
-const FILTER_MAX: usize = 100;
+pub const FILTER_MAX: usize = 100;
 /// How many applications a start order is asked for by name at most, and a wait.
-const START_MAX: usize = 10_000;
+pub const START_MAX: usize = 10_000;
 /// How long services are waited for by who does not say.
 const READY_WAIT: Duration = Duration::from_secs(60);
 
@@ -56,39 +56,74 @@ pub(super) fn namespace(given: &str) -> Result<SmolStr, Status> {
 /// The namespace of a read.
 pub(super) fn namespace_to_read(given: &str) -> Result<SmolStr, Status> {
     let (namespace, mut violations) = (or_default(given), Vec::new());
-    if namespace == ALL_NAMESPACES {
-        violations.push(violation("namespace", "must be one namespace: only lists of applications are of all"));
-    }
-    check_name("namespace", namespace, &mut violations);
+    check_one_namespace(namespace, &mut violations);
     checked(namespace.into(), violations)
 }
 
-pub(super) fn create(request: CreateApplicationRequest) -> (String, ApplicationDraft) {
+fn check_one_namespace(namespace: &str, violations: &mut Vec<Violation>) {
+    if namespace == ALL_NAMESPACES {
+        violations.push(violation("namespace", "must be one namespace: only lists of applications are of all"));
+    }
+    check_name("namespace", namespace, violations);
+}
+
+/// The namespace of a change that the rules judge: what is wrong with it is told with what they say.
+fn judged_namespace(given: &str, faults: &mut Vec<Violation>) -> SmolStr {
+    let namespace = or_default(given);
+    check_new_namespace("namespace", namespace, faults);
+    namespace.into()
+}
+
+pub(super) fn create(request: CreateApplicationRequest) -> (SmolStr, ApplicationDraft) {
     let CreateApplicationRequest { namespace, id, service, external, internal, dependencies } = request;
+    let mut faults = Vec::new();
+    let namespace = judged_namespace(&namespace, &mut faults);
     let draft = ApplicationDraft {
         id,
         service: (!service.is_empty()).then_some(service),
         external: external.map(Into::into),
         internal: internal.map(Into::into),
         dependencies: Some(dependencies),
+        without: Vec::new(),
+        faults,
     };
     (namespace, draft)
 }
 
-pub(super) fn put(request: PutApplicationRequest) -> Result<ApplicationDraft, Status> {
-    let PutApplicationRequest { id, service, external, internal, dependencies, no_dependencies, .. } = request;
+pub(super) fn put(request: PutApplicationRequest) -> (SmolStr, ApplicationDraft) {
+    let PutApplicationRequest { namespace, id, service, external, internal, .. } = request;
+    let PutApplicationRequest { dependencies, no_dependencies, mut without_services, .. } = request;
+    let mut faults = Vec::new();
+    let namespace = judged_namespace(&namespace, &mut faults);
     if no_dependencies && !dependencies.is_empty() {
-        let sentence = "must not be given together with dependencies";
-        return Err(Error::invalid("no_dependencies", sentence).into());
+        faults.push(violation("no_dependencies", "must not be given together with dependencies"));
     }
+    check_count("without_services", without_services.len(), FILTER_MAX, &mut faults);
+    without_services.truncate(FILTER_MAX);
     let given = no_dependencies || !dependencies.is_empty();
-    Ok(ApplicationDraft {
+    let draft = ApplicationDraft {
         id,
         service: service.filter(|service| !service.is_empty()),
         external: external.map(Into::into),
         internal: internal.map(Into::into),
         dependencies: given.then_some(dependencies),
-    })
+        without: without_services,
+        faults,
+    };
+    (namespace, draft)
+}
+
+/// A service type that is wanted, and in which namespace.
+pub(super) fn service_type(
+    namespace: &str,
+    id: String,
+    default_port: Option<i32>,
+    offset: Option<i32>,
+) -> (SmolStr, ServiceTypeDraft) {
+    let mut faults = Vec::new();
+    let namespace = judged_namespace(namespace, &mut faults);
+    let (default_port, offset) = (default_port.map(Into::into), offset.map(Into::into));
+    (namespace, ServiceTypeDraft { id, default_port, offset, faults })
 }
 
 fn page(limit: u32, offset: u32, violations: &mut Vec<Violation>) -> Page {
@@ -265,9 +300,11 @@ pub(super) fn page_of_catalog(request: ListCatalogRequest) -> Result<(SmolStr, u
     checked((namespace.into(), limit as usize, page_token), violations)
 }
 
-/// From which port to which.
-pub(super) fn ports(first: u32, last: u32) -> Result<(u16, u16), Status> {
-    let mut violations = Vec::new();
+/// From which port to which, and behind which one.
+pub(super) fn ports(request: ListPortsRequest) -> Result<(SmolStr, u16, u16), Status> {
+    let ListPortsRequest { namespace, first, last, page_token } = request;
+    let (namespace, mut violations) = (or_default(&namespace).to_owned(), Vec::new());
+    check_one_namespace(&namespace, &mut violations);
     let mut port = |field: &str, given: u32| {
         u16::try_from(given).unwrap_or_else(|_| {
             violations.push(violation(field, format!("must be at most {}, not {given}", u16::MAX)));
@@ -275,5 +312,13 @@ pub(super) fn ports(first: u32, last: u32) -> Result<(u16, u16), Status> {
         })
     };
     let (first, last) = (port("first", first), port("last", last));
-    checked((first, if last == 0 { u16::MAX } else { last }), violations)
+    if last != 0 && last < first {
+        violations.push(violation("last", format!("must not be below first, which is {first}")));
+    }
+    let after: Option<u16> = if page_token.is_empty() { Some(0) } else { page_token.parse().ok() };
+    if after.is_none() {
+        violations.push(violation("page_token", "is not one that this server gave"));
+    }
+    let first = first.max(after.unwrap_or(0));
+    checked((namespace.into(), first, if last == 0 { u16::MAX } else { last }), violations)
 }

@@ -3,7 +3,8 @@
 
 use http::{HeaderMap, Uri, header::CONTENT_TYPE};
 use serde_json::Value;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::{FieldViolation, StatusExt as _};
 
 use crate::{
     grpc::status::{self, Reason},
@@ -22,6 +23,60 @@ fn fault(field: &str, description: impl Into<String>) -> Violation {
 
 fn checked<T>(value: T, violations: Vec<Violation>) -> Result<T, Status> {
     if violations.is_empty() { Ok(value) } else { Err(Error::Invalid(violations).into()) }
+}
+
+/// A request, and what is wrong with how it was written. Then it has a value that no rule takes: so the call is refused,
+/// with all that is wrong with the rest.
+#[derive(Debug)]
+pub(super) struct Read<Q> {
+    pub(super) request: Q,
+    pub(super) faults: Faults,
+}
+
+/// What is wrong with how a request was written.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    violations: Vec<Violation>,
+    /// The field that is right, but was given a value that no rule takes.
+    spoilt: Option<&'static str>,
+}
+
+impl Faults {
+    /// What came of the call, with these in place of what it says of their fields.
+    pub(super) fn told<R>(self, came: Result<R, Status>) -> Result<R, Status> {
+        let Self { violations: mut left, spoilt } = self;
+        let status = match came {
+            Ok(come) => return checked(come, left),
+            Err(status) if left.is_empty() => return Err(status),
+            Err(status) => status,
+        };
+        if !matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists) {
+            return Err(status);
+        }
+        let told = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        let mut all = Vec::new();
+        for FieldViolation { field, description, .. } in told {
+            match left.iter().position(|fault| fault.field == field) {
+                Some(place) => all.push(left.remove(place)),
+                None if spoilt == Some(field.as_str()) => {}
+                None => all.push(fault(&field, description)),
+            }
+        }
+        all.append(&mut left);
+        Err(Error::Invalid(all).into())
+    }
+}
+
+/// The most entries that a list is asked for at once.
+const LIMIT_MAX: u32 = 100;
+
+/// What is wrong with a list whose limit is this.
+fn faults_of_list(limit: &mut u32, violations: Vec<Violation>) -> Faults {
+    let is_right = !violations.is_empty() && *limit <= LIMIT_MAX;
+    if is_right {
+        *limit = u32::MAX;
+    }
+    Faults { violations, spoilt: is_right.then_some("limit") }
 }
 
 impl Fields {
@@ -112,21 +167,23 @@ impl Fields {
             Ok(number) => Some(i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })),
             Err(_) => {
                 violations.push(fault(name, format!("{label} must be a number")));
-                None
+                Some(i32::MIN)
             }
         }
     }
 
     fn page(&self, violations: &mut Vec<Violation>) -> (u32, u32) {
-        let limit = self.number("limit", "Limit", violations);
-        if limit.is_some_and(|limit| limit < 1) {
+        let before = violations.len();
+        let limit = self.number("limit", "Limit", violations).unwrap_or(25);
+        if limit < 1 && violations.len() == before {
             violations.push(fault("limit", "Limit must be 1 to 100"));
         }
+        let before = violations.len();
         let offset = self.number("offset", "Offset", violations).unwrap_or(0);
-        if offset < 0 {
+        if offset < 0 && violations.len() == before {
             violations.push(fault("offset", "Offset must be >= 0"));
         }
-        (limit.unwrap_or(0).unsigned_abs(), offset.unsigned_abs())
+        (limit.unsigned_abs(), offset.unsigned_abs())
     }
 
     fn numbers<T: std::str::FromStr>(&self, name: &str, violations: &mut Vec<Violation>) -> Vec<T> {
@@ -140,7 +197,7 @@ impl Fields {
         numbers
     }
 
-    pub(super) fn create(&self) -> Result<CreateApplicationRequest, Status> {
+    pub(super) fn create(&self) -> Read<CreateApplicationRequest> {
         let mut violations = Vec::new();
         let external = self.number("external", "External port", &mut violations);
         let internal = self.number("internal", "Internal port", &mut violations);
@@ -152,10 +209,10 @@ impl Fields {
             dependencies: self.dependencies().0,
             ..Default::default()
         };
-        checked(request, violations)
+        Read { request, faults: Faults { violations, spoilt: None } }
     }
 
-    pub(super) fn put(&self, id: String) -> Result<PutApplicationRequest, Status> {
+    pub(super) fn put(&self, id: String) -> Read<PutApplicationRequest> {
         let mut violations = Vec::new();
         let external = self.number("external", "External port", &mut violations);
         let internal = self.number("internal", "Internal port", &mut violations);
@@ -169,28 +226,31 @@ impl Fields {
             no_dependencies,
             ..Default::default()
         };
-        checked(request, violations)
+        Read { request, faults: Faults { violations, spoilt: None } }
     }
 
-    pub(super) fn create_service(&self) -> Result<CreateServiceTypeRequest, Status> {
+    pub(super) fn create_service(&self) -> Read<CreateServiceTypeRequest> {
         let mut violations = Vec::new();
         let default_port = self.number("default_port", "Default port", &mut violations);
         let offset = self.number("offset", "Offset", &mut violations);
         let id = self.last("id").unwrap_or_default();
-        checked(CreateServiceTypeRequest { id, default_port, offset, ..Default::default() }, violations)
+        let request = CreateServiceTypeRequest { id, default_port, offset, ..Default::default() };
+        Read { request, faults: Faults { violations, spoilt: None } }
     }
 
-    pub(super) fn put_service(&self, id: String) -> Result<PutServiceTypeRequest, Status> {
+    pub(super) fn put_service(&self, id: String) -> Read<PutServiceTypeRequest> {
         let mut violations = Vec::new();
         let default_port = self.number("default_port", "Default port", &mut violations);
         let offset = self.number("offset", "Offset", &mut violations);
-        checked(PutServiceTypeRequest { id, default_port, offset, ..Default::default() }, violations)
+        let request = PutServiceTypeRequest { id, default_port, offset, ..Default::default() };
+        Read { request, faults: Faults { violations, spoilt: None } }
     }
 
-    pub(super) fn applications(&self) -> Result<ListApplicationsRequest, Status> {
+    pub(super) fn applications(&self) -> Read<ListApplicationsRequest> {
         let mut violations = Vec::new();
         let ports = self.numbers("port", &mut violations);
-        let (limit, offset) = self.page(&mut violations);
+        let (mut limit, offset) = self.page(&mut violations);
+        let faults = faults_of_list(&mut limit, violations);
         let request = ListApplicationsRequest {
             ids: self.all("id"),
             ports,
@@ -202,26 +262,26 @@ impl Fields {
             offset,
             ..Default::default()
         };
-        checked(request, violations)
+        Read { request, faults }
     }
 
-    pub(super) fn services(&self) -> Result<ListServiceTypesRequest, Status> {
+    pub(super) fn services(&self) -> Read<ListServiceTypesRequest> {
         let mut violations = Vec::new();
-        let (limit, offset) = self.page(&mut violations);
+        let (mut limit, offset) = self.page(&mut violations);
+        let faults = faults_of_list(&mut limit, violations);
         let (ids, sort) = (self.all("id"), self.last("sort").unwrap_or_default());
-        checked(ListServiceTypesRequest { ids, sort, limit, offset, ..Default::default() }, violations)
+        Read { request: ListServiceTypesRequest { ids, sort, limit, offset, ..Default::default() }, faults }
     }
 
-    pub(super) fn versions(&self, kind: CatalogKind, entries: &str) -> Result<ListCatalogVersionsRequest, Status> {
+    pub(super) fn versions(&self, kind: CatalogKind, entries: &str) -> Read<ListCatalogVersionsRequest> {
         let mut violations = Vec::new();
         let ids = self.numbers("id", &mut violations);
-        let (limit, offset) = self.page(&mut violations);
+        let (mut limit, offset) = self.page(&mut violations);
+        let faults = faults_of_list(&mut limit, violations);
         let sort = self.last("sort").unwrap_or_default().replace("journal_timestamp", "timestamp");
         let (entries, kind) = (self.all(entries), kind.into());
-        checked(
-            ListCatalogVersionsRequest { ids, entries, kind, sort, limit, offset, ..Default::default() },
-            violations,
-        )
+        let request = ListCatalogVersionsRequest { ids, entries, kind, sort, limit, offset, ..Default::default() };
+        Read { request, faults }
     }
 }
 

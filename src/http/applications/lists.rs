@@ -5,9 +5,12 @@ use axum::{body::Body, extract::Request, response::Response};
 use http::StatusCode;
 use prost::Message;
 use serde_json::Value;
-use tonic::Status;
 
-use super::{Catalog, answered, body_of, form::Fields, shapes};
+use super::{
+    Catalog, answered, body_of,
+    form::{Fields, Read},
+    shapes,
+};
 use crate::proto::*;
 
 /// How many there are on a page unless asked otherwise, as the catalog has it.
@@ -70,15 +73,16 @@ impl List for ListCatalogVersionsRequest {
 pub(super) async fn answer<Q: List>(
     catalog: &Catalog,
     request: Request,
-    read: impl FnOnce(Fields) -> Result<Q, Status>,
+    read: impl FnOnce(Fields) -> Read<Q>,
 ) -> Response<Body> {
     let (parts, _) = request.into_parts();
     let whole = async {
-        let mut wanted = read(Fields::of_query(&parts.uri)?)?;
+        let Read { request: mut wanted, mut faults } = read(Fields::of_query(&parts.uri)?);
         let mut all = Vec::new();
         loop {
             // Every page is a call of the same caller.
-            let page = catalog.call(&mut parts.clone(), Q::METHOD, &wanted).await?;
+            let page = catalog.call(&mut parts.clone(), Q::METHOD, &wanted).await;
+            let page = std::mem::take(&mut faults).told(page)?;
             let (mut found, goes_on) = wanted.turn(page);
             all.append(&mut found);
             if !goes_on {

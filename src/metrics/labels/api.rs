@@ -312,6 +312,20 @@ label! {
         CatalogVersions = "max_catalog_versions",
         /// The last external port.
         CatalogCeiling = "catalog_ceiling",
+        /// Bytes of the versions of a namespace's catalog.
+        CatalogVersionBytes = "max_catalog_version_bytes",
+        /// Dependencies of an application.
+        ApplicationDependencies = "max_application_dependencies",
+        /// Values of a filter.
+        FilterValues = "max_filter_values",
+        /// Applications that are named.
+        NamedApplications = "max_named_applications",
+        /// Bytes of an answer.
+        ReplyBytes = "max_reply_bytes",
+        /// Imports.
+        Imports = "max_imports",
+        /// Bytes of an imported list.
+        ImportBytes = "max_import_bytes",
     }
 }
 
@@ -353,6 +367,13 @@ impl Limit {
             Self::ServiceTypes => limits.max_service_types,
             Self::CatalogVersions => limits.max_catalog_versions,
             Self::CatalogCeiling => limits.catalog_ceiling,
+            Self::CatalogVersionBytes => limits.max_catalog_version_bytes,
+            Self::ApplicationDependencies => limits.max_application_dependencies,
+            Self::FilterValues => limits.max_filter_values,
+            Self::NamedApplications => limits.max_named_applications,
+            Self::ReplyBytes => limits.max_reply_bytes,
+            Self::Imports => limits.max_imports,
+            Self::ImportBytes => limits.max_import_bytes,
         }
     }
 

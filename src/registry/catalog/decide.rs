@@ -29,9 +29,9 @@ const TURN_BYTES: usize = 512 * 1024;
 const TURN_STEPS: usize = 500_000;
 
 impl Registry {
-    /// What `wanted` leads to.
-    pub(in crate::registry) fn change_catalog(&self, wanted: &CatalogCommand) -> Decision {
-        let mut writing = Writing::new(self, &wanted.namespace);
+    /// What `wanted` leads to, while so many new applications of other namespaces are in flight.
+    pub(in crate::registry) fn change_catalog(&self, wanted: &CatalogCommand, in_flight: u64) -> Decision {
+        let mut writing = Writing::new(self, &wanted.namespace, in_flight);
         match writing.run(wanted) {
             Err(error) => Decision::Reply(Err(error)),
             // Without changes it is so already.
@@ -48,8 +48,9 @@ impl Registry {
         &self,
         namespace: &str,
         wanted: impl IntoIterator<Item = &'a CatalogCommand>,
+        in_flight: u64,
     ) -> (Vec<Guarded>, Vec<Result<Outcome, Error>>) {
-        let mut writing = Writing::new(self, namespace);
+        let mut writing = Writing::new(self, namespace, in_flight);
         let (mut outcomes, mut steps) = (Vec::new(), 0);
         for wanted in wanted {
             steps += 1 + if wanted.action.may_need() { writing.book.applications().len() } else { 0 };
@@ -71,13 +72,16 @@ struct Writing<'a> {
     changes: Vec<Guarded>,
     /// Where the change of a key is among them: a revision has one of each.
     places: HashMap<DocumentKey, usize>,
+    /// Applications that are in flight, and that this makes.
     added: u64,
+    /// Services that they may make known.
+    added_services: u64,
     /// Of what is written.
     bytes: usize,
 }
 
 impl<'a> Writing<'a> {
-    fn new(registry: &'a Registry, namespace: &str) -> Self {
+    fn new(registry: &'a Registry, namespace: &str, in_flight: u64) -> Self {
         let committed = registry.catalogs.book(namespace);
         Self {
             registry,
@@ -86,7 +90,8 @@ impl<'a> Writing<'a> {
             namespace: namespace.into(),
             changes: Vec::new(),
             places: HashMap::new(),
-            added: 0,
+            added: in_flight,
+            added_services: in_flight,
             bytes: 0,
         }
     }
@@ -217,8 +222,9 @@ impl<'a> Writing<'a> {
             return check("max_service_types", MAX_SERVICE_TYPES, self.book.types().len() as u64);
         }
         check("max_applications", MAX_APPLICATIONS, catalogs.applications() + self.added)?;
-        self.registry.check_service_room(&self.namespace, &key.name)?;
+        self.registry.check_service_room(&self.namespace, &key.name, self.added_services)?;
         self.added += 1;
+        self.added_services += u64::from(self.registry.service(&self.namespace, &key.name).is_none());
         Ok(())
     }
 

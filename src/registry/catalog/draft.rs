@@ -28,6 +28,10 @@ pub struct ApplicationDraft {
     pub internal: Option<i64>,
     /// What it needs; none: what it needed before.
     pub dependencies: Option<Vec<String>>,
+    /// The kinds of programs that it is to have no port for any more.
+    pub without: Vec<String>,
+    /// What is wrong with how it was asked for: it is refused with this, and with what the rules add.
+    pub faults: Vec<Violation>,
 }
 
 /// A service type as wanted.
@@ -39,6 +43,8 @@ pub struct ServiceTypeDraft {
     pub default_port: Option<i64>,
     /// Its place in a block.
     pub offset: Option<i64>,
+    /// What is wrong with how it was asked for, as an application's.
+    pub faults: Vec<Violation>,
 }
 
 /// What a draft comes to.
@@ -108,7 +114,7 @@ impl Catalog {
     /// # Errors
     /// Everything that is wrong with it, or there is no port left.
     pub fn create(&self, rules: &PortRules, draft: &ApplicationDraft) -> Result<Application, Refusal> {
-        let mut violations = Vec::new();
+        let mut violations = draft.faults.clone();
         let exists = self.applications.contains_key(draft.id.as_str());
         if exists {
             violations.push(violation("id", "Application with this id already exists"));
@@ -121,6 +127,7 @@ impl Catalog {
         let service = self.wanted_service(draft, &mut violations);
         let dependencies = self.wanted_dependencies(draft, &mut violations).unwrap_or_default();
         let (external, internal) = self.wanted_ports(draft, &mut violations);
+        self.kept_ports(draft, &[], &mut violations);
         refused(exists, violations)?;
         let id = SmolStr::new(&draft.id);
         let port = service.map(|service| self.port(rules, &id, service, external, internal)).transpose()?;
@@ -135,15 +142,16 @@ impl Catalog {
         let Some(current) = self.applications.get(draft.id.as_str()) else {
             return self.create(rules, draft).map(Drafted::New);
         };
-        let mut violations = Vec::new();
+        let mut violations = draft.faults.clone();
         let service = self.wanted_service(draft, &mut violations);
         if draft.service.is_none() && (draft.external.is_some() || draft.internal.is_some()) {
             violations.push(violation("service", "Must specify service when giving ports"));
         }
         let dependencies = self.wanted_dependencies(draft, &mut violations);
         let (external, internal) = self.wanted_ports(draft, &mut violations);
+        let kept = self.kept_ports(draft, &current.ports, &mut violations);
         refused(false, violations)?;
-        let mut wanted = Application::clone(current);
+        let mut wanted = Application { ports: kept, ..Application::clone(current) };
         if let Some(dependencies) = dependencies {
             wanted.dependencies = dependencies.into();
         }
@@ -209,7 +217,7 @@ impl Catalog {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn create_type(&self, rules: &PortRules, draft: &ServiceTypeDraft) -> Result<ServiceType, Refusal> {
-        let mut violations = Vec::new();
+        let mut violations = draft.faults.clone();
         let exists = self.types.contains_key(draft.id.as_str());
         if exists {
             violations.push(violation("id", "Service with this id already exists"));
@@ -231,7 +239,7 @@ impl Catalog {
         let Some(current) = self.types.get(draft.id.as_str()) else {
             return self.create_type(rules, draft).map(Drafted::New);
         };
-        let mut violations = Vec::new();
+        let mut violations = draft.faults.clone();
         let given = draft.default_port.and_then(|given| port("default_port", "Default port", given, &mut violations));
         let offset = wanted_offset(rules, draft, &mut violations).or(current.offset);
         refused(false, violations)?;
@@ -261,6 +269,24 @@ impl Catalog {
             violations.push(violation("service", "Service not found"));
         }
         found
+    }
+
+    /// The ports that the application does not give up.
+    fn kept_ports(&self, draft: &ApplicationDraft, held: &[Port], violations: &mut Vec<Violation>) -> Box<[Port]> {
+        for (place, service) in draft.without.iter().enumerate() {
+            let field = || format!("without_services[{place}]");
+            if !self.types.contains_key(service.as_str()) {
+                violations.push(violation(field(), "Service not found"));
+            } else if draft.service.as_ref() == Some(service) {
+                violations.push(violation(field(), "must not be the service that is given"));
+            }
+        }
+        let is_kept = |port: &&Port| !draft.without.iter().any(|service| *service == port.service);
+        let kept: Box<[Port]> = held.iter().filter(is_kept).cloned().collect();
+        if kept.is_empty() && !held.is_empty() && draft.service.is_none() {
+            violations.push(violation("without_services", "must leave a port"));
+        }
+        kept
     }
 
     /// What the application is to need, each once.

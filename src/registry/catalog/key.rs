@@ -26,7 +26,8 @@ pub fn fault(id: &str, characters_min: usize) -> Option<String> {
     }
     let valid = valid(id);
     if id == valid {
-        return None;
+        // Clients of HTTP take `.` and `..` for places of a path, and drop them.
+        return id.bytes().all(|byte| byte == b'.').then(|| "Key must not be of . alone".to_owned());
     }
     Some(format!(
         "Key must be in all lower case and contain alphanumerics only (-, _, and . are supported). A valid key would \
@@ -48,6 +49,8 @@ mod tests {
             ("a1", None),
             ("a.b_c-d", None),
             ("--", None),
+            ("..", Some("Key must not be of . alone".to_owned())),
+            (".a", None),
             (&long[1..], None),
             ("", Some("Id cannot be empty".to_owned())),
             (" \t", Some("Id cannot be empty".to_owned())),

@@ -44,18 +44,6 @@ impl Ports {
         ports.into_iter().flatten().map(|(port, owner)| (*port, owner))
     }
 
-    /// How many are in use.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.owners.len()
-    }
-
-    /// Whether none is in use.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.owners.is_empty()
-    }
-
     /// The highest port in use.
     #[must_use]
     pub fn highest(&self) -> Option<u16> {

@@ -241,28 +241,35 @@ pub struct Block {
     pub free: Vec<u16>,
 }
 
-/// The blocks that have a port in use among these.
+/// A page of blocks ends when what is told of them is larger than this.
+const BLOCKS_BYTES: usize = 1024 * 1024;
+/// About how much is told of a port, beside whose it is.
+const PORT_BYTES: usize = 24;
+
+/// The blocks that have a port in use, from the block of `first` to that of `last`, each whole; and the first port of the
+/// next, if it is on another page.
 #[must_use]
-pub fn blocks(book: &Book, rules: &PortRules, first: u16, last: u16) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    for (port, owner) in book.catalog().ports().within(first, last) {
+pub fn blocks(book: &Book, rules: &PortRules, first: u16, last: u16) -> (Vec<Block>, Option<u16>) {
+    let end_of = |block: u16| block.saturating_add(rules.block_size - 1);
+    let owners = book.catalog().ports();
+    let (mut blocks, mut bytes): (Vec<Block>, usize) = (Vec::new(), 0);
+    for (port, owner) in owners.within(rules.block_of(first), end_of(rules.block_of(last))) {
         let block = rules.block_of(port);
         if blocks.last().is_none_or(|last| last.first != block) {
-            let end = block.saturating_add(rules.block_size - 1);
-            let (owners, allowed) = (book.catalog().ports(), rules.allows_block(block));
+            if bytes > BLOCKS_BYTES {
+                return (blocks, Some(block));
+            }
+            let allowed = rules.allows_block(block);
             let is_free = |port: &u16| {
                 allowed && *port <= rules.ceiling && !rules.denied_ports.contains(port) && owners.owner(*port).is_none()
             };
-            blocks.push(Block {
-                first: block,
-                last: end,
-                used: Vec::new(),
-                free: (block..=end).filter(is_free).collect(),
-            });
+            let last = end_of(block);
+            blocks.push(Block { first: block, last, used: Vec::new(), free: (block..=last).filter(is_free).collect() });
         }
         if let Some(block) = blocks.last_mut() {
+            bytes += PORT_BYTES + owner.len();
             block.used.push((port, owner.clone()));
         }
     }
-    blocks
+    (blocks, None)
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use super::ServiceType;
+use super::{Ports, ServiceType};
 
 /// Blocks that are never given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,21 +68,12 @@ impl Default for PortRules {
     }
 }
 
-/// A smaller block has no room between the places that are kept for known types.
-const BLOCK_SIZE_MIN: u16 = 4;
-
 impl PortRules {
-    /// What is wrong with them by themselves, each as a setting's name and a sentence.
+    /// What is wrong with them beside one another, each as a setting's name and a sentence.
     #[must_use]
     pub fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
-        if self.block_size < BLOCK_SIZE_MIN {
-            faults.push(("block_size", format!("must be at least {BLOCK_SIZE_MIN}, not {}", self.block_size)));
-        }
-        if self.floor <= 1024 {
-            faults.push(("floor", format!("must be above 1024, not {}", self.floor)));
-        }
-        if self.block_size != 0 && !self.floor.is_multiple_of(self.block_size) {
+        if !self.floor.is_multiple_of(self.block_size) {
             faults.push((
                 "floor",
                 format!("must be a multiple of the block size {}, not {}", self.block_size, self.floor),
@@ -100,6 +91,23 @@ impl PortRules {
         let offset = service_type.offset.filter(|offset| *offset >= self.block_size)?;
         let id = &service_type.id;
         Some(format!("the service type {id} has the offset {offset}, beyond a block of {}", self.block_size))
+    }
+
+    /// What keeps new families from ports in a catalog with these rules: blocks are given out above the highest port in
+    /// use, and that may be where none are.
+    #[must_use]
+    pub fn hint_of(&self, ports: &Ports) -> Option<String> {
+        let above = ports.within(self.ceiling.checked_add(1)?, u16::MAX);
+        let (mut count, mut first) = (0, None);
+        for (port, owner) in above {
+            count += 1;
+            first.get_or_insert((port, owner));
+        }
+        let (port, owner) = first?;
+        let ceiling = self.ceiling;
+        Some(format!(
+            "ports in use above catalog_ceiling {ceiling}: {count}, the first is {port} of {owner}; new families get no port"
+        ))
     }
 
     /// Where the block of a port begins.

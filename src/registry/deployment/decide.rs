@@ -87,7 +87,7 @@ impl Registry {
             return Err(Error::AlreadyExists { kind: "Backend", name: named(deploy, name) });
         }
         check_room("max_backends", MAX_BACKENDS, self.deployments.backends())?;
-        self.check_service_room(&deploy.namespace, service)?;
+        self.check_service_room(&deploy.namespace, service, 0)?;
         let key = key(deploy, Kind::Backend, name);
         let body = stored::backend(service, version, fields::encode(fields));
         Ok((key.clone(), vec![put(key, Some(body), None)]))
@@ -104,7 +104,7 @@ impl Registry {
             return Ok((key, Vec::new()));
         }
         if moves {
-            self.check_service_room(&deploy.namespace, service)?;
+            self.check_service_room(&deploy.namespace, service, 0)?;
         }
         let body = stored::backend(service, version, fields);
         let mut changes = vec![put(key.clone(), Some(body), Some(&current.document))];

@@ -70,6 +70,46 @@ fn everything_that_is_wrong_with_a_new_application() {
     );
 }
 
+/// What was wrong before the rules were asked is told with what they say.
+#[test]
+fn faults_of_the_request_are_told_too() {
+    let (catalog, rules) = (catalog(&[]), PortRules::default());
+    let fault = crate::registry::Violation { field: "namespace".into(), description: "is none".into() };
+    let draft = ApplicationDraft { faults: vec![fault.clone()], ..needing("B", Some("cobol"), &[]) };
+    let wanted = ["namespace: is none", "id: Key must be at least 2 characters", "service: Service not found"];
+    assert_eq!(faults(catalog.create(&rules, &draft)), wanted);
+    assert_eq!(faults(catalog.put(&rules, &draft)), wanted);
+    let draft = ServiceTypeDraft { id: "nodejs".into(), faults: vec![fault], ..Default::default() };
+    assert_eq!(faults(catalog.put_type_draft(&rules, &draft)), wanted[..1]);
+    assert_eq!(faults(catalog.create_type(&rules, &draft)).len(), 3, "and being there is one of them");
+}
+
+#[test]
+fn ports_are_given_up() {
+    let (mut catalog, rules) = (catalog(&["redis"]), PortRules::default());
+    for service in ["play", "redis", "postgresql"] {
+        put(&mut catalog, &rules, &draft("api", service)).unwrap();
+    }
+    let without = |service: Option<&str>, without: &[&str]| ApplicationDraft {
+        service: service.map(str::to_owned),
+        without: without.iter().map(|&service| service.to_owned()).collect(),
+        ..draft("api", "")
+    };
+    let wrong = faults(catalog.put(&rules, &without(Some("play"), &["play", "cobol"])));
+    assert_eq!(
+        wrong,
+        ["without_services[0]: must not be the service that is given", "without_services[1]: Service not found",]
+    );
+    let all = faults(catalog.put(&rules, &without(None, &["play", "redis", "postgresql"])));
+    assert_eq!(all, ["without_services: must leave a port"]);
+    let left = put(&mut catalog, &rules, &without(Some("nodejs"), &["redis", "play"])).unwrap();
+    let ports: Vec<_> = left.ports.iter().map(|port| (port.service.as_str(), port.external)).collect();
+    assert_eq!(ports, [("postgresql", 6019), ("nodejs", 6010)]);
+    assert_eq!((catalog.ports().owner(6011), catalog.users("play"), catalog.users("nodejs")), (None, 0, 1));
+    // What it has no port of changes nothing.
+    assert!(matches!(catalog.put(&rules, &without(None, &["redis"])), Ok(Drafted::Same(_))));
+}
+
 fn draft_of(id: &str) -> ApplicationDraft {
     draft(id, "nodejs")
 }
@@ -174,7 +214,12 @@ fn what_others_need_stays() {
 #[test]
 fn service_types() {
     let (catalog, rules) = shop();
-    let draft = |id: &str, default_port, offset| ServiceTypeDraft { id: id.to_owned(), default_port, offset };
+    let draft = |id: &str, default_port, offset| ServiceTypeDraft {
+        id: id.to_owned(),
+        default_port,
+        offset,
+        ..Default::default()
+    };
     let redis = catalog.create_type(&rules, &draft("redis", Some(6379), None)).unwrap();
     assert_eq!((redis.default_port, redis.offset), (6379, None));
     assert_eq!(

@@ -226,6 +226,7 @@ fn export(catalog: &Catalog) -> List {
         id: of.id.to_string(),
         default_port: Some(of.default_port.into()),
         offset: of.offset.map(Into::into),
+        ..Default::default()
     };
     let port = |port: &Port| ListedPort {
         service: port.service.clone(),

@@ -82,7 +82,8 @@ fn the_first_change_writes_down_what_was_there() {
 #[test]
 fn a_seed_is_as_old_as_the_first_change() {
     let mut registry = Registry::new(1, StateLimits::default());
-    let draft = ServiceTypeDraft { id: "nodejs".to_owned(), default_port: Some(7_051), offset: None };
+    let draft =
+        ServiceTypeDraft { id: "nodejs".to_owned(), default_port: Some(7_051), offset: None, ..Default::default() };
     run(&mut registry, CatalogAction::PutType(draft)).unwrap();
     assert!(book(&registry).types().values().all(|entry| entry.created_at.seconds == 7));
     let (_, last) = book(&registry).versions().get_max().unwrap();
@@ -108,7 +109,12 @@ fn versions_are_kept_up_to_a_size() {
     assert!(book(&registry).version_bytes() > MAX_CATALOG_VERSION_BYTES);
     run(
         &mut registry,
-        CatalogAction::PutType(ServiceTypeDraft { id: "new".to_owned(), default_port: Some(7_051), offset: None }),
+        CatalogAction::PutType(ServiceTypeDraft {
+            id: "new".to_owned(),
+            default_port: Some(7_051),
+            offset: None,
+            ..Default::default()
+        }),
     )
     .unwrap();
     let numbers: Vec<u64> = book(&registry).versions().keys().copied().collect();
@@ -122,13 +128,31 @@ fn no_turn_is_made_too_long() {
     let registry = Registry::new(1, StateLimits::default());
     let long = |n: usize| CatalogAction::Create(ApplicationDraft { id: format!("{n:0>250}"), ..draft("", "nodejs") });
     let commands: Vec<CatalogCommand> = (0..3_000).map(long).map(command).collect();
-    let (changes, outcomes) = registry.change_catalog_all("default", &commands);
+    let (changes, outcomes) = registry.change_catalog_all("default", &commands, 0);
     assert!(!outcomes.is_empty() && outcomes.len() < commands.len(), "{}", outcomes.len());
     let bytes = |guarded: &crate::registry::Guarded| match &guarded.change {
         Change::Document(put) => put.body.as_ref().map_or(0, bytes::Bytes::len),
         _ => 0,
     };
     assert!(changes.iter().map(bytes).sum::<usize>() < 600 * 1024);
+}
+
+/// What is in flight, and what the same turn makes, counts.
+#[test]
+fn limits_hold_for_what_is_on_its_way() {
+    let made = |outcomes: &[Result<Outcome, Error>]| outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    let commands: Vec<CatalogCommand> = ["aa", "bb", "cc", "dd"].map(|id| command(create(id, "nodejs"))).into();
+    let registry = Registry::new(1, StateLimits::default());
+    let (_, outcomes) = registry.change_catalog_all("default", &commands, MAX_APPLICATIONS - 3);
+    assert_eq!(made(&outcomes), 3);
+    let limit = Error::Limit { limit: "max_applications", maximum: MAX_APPLICATIONS, usage: MAX_APPLICATIONS };
+    assert_eq!(outcomes[3].as_ref().unwrap_err(), &limit);
+    let registry = Registry::new(1, StateLimits { services: 3, ..StateLimits::default() });
+    let (changes, outcomes) = registry.change_catalog_all("default", &commands, 1);
+    assert_eq!(made(&outcomes), 2);
+    let limit = Error::Limit { limit: "max_services", maximum: 3, usage: 3 };
+    assert_eq!(outcomes[2].as_ref().unwrap_err(), &limit);
+    assert_eq!(changes.iter().filter(|guarded| guarded.makes_application()).count(), 2);
 }
 
 /// In a revision the one that takes a port may stand before the one that gave it up.
@@ -184,8 +208,7 @@ fn action() -> impl Strategy<Value = CatalogAction> {
         1 => (4_000..4_003i64).prop_map(|port| CatalogAction::PutType(ServiceTypeDraft {
             id: "plain".to_owned(),
             default_port: Some(port),
-            offset: None,
-        })),
+            offset: None, ..Default::default() })),
     ]
 }
 
@@ -197,7 +220,7 @@ proptest! {
         let (mut one, mut all) = (Registry::new(1, StateLimits::default()), Registry::new(1, StateLimits::default()));
         for group in groups {
             let commands: Vec<CatalogCommand> = group.iter().cloned().map(command).collect();
-            let (changes, outcomes) = all.change_catalog_all("default", &commands);
+            let (changes, outcomes) = all.change_catalog_all("default", &commands, 0);
             let mut keys: Vec<_> = changes.iter().map(|guarded| format!("{:?}", guarded.change.latch())).collect();
             keys.dedup();
             prop_assert!(keys.len() <= 1, "one latch for all of a catalog");
