@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use authority::{Authority, Host, Namespace, WebOrigin};
-pub use kind::{LogFormat, Output, Shape, duration, show_duration, show_size, size};
+pub use kind::{LogFormat, Output, Shape};
 pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, locate, misspelt, platform_file, resolve};
 
 use kind::{
@@ -28,11 +28,12 @@ use lists::{Blocks, Ports};
 use pem::PemOrFile;
 
 use crate::registry::catalog::{BlockPattern, PortRules};
-
 use crate::tls::{ClientAuth, ClientFiles, Pem, ServerFiles};
 
-/// The port that servers listen on and clients dial unless told otherwise (ONAI on a telephone's keys).
-pub const DEFAULT_PORT: u16 = 6624;
+pub use crate::{
+    client::DEFAULT_PORT,
+    text::{duration, show_duration, show_size, size},
+};
 
 /// Longest zone, as of any instance.
 const TEXT_BYTES_MAX: usize = 128;

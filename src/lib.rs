@@ -13,20 +13,51 @@
 //! - [`tls`]: certificates, and what they say.
 //! - [`server`]: binds every listener and stops them in order.
 //! - [`config`]: settings, their defaults and units.
+//! - [`client`]: the client for programs in Rust; with the feature `client` alone it is there without what servers need.
 //! - [`cli`]: the `onair` command.
+//! - [`text`]: how a few things are written, wherever they are.
+
+// The modules of the server are named above, and are not there for the client alone.
+#![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
+
+#[cfg(feature = "server")]
 pub mod access;
+#[cfg(feature = "server")]
 pub mod actor;
+#[cfg(feature = "server")]
 pub mod cli;
+pub mod client;
+#[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
 pub mod engine;
+#[cfg(feature = "server")]
 pub mod export;
+#[cfg(feature = "server")]
 pub mod grpc;
+#[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
 pub mod metrics;
 pub mod proto;
+#[cfg(feature = "server")]
 pub mod registry;
+
+/// The parts of the registry that a client has as well.
+#[cfg(not(feature = "server"))]
+pub mod registry {
+    mod instance;
+    mod pick;
+
+    pub use instance::{Cause, EventType, Instance, Status};
+    pub use pick::{Candidate, Choice, MAX_PICK_KEY_BYTES, Share, pick, pick_behind};
+}
+
+#[cfg(feature = "server")]
 pub mod server;
+pub mod text;
 pub mod tls;
+#[cfg(feature = "server")]
 pub mod watch;
 
 /// The version with the commit that it was built from.

@@ -6,6 +6,7 @@ pub use crate::registry::{Cause, EventType, Instance, Status};
 include!(concat!(env!("OUT_DIR"), "/onair.v1.rs"));
 
 /// The floor that benchmarks compare with.
+#[cfg(feature = "server")]
 pub mod bench {
     include!(concat!(env!("OUT_DIR"), "/onair.bench.v1.rs"));
 }

@@ -33,16 +33,16 @@ use crate::{
 type Client = CatalogClient<Channel>;
 
 /// Asks the registry, in the namespace that was given; none where the call was only to be shown.
-async fn ask<Q: Message + Clone, R>(
+async fn ask<Q: Message + Clone, R, F: Future<Output = Result<Response<R>, Status>>>(
     given: &Given<ClientSettings>,
     method: &str,
     what: &str,
     request: impl FnOnce(String) -> Q,
-    send: impl AsyncFn(Client, Request<Q>) -> Result<Response<R>, Status>,
+    send: impl Fn(Client, Request<Q>) -> F,
 ) -> Result<Option<(Printer, R)>, Failure> {
     let mut session = Session::open(given)?;
     let request = request(session.namespace.clone());
-    let send = async |channel, request| send(CatalogClient::new(channel), request).await;
+    let send = |channel, request| send(CatalogClient::new(channel), request);
     let answered = answer(&mut session, method, what, request, send).await?;
     Ok(answered.map(|answered| (session.print, answered)))
 }

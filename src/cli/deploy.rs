@@ -173,12 +173,12 @@ struct Removed {
 }
 
 /// The answer to a call; none where it was only to be shown.
-pub(super) async fn answer<Q: Message + Clone, R>(
+pub(super) async fn answer<Q: Message + Clone, R, F: Future<Output = Result<Response<R>, Status>>>(
     session: &mut Session,
     method: &str,
     what: &str,
     request: Q,
-    send: impl AsyncFn(Channel, Request<Q>) -> Result<Response<R>, Status>,
+    send: impl Fn(Channel, Request<Q>) -> F,
 ) -> Result<Option<R>, Failure> {
     if session.print.is_curl() {
         return curl::show(session, method, &request).map(|()| None);
@@ -187,11 +187,11 @@ pub(super) async fn answer<Q: Message + Clone, R>(
 }
 
 /// Asks for page after page, as long as `take` says that there is another, which it puts into the request.
-async fn every_page<Q: Message + Clone, R>(
+async fn every_page<Q: Message + Clone, R, F: Future<Output = Result<Response<R>, Status>>>(
     session: &mut Session,
     what: &str,
     request: &mut Q,
-    send: impl AsyncFn(Channel, Request<Q>) -> Result<Response<R>, Status>,
+    send: impl Fn(Channel, Request<Q>) -> F,
     mut take: impl FnMut(R, &mut Q) -> bool,
 ) -> Result<(), Failure> {
     loop {

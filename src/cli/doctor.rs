@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{
-    failure::{CallFailed, Cause, Failure},
+    failure::{CallFailed, Cause, Failure, Report as _, hint},
     health,
     info::server_info,
     print::Printer,
@@ -114,7 +114,7 @@ fn unreachable_advice(failed: &CallFailed) -> &'static str {
         None | Some(Cause::Transport { refused: true, .. }) => {
             "start it with `onair serve`, or give its address with --url or ONAIR_URL"
         }
-        Some(cause) => cause.hint().unwrap_or("give the address of an onair server with --url or ONAIR_URL"),
+        Some(cause) => hint(cause).unwrap_or("give the address of an onair server with --url or ONAIR_URL"),
     }
 }
 

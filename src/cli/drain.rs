@@ -43,7 +43,7 @@ pub struct Args {
 /// # Errors
 /// It was refused, or is not there.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let mut session = Session::open(&args.given)?;
+    let session = Session::open(&args.given)?;
     let request = DrainRequest {
         namespace: session.namespace.clone(),
         service: args.name.clone(),

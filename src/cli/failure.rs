@@ -1,17 +1,13 @@
 //! How a command ends when it does not succeed: the exit codes, and one sentence with its details and a hint. Knows no
 //! command.
 
-use std::{error::Error as _, fmt::Write as _, io, time::Duration};
+use std::{fmt::Write as _, io};
 
-use tonic::{Code, Status};
-use tonic_types::{FieldViolation, StatusExt};
+use tonic::Code;
 
 use super::text::safe;
-use crate::{
-    config::{Refused, show_duration},
-    grpc::status::code_name,
-    tls,
-};
+pub use crate::client::{CallFailed, Cause};
+use crate::config::Refused;
 
 /// What the root command's help says of exit codes.
 pub const EXIT_CODES: &str = "\
@@ -99,31 +95,16 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// A call that no host answered well.
-#[derive(Debug)]
-pub struct CallFailed {
-    /// What was attempted: `look up web`.
-    pub what: String,
-    /// Host and cause, in the order they were tried; never empty.
-    pub causes: Vec<(String, Cause)>,
+/// What the command says of a call that failed.
+pub trait Report {
+    /// One sentence, a line for each further detail, and a hint.
+    fn report(&self) -> String;
+    /// Every cause on one line, for a running commentary.
+    fn short(&self) -> String;
 }
 
-impl CallFailed {
-    /// What the last host said, which decides what to do next.
-    #[must_use]
-    pub fn last(&self) -> Option<&Cause> {
-        self.causes.last().map(|(_, cause)| cause)
-    }
-
-    /// Whether trying again later may help.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        self.last().is_none_or(Cause::is_transient)
-    }
-
-    /// One sentence, a line for each further detail, and a hint.
-    #[must_use]
-    pub fn report(&self) -> String {
+impl Report for CallFailed {
+    fn report(&self) -> String {
         let mut text = format!("cannot {}", safe(&self.what));
         let violations = self.last().map(Cause::violations).unwrap_or_default();
         if let [(host, cause)] = &self.causes[..] {
@@ -136,15 +117,13 @@ impl CallFailed {
             self.causes.iter().for_each(|(host, cause)| _ = write!(text, "\n  {host}: {}", cause.sentence()));
         }
         violations.iter().for_each(|(field, description)| _ = write!(text, "\n  {field}: {description}"));
-        if let Some(hint) = self.last().and_then(Cause::hint) {
+        if let Some(hint) = self.last().and_then(hint) {
             _ = write!(text, "\n  hint: {hint}");
         }
         text
     }
 
-    /// Every cause on one line, for a running commentary.
-    #[must_use]
-    pub fn short(&self) -> String {
+    fn short(&self) -> String {
         let causes: Vec<_> = self.causes.iter().map(|(host, cause)| format!("{host}: {}", cause.sentence())).collect();
         let refused = matches!(self.last(), Some(Cause::Transport { refused: true, .. }));
         let hint = if refused { format!(" ({SERVER_RUNNING})") } else { String::new() };
@@ -152,162 +131,37 @@ impl CallFailed {
     }
 }
 
-/// Why one host did not help.
-#[derive(Debug)]
-pub enum Cause {
-    /// There was no connection, or it broke.
-    Transport {
-        /// What the system said.
-        text: String,
-        /// Nobody listens there.
-        refused: bool,
-    },
-    /// TLS did not come about: a sentence that says what to do.
-    Tls(String),
-    /// No answer in time.
-    Timeout(Duration),
-    /// The server answered with an error.
-    Status(Box<Status>),
-}
-
-impl Cause {
-    /// Tells what a server said from what the transport made of its silence.
-    #[must_use]
-    pub fn from_status(status: Status) -> Self {
-        match status.source() {
-            Some(source) => Self::from_error(source),
-            None => Self::Status(Box::new(status)),
+/// What may help, in a few words.
+pub fn hint(cause: &Cause) -> Option<&'static str> {
+    if let Cause::Transport { refused, .. } = cause {
+        return Some(if *refused {
+            SERVER_RUNNING
+        } else {
+            "is it the address of an onair server (`--url`, ONAIR_URL)?"
+        });
+    }
+    match cause.reason().as_deref() {
+        Some("KEY_HELD") => Some("choose another --id, or wait until its lease has ended"),
+        Some("OVERLOADED" | "LIMIT") => Some("`onair info` shows the limits"),
+        Some("STORE_UNAVAILABLE") if cause.outcome_unknown() => {
+            Some("the outcome is unknown: look first, then try again")
         }
-    }
-
-    /// The deepest cause of a transport's error.
-    #[must_use]
-    pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
-        if let Some(text) = tls::explain(error) {
-            return Self::Tls(text);
+        Some("STORE_UNAVAILABLE") => Some("nothing was changed: try again"),
+        Some("REVISION_AHEAD") => Some("give it more time with --wait"),
+        Some(_) => None,
+        None if cause.code() == Some(Code::Unimplemented) => {
+            Some("is it an onair server, of a version that knows this call?")
         }
-        let (mut deepest, mut refused) = (error, false);
-        loop {
-            refused |=
-                deepest.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-            match deepest.source() {
-                Some(source) => deepest = source,
-                None => break,
-            }
-        }
-        let text = if refused { "connection refused".to_owned() } else { deepest.to_string() };
-        Self::Transport { text, refused }
-    }
-
-    /// The status code, if the server gave one.
-    #[must_use]
-    pub fn code(&self) -> Option<Code> {
-        match self {
-            Self::Status(status) => Some(status.code()),
-            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
-        }
-    }
-
-    /// The `reason` of `ErrorInfo`.
-    #[must_use]
-    pub fn reason(&self) -> Option<String> {
-        match self {
-            Self::Status(status) => status.get_details_error_info().map(|info| info.reason),
-            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
-        }
-    }
-
-    fn outcome_unknown(&self) -> bool {
-        let Self::Status(status) = self else { return true };
-        let info = status.get_details_error_info();
-        info.is_none_or(|info| info.metadata.get("outcome_unknown").is_none_or(|unknown| unknown != "false"))
-    }
-
-    /// Each field of `BadRequest` and what is wrong with it, made safe.
-    #[must_use]
-    pub fn violations(&self) -> Vec<(String, String)> {
-        let Self::Status(status) = self else { return Vec::new() };
-        let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
-        let pair = |violation: FieldViolation| {
-            (safe(&violation.field).into_owned(), safe(&violation.description).into_owned())
-        };
-        violations.into_iter().map(pair).collect()
-    }
-
-    /// How long the server asks to wait.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Status(status) => status.get_details_retry_info()?.retry_delay,
-            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
-        }
-    }
-
-    /// Whether another host may do better.
-    #[must_use]
-    pub fn is_of_this_host(&self) -> bool {
-        matches!(self.code(), None | Some(Code::Unavailable))
-    }
-
-    /// Whether the same call may succeed later.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(
-            self.code(),
-            None | Some(
-                Code::Unavailable
-                    | Code::DeadlineExceeded
-                    | Code::ResourceExhausted
-                    | Code::Cancelled
-                    | Code::Unknown
-                    | Code::Internal
-            )
-        )
-    }
-
-    /// One sentence.
-    #[must_use]
-    pub fn sentence(&self) -> String {
-        match self {
-            Self::Transport { text, .. } | Self::Tls(text) => safe(text).into_owned(),
-            Self::Timeout(limit) => format!("no answer within {}", show_duration(*limit)),
-            Self::Status(status) => {
-                let reason = self.reason().map_or_else(String::new, |reason| format!(" ({})", safe(&reason)));
-                format!("{}{reason}: {}", code_name(status.code()), safe(status.message()))
-            }
-        }
-    }
-
-    /// What may help, in a few words.
-    #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        if let Self::Transport { refused, .. } = self {
-            return Some(if *refused {
-                SERVER_RUNNING
-            } else {
-                "is it the address of an onair server (`--url`, ONAIR_URL)?"
-            });
-        }
-        match self.reason().as_deref() {
-            Some("KEY_HELD") => Some("choose another --id, or wait until its lease has ended"),
-            Some("OVERLOADED" | "LIMIT") => Some("`onair info` shows the limits"),
-            Some("STORE_UNAVAILABLE") if self.outcome_unknown() => {
-                Some("the outcome is unknown: look first, then try again")
-            }
-            Some("STORE_UNAVAILABLE") => Some("nothing was changed: try again"),
-            Some("REVISION_AHEAD") => Some("give it more time with --wait"),
-            Some(_) => None,
-            None if self.code() == Some(Code::Unimplemented) => {
-                Some("is it an onair server, of a version that knows this call?")
-            }
-            None => None,
-        }
+        None => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tonic_types::ErrorDetails;
+    use std::time::Duration;
+
+    use tonic::Status;
+    use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
     use super::*;
 

@@ -13,10 +13,10 @@ use tonic_prost::ProstCodec;
 use tower::service_fn;
 
 use super::{
-    connection::Connection,
     print::Printer,
     session::{Line, Session, to_wire},
 };
+use crate::client::{Connection, Means};
 use crate::proto::{
     DeregisterRequest, DeregisterResponse, GetServerInfoResponse, HeartbeatRequest, HeartbeatResponse, Intervals,
     LookupRequest, LookupResponse, RegisterRequest, RegisterResponse, WatchRequest, WatchResponse,
@@ -81,7 +81,7 @@ impl Fake {
 
 /// A line to the hosts of a connection string.
 pub fn line(hosts: &str) -> Line {
-    Line::new(Connection::parse(hosts).unwrap().hosts, Duration::from_secs(10), None)
+    Connection::parse(hosts).unwrap().line(Means::default()).unwrap()
 }
 
 type Calls = mpsc::UnboundedSender<Call>;

@@ -255,7 +255,7 @@ pub struct ListArgs {
 /// # Errors
 /// What went wrong.
 pub async fn list(args: ListArgs) -> Result<(), Failure> {
-    let mut session = Session::open(&args.given)?;
+    let session = Session::open(&args.given)?;
     let mut request =
         ListServicesRequest { namespace: session.namespace.clone(), prefix: args.prefix, ..Default::default() };
     if session.print.is_curl() {
@@ -310,7 +310,7 @@ pub struct LeaveArgs {
 /// # Errors
 /// What went wrong; that nothing was there is not an error.
 pub async fn leave(args: LeaveArgs) -> Result<(), Failure> {
-    let mut session = Session::open(&args.given)?;
+    let session = Session::open(&args.given)?;
     let request = DeregisterRequest {
         namespace: session.namespace.clone(),
         service: args.name.clone(),

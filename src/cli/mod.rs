@@ -5,7 +5,6 @@
 
 mod bench;
 mod catalog;
-mod connection;
 mod curl;
 mod deploy;
 mod doctor;

@@ -40,7 +40,7 @@ pub struct Args {
 /// # Errors
 /// It was refused.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let mut session = Session::open(&args.given)?;
+    let session = Session::open(&args.given)?;
     let request = PublishRequest {
         namespace: session.namespace.clone(),
         service: args.name,

@@ -47,7 +47,7 @@ pub struct Args {
 /// # Errors
 /// `Nothing` with all that is missing, or what went wrong.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let mut session = Session::open(&args.given)?;
+    let session = Session::open(&args.given)?;
     // Without a wait what is there is shown beside what is missing.
     let if_missing = if args.wait.is_some() { IfMissing::Wait } else { IfMissing::Ignore };
     let request = ResolveRequest {

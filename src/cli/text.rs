@@ -5,16 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// `text` as it may be shown on a terminal: what could move the cursor, change colours or turn the reading direction
-/// is replaced. Everything that registrants and servers send passes through here.
-#[must_use]
-pub fn safe(text: &str) -> Cow<'_, str> {
-    if text.chars().any(is_hostile) {
-        Cow::Owned(text.chars().map(|c| if is_hostile(c) { '\u{fffd}' } else { c }).collect())
-    } else {
-        Cow::Borrowed(text)
-    }
-}
+use crate::text::is_hostile;
+pub use crate::text::{host_port, safe};
 
 /// JSON whose strings hold nothing that a terminal acts on: equal JSON, with more escapes.
 #[must_use]
@@ -34,14 +26,6 @@ pub fn safe_json(json: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(escaped)
-}
-
-/// Control characters, line separators, and the format characters that hide or reorder text.
-fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Colours, by what they mean.
@@ -160,12 +144,6 @@ pub fn clock(now: SystemTime) -> String {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (day, millis) = (since.as_secs() % 86_400, since.subsec_millis());
     format!("{:02}:{:02}:{:02}.{millis:03}Z", day / 3_600, day / 60 % 60, day % 60)
-}
-
-/// `host:port`, with brackets where IPv6 needs them.
-#[must_use]
-pub fn host_port(host: &str, port: u32) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// `1 instance`, `2 instances`.

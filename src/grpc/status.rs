@@ -9,8 +9,8 @@ use tonic::{
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
 use super::catalog::REPLY_BYTES_MAX;
-pub use crate::proto::ErrorReason as Reason;
 use crate::registry::{Error, Violation};
+pub use crate::{proto::ErrorReason as Reason, text::code_name};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "onair";
@@ -66,30 +66,6 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::StoreUnavailable | Reason::ShuttingDown => Code::Unavailable,
         Reason::Deadline | Reason::SlowBody => Code::DeadlineExceeded,
         Reason::NotSupported | Reason::MethodNotAllowed => Code::Unimplemented,
-    }
-}
-
-/// `INVALID_ARGUMENT` and its like.
-#[must_use]
-pub fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -15,10 +15,10 @@ use tonic::{Code, Streaming, transport::Channel};
 use crate::harness::{Http, Server, beat, everything, lookup, onair, register, said, within};
 
 /// What a scrape says: each sample by its name and labels, as it is written.
-struct Scrape(BTreeMap<String, f64>);
+pub struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
-    async fn of(address: SocketAddr) -> Self {
+    pub async fn of(address: SocketAddr) -> Self {
         let said = get(address, "/metrics").await;
         assert_eq!(said.0, 200);
         let samples = said.1.lines().filter(|line| !line.starts_with('#')).map(|line| {
@@ -29,7 +29,7 @@ impl Scrape {
     }
 
     /// 0 for what never occurred.
-    fn get(&self, sample: &str) -> f64 {
+    pub fn get(&self, sample: &str) -> f64 {
         self.0.get(sample).copied().unwrap_or_default()
     }
 

@@ -8,7 +8,7 @@ use super::{Client, ask, joined, nothing_declared, start::Start};
 use crate::{
     cli::{
         deploy::answer,
-        failure::{CallFailed, Cause, Failure},
+        failure::{CallFailed, Cause, Failure, Report as _},
         print::note,
         session::{Backoff, Session, duration_argument, to_wire},
         text::{Table, safe},
@@ -103,7 +103,7 @@ async fn see_start(session: &mut Session, order: GetStartOrderResponse, wait: Du
             Err(failed) => {
                 note(&format!("{}; asking again", failed.short()));
                 session.line.hang_up();
-                sleep(backoff.next().min(left)).await;
+                sleep(backoff.pause().min(left)).await;
             }
         }
         if !start.is_over() && Instant::now() >= until {

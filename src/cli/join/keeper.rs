@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     cli::{
-        failure::{CallFailed, Cause, Failure},
+        failure::{CallFailed, Cause, Failure, Report as _},
         lookup::{bare, send_lookup},
         needs,
         print::{note, to_json},
@@ -254,7 +254,7 @@ impl Keeper {
                 self.session.print.value(&json!({"event": "FAILING", "error": trouble}))?;
             }
         }
-        let wait = self.backoff.next().max(retry_after.unwrap_or_default());
+        let wait = self.backoff.pause().max(retry_after.unwrap_or_default());
         Ok(self.stop.within(wait).await)
     }
 

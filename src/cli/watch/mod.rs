@@ -11,7 +11,7 @@ use tonic::{Code, Streaming, transport::Channel};
 
 use super::{
     curl,
-    failure::{CallFailed, Cause, Failure},
+    failure::{CallFailed, Cause, Failure, Report as _},
     info::server_info,
     lookup::bare,
     print::{note, to_json},
@@ -172,7 +172,7 @@ impl Watcher {
             }
             self.fold.broken();
             self.held.clear();
-            let wait = retry_after.map_or_else(|| backoff.next(), |delay| delay.mul_f64(1.0 + 0.5 * chance()));
+            let wait = retry_after.map_or_else(|| backoff.pause(), |delay| delay.mul_f64(1.0 + 0.5 * chance()));
             sleep(wait).await;
         }
     }

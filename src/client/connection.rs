@@ -2,8 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use super::text::host_port;
-use crate::config::{DEFAULT_PORT, duration};
+use crate::text::{duration, host_port};
+
+/// The port that servers listen on and clients dial unless told otherwise (ONAI on a telephone's keys).
+pub const DEFAULT_PORT: u16 = 6624;
 
 /// Where a registry is and what its url says beside that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,182 @@
+//! Why a call had no good answer: every host that was tried, and what each said or did not say. Knows no command.
+
+use std::{error::Error as _, fmt, io, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{FieldViolation, StatusExt};
+
+use crate::{
+    text::{code_name, safe, show_duration},
+    tls,
+};
+
+/// A call that no host answered well.
+#[derive(Clone, Debug)]
+pub struct CallFailed {
+    /// What was attempted: `look up web`.
+    pub what: String,
+    /// Host and cause, in the order they were tried; never empty.
+    pub causes: Vec<(String, Cause)>,
+}
+
+impl CallFailed {
+    /// What the last host said, which decides what to do next.
+    #[must_use]
+    pub fn last(&self) -> Option<&Cause> {
+        self.causes.last().map(|(_, cause)| cause)
+    }
+
+    /// Whether trying again later may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.last().is_none_or(Cause::is_transient)
+    }
+
+    /// The `reason` that the server gave, if one answered: `SUPERSEDED`, for instance.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.last().and_then(Cause::reason)
+    }
+}
+
+/// Every cause on one line.
+impl fmt::Display for CallFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: ", safe(&self.what))?;
+        for (place, (host, cause)) in self.causes.iter().enumerate() {
+            write!(f, "{}{host}: {}", if place == 0 { "" } else { "; " }, cause.sentence())?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for CallFailed {}
+
+/// Why one host did not help.
+#[derive(Clone, Debug)]
+pub enum Cause {
+    /// There was no connection, or it broke.
+    Transport {
+        /// What the system said.
+        text: String,
+        /// Nobody listens there.
+        refused: bool,
+    },
+    /// TLS did not come about: a sentence that says what to do.
+    Tls(String),
+    /// No answer in time.
+    Timeout(Duration),
+    /// The server answered with an error.
+    Status(Box<Status>),
+}
+
+impl Cause {
+    /// Tells what a server said from what the transport made of its silence.
+    #[must_use]
+    pub fn from_status(status: Status) -> Self {
+        match status.source() {
+            Some(source) => Self::from_error(source),
+            None => Self::Status(Box::new(status)),
+        }
+    }
+
+    /// The deepest cause of a transport's error.
+    #[must_use]
+    pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
+        if let Some(text) = tls::explain(error) {
+            return Self::Tls(text);
+        }
+        let (mut deepest, mut refused) = (error, false);
+        loop {
+            refused |=
+                deepest.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            match deepest.source() {
+                Some(source) => deepest = source,
+                None => break,
+            }
+        }
+        let text = if refused { "connection refused".to_owned() } else { deepest.to_string() };
+        Self::Transport { text, refused }
+    }
+
+    /// The status code, if the server gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Status(status) => Some(status.code()),
+            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
+        }
+    }
+
+    /// The `reason` of `ErrorInfo`.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Status(status) => status.get_details_error_info().map(|info| info.reason),
+            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
+        }
+    }
+
+    /// Whether a change may have been made nevertheless.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        let Self::Status(status) = self else { return true };
+        let info = status.get_details_error_info();
+        info.is_none_or(|info| info.metadata.get("outcome_unknown").is_none_or(|unknown| unknown != "false"))
+    }
+
+    /// Each field of `BadRequest` and what is wrong with it, made safe.
+    #[must_use]
+    pub fn violations(&self) -> Vec<(String, String)> {
+        let Self::Status(status) = self else { return Vec::new() };
+        let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        let pair = |violation: FieldViolation| {
+            (safe(&violation.field).into_owned(), safe(&violation.description).into_owned())
+        };
+        violations.into_iter().map(pair).collect()
+    }
+
+    /// How long the server asks to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status(status) => status.get_details_retry_info()?.retry_delay,
+            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
+        }
+    }
+
+    /// Whether another host may do better.
+    #[must_use]
+    pub fn is_of_this_host(&self) -> bool {
+        matches!(self.code(), None | Some(Code::Unavailable))
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.code(),
+            None | Some(
+                Code::Unavailable
+                    | Code::DeadlineExceeded
+                    | Code::ResourceExhausted
+                    | Code::Cancelled
+                    | Code::Unknown
+                    | Code::Internal
+            )
+        )
+    }
+
+    /// One sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Transport { text, .. } | Self::Tls(text) => safe(text).into_owned(),
+            Self::Timeout(limit) => format!("no answer within {}", show_duration(*limit)),
+            Self::Status(status) => {
+                let reason = self.reason().map_or_else(String::new, |reason| format!(" ({})", safe(&reason)));
+                format!("{}{reason}: {}", code_name(status.code()), safe(status.message()))
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What a watch knows, and what is news: parts of revisions and of snapshots come in, whole changes come out, each once.
+//! No I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
+
+use crate::proto::{Cause, Event, EventType, Frontend, Instance, ResetReason, SubscriptionGroup};
+
+/// All that happened at one revision; or what a snapshot has that was not known.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Change {
+    /// At which revision. It never goes back, unless `reset` says that the history is another one.
+    pub revision: u64,
+    /// What came, changed and went, in order. In a snapshot only what is news; what it lacks has gone, without a cause.
+    pub events: Vec<Event>,
+    /// Where watched frontends point, of those that changed.
+    pub frontends: Vec<Frontend>,
+    /// It is a snapshot: the first change, or one after a reset. From here on what is known is complete.
+    pub snapshot: bool,
+    /// Why the watch began anew with it.
+    pub reset: Option<ResetReason>,
+}
+
+type Key = (String, String, String);
+
+/// The instances that are online as far as a watch knows.
+#[derive(Debug, Default)]
+pub(super) struct Fold {
+    known: BTreeMap<Key, Instance>,
+    token: String,
+    revision: u64,
+    /// Of a revision, or a snapshot, that goes on.
+    unfinished: Change,
+    /// A snapshot is being read.
+    snapshot: bool,
+}
+
+/// What came of a part.
+#[derive(Debug, PartialEq)]
+pub(super) enum Taken {
+    /// Nothing that one could act on.
+    Nothing,
+    /// A whole change.
+    Change(Change),
+    /// The stream goes back behind what is known: it is not to be believed.
+    Backward,
+}
+
+impl Fold {
+    /// Where to continue; empty: from a snapshot.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Everything up to it was taken in.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// A stream begins: what came of an unfinished revision comes again, and without a token there is a snapshot.
+    pub(super) fn begin(&mut self) {
+        let reset = self.unfinished.reset.take();
+        self.unfinished = Change { reset, ..Change::default() };
+        self.snapshot = self.token.is_empty();
+    }
+
+    /// What is new in a group of a message at `revision`.
+    pub(super) fn take(&mut self, revision: u64, group: SubscriptionGroup) -> Taken {
+        if let Some(reset) = &group.reset {
+            self.unfinished = Change { reset: Some(reset.reason()), ..Change::default() };
+            (self.snapshot, self.token) = (true, String::new());
+        }
+        if !self.snapshot && revision < self.revision {
+            return Taken::Backward;
+        }
+        self.unfinished.events.extend(group.events);
+        self.unfinished.frontends.extend(group.frontends);
+        if group.resume_token.is_empty() {
+            return Taken::Nothing;
+        }
+        if self.snapshot && !group.snapshot_end {
+            // A token comes with the end only; whatever this is, it is no end.
+            return Taken::Nothing;
+        }
+        self.token = group.resume_token;
+        self.revision = revision;
+        let mut change = mem::take(&mut self.unfinished);
+        change.revision = revision;
+        if mem::take(&mut self.snapshot) {
+            change.snapshot = true;
+            change.events = self.difference(mem::take(&mut change.events));
+            return Taken::Change(change);
+        }
+        change.events.iter().for_each(|event| self.note(event));
+        if change.events.is_empty() && change.frontends.is_empty() { Taken::Nothing } else { Taken::Change(change) }
+    }
+
+    fn note(&mut self, event: &Event) {
+        let Some(instance) = &event.instance else { return };
+        match event.r#type() {
+            EventType::Offline => _ = self.known.remove(&key(instance)),
+            EventType::Online | EventType::Updated | EventType::Unspecified => {
+                self.known.insert(key(instance), instance.clone());
+            }
+        }
+    }
+
+    /// What a snapshot tells beyond what is known.
+    fn difference(&mut self, snapshot: Vec<Event>) -> Vec<Event> {
+        let mut unnamed: BTreeSet<Key> = self.known.keys().cloned().collect();
+        let mut news = Vec::new();
+        for event in snapshot {
+            let Some(instance) = event.instance else { continue };
+            let key = key(&instance);
+            unnamed.remove(&key);
+            let before = self.known.insert(key, instance.clone());
+            let kind = match before {
+                None => EventType::Online,
+                // The registry's numbers may begin anew.
+                Some(before) if described(&before) == described(&instance) => continue,
+                Some(_) => EventType::Updated,
+            };
+            news.push(Event { r#type: kind.into(), cause: Cause::Snapshot.into(), instance: Some(instance) });
+        }
+        let gone = unnamed.into_iter().filter_map(|key| self.known.remove(&key));
+        let offline = |instance| Event {
+            r#type: EventType::Offline.into(),
+            cause: Cause::Unspecified.into(),
+            instance: Some(instance),
+        };
+        // Who goes makes room before who comes.
+        gone.map(offline).chain(news).collect()
+    }
+}
+
+fn key(instance: &Instance) -> Key {
+    (instance.namespace.clone(), instance.service.clone(), instance.id.clone())
+}
+
+/// What the instance says of itself, without the registry's numbering.
+fn described(instance: &Instance) -> Instance {
+    Instance { incarnation: 0, revision: 0, online_since: None, ..instance.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Reset;
+
+    fn event(kind: EventType, id: &str, port: u32) -> Event {
+        let instance = Instance { service: "web".into(), id: id.into(), port, ..Instance::default() };
+        Event { r#type: kind.into(), cause: Cause::Unspecified.into(), instance: Some(instance) }
+    }
+
+    fn part(events: Vec<Event>, token: &str) -> SubscriptionGroup {
+        SubscriptionGroup { events, resume_token: token.into(), ..SubscriptionGroup::default() }
+    }
+
+    fn snapshot(ids: &[&str]) -> SubscriptionGroup {
+        let events = ids.iter().map(|id| event(EventType::Online, id, 1)).collect();
+        SubscriptionGroup { snapshot_end: true, ..part(events, "t") }
+    }
+
+    fn shown(taken: Taken) -> (u64, Vec<String>) {
+        let Taken::Change(change) = taken else { panic!("{taken:?}") };
+        let one = |event: &Event| {
+            let instance = event.instance.as_ref().unwrap();
+            format!("{:?} {} {}", event.r#type(), instance.id, instance.port)
+        };
+        (change.revision, change.events.iter().map(one).collect())
+    }
+
+    fn begun(ids: &[&str]) -> Fold {
+        let mut fold = Fold::default();
+        fold.begin();
+        shown(fold.take(5, snapshot(ids)));
+        fold
+    }
+
+    #[test]
+    fn revisions_and_snapshots_are_given_whole_and_once() {
+        let mut fold = Fold::default();
+        fold.begin();
+        assert_eq!(fold.take(5, part(vec![event(EventType::Online, "a", 1)], "")), Taken::Nothing);
+        // It broke, and begins anew.
+        fold.begin();
+        assert_eq!(fold.take(6, part(vec![event(EventType::Online, "b", 1)], "")), Taken::Nothing);
+        assert_eq!(shown(fold.take(6, snapshot(&["c"]))), (6, vec!["Online b 1".to_owned(), "Online c 1".to_owned()]));
+        assert_eq!(fold.take(7, part(vec![event(EventType::Offline, "b", 1)], "")), Taken::Nothing);
+        fold.begin();
+        assert_eq!(fold.take(7, part(vec![event(EventType::Offline, "b", 1)], "")), Taken::Nothing);
+        let rest = part(vec![event(EventType::Online, "d", 1)], "u");
+        assert_eq!(shown(fold.take(7, rest)), (7, vec!["Offline b 1".to_owned(), "Online d 1".to_owned()]));
+        assert_eq!((fold.token(), fold.revision()), ("u", 7));
+        assert_eq!(fold.take(9, part(vec![], "v")), Taken::Nothing, "a bookmark");
+        assert_eq!((fold.token(), fold.revision()), ("v", 9));
+    }
+
+    #[test]
+    fn a_reset_tells_only_differences() {
+        let mut fold = begun(&["a", "b", "c"]);
+        fold.begin();
+        let reset = Some(Reset { reason: ResetReason::AnotherRegistry.into(), oldest_revision: 0 });
+        let first = vec![event(EventType::Online, "a", 1), event(EventType::Online, "b", 2)];
+        assert_eq!(fold.take(2, SubscriptionGroup { reset, ..part(first, "") }), Taken::Nothing);
+        assert_eq!(fold.token(), "", "what it had is good for nothing");
+        // It breaks in the middle: the next stream is a plain snapshot, and the reason is still told.
+        fold.begin();
+        let first = vec![event(EventType::Online, "a", 1), event(EventType::Online, "b", 2)];
+        assert_eq!(fold.take(2, part(first, "")), Taken::Nothing);
+        let taken = fold.take(2, snapshot(&["d"]));
+        let Taken::Change(Change { reset: Some(ResetReason::AnotherRegistry), snapshot: true, .. }) = &taken else {
+            panic!("{taken:?}");
+        };
+        let expected = ["Offline c 1", "Updated b 2", "Online d 1"].map(str::to_owned).to_vec();
+        assert_eq!(shown(taken), (2, expected));
+    }
+
+    #[test]
+    fn it_never_goes_back() {
+        let mut fold = begun(&["a"]);
+        fold.begin();
+        assert_eq!(fold.take(4, part(vec![event(EventType::Offline, "a", 1)], "t")), Taken::Backward);
+        assert_eq!((fold.revision(), fold.known.len()), (5, 1));
+    }
+}

@@ -1,0 +1,412 @@
+//! A registration and the task that keeps it: beats, retries, registering again, leaving. The state machine of
+//! docs/protocol.md.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use tonic::transport::Channel;
+use uuid::Uuid;
+
+use super::{
+    Inner,
+    error::{CallFailed, Cause},
+    line::{Backoff, chance, from_wire, to_wire},
+};
+use crate::proto::{
+    Beat, BeatResult, BeatState, DeregisterRequest, DeregisterResponse, DrainRequest, DrainResponse, IfMissing,
+    Instance, RegisterRequest, RegisterResponse, Status, registry_client::RegistryClient,
+};
+
+/// How long a call under way, and the deregistration after it, may take once it is to end.
+const GOODBYE: Duration = Duration::from_secs(3);
+/// Never beat more often, whatever a server says.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+/// The beat after a registration whose interval is not told: a third of the default TTL.
+const DEFAULT_INTERVAL: Duration = Duration::from_millis(3_333);
+/// What is told and not taken yet; later ones are not told.
+const EVENTS_MAX: usize = 64;
+
+/// What happens to a kept registration.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum LeaseEvent {
+    /// It was registered again, since its lease was lost.
+    Registered {
+        /// The answer.
+        response: Box<RegisterResponse>,
+        /// What the registry called it: `EXPIRED`, `UNKNOWN` or `DENIED`.
+        lost: &'static str,
+    },
+    /// A beat, or a registration, failed; it is tried again.
+    Failing(CallFailed),
+    /// The registry answers again.
+    Recovered {
+        /// After so long.
+        outage: Duration,
+    },
+    /// Another process has registered the same instance. This is the end: nothing is tried any more.
+    Superseded,
+    /// It was refused, and trying again is no use. This is the end.
+    Refused(CallFailed),
+}
+
+/// What the guard and the task share.
+#[derive(Debug)]
+struct Held {
+    instance: Arc<Instance>,
+    token: String,
+    status: Status,
+    ended: bool,
+}
+
+/// What the guard asks of the task.
+#[derive(Debug)]
+enum Command {
+    Leave(oneshot::Sender<Result<DeregisterResponse, CallFailed>>),
+    Beat(oneshot::Sender<Result<(), CallFailed>>),
+}
+
+/// A registration that is kept as long as this lives. Dropped, it is taken away in the background, if the runtime still
+/// runs; `leave` says what came of it.
+#[derive(Debug)]
+pub struct Joined {
+    client: Arc<Inner>,
+    held: Arc<Mutex<Held>>,
+    response: RegisterResponse,
+    commands: mpsc::Sender<Command>,
+    events: mpsc::Receiver<LeaseEvent>,
+}
+
+impl Joined {
+    /// The instance as the registry has it, id and all.
+    #[must_use]
+    pub fn instance(&self) -> Arc<Instance> {
+        Arc::clone(&lock(&self.held).instance)
+    }
+
+    /// The answer to the first registration: where its dependencies are, for instance.
+    #[must_use]
+    pub fn response(&self) -> &RegisterResponse {
+        &self.response
+    }
+
+    /// Whether nothing is tried any more: it was superseded, or refused.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        lock(&self.held).ended
+    }
+
+    /// What happens next; none after the end. Who does not ask loses what comes after the first 64.
+    pub async fn event(&mut self) -> Option<LeaseEvent> {
+        self.events.recv().await
+    }
+
+    /// Sets the status, which stays over losses of the lease: `STARTING`, `SERVING` or `DRAINING`.
+    ///
+    /// # Errors
+    /// No host answered, or it was refused. Beats go on with the new status all the same.
+    pub async fn set_status(&self, status: Status) -> Result<(), CallFailed> {
+        lock(&self.held).status = status;
+        self.ask(Command::Beat).await
+    }
+
+    /// Takes it out of traffic, and waits up to `wait` until those who watch it know. It is beaten for meanwhile. Then
+    /// finish what there is, and `leave`.
+    ///
+    /// # Errors
+    /// No host answered, or the lease is lost.
+    pub async fn drain(&self, wait: Duration) -> Result<DrainResponse, CallFailed> {
+        let (name, lease_token) = {
+            let mut held = lock(&self.held);
+            held.status = Status::Draining;
+            (held.instance.service.clone(), held.token.clone())
+        };
+        let request = DrainRequest { lease_token, wait: to_wire(wait), ..DrainRequest::default() };
+        let send = |channel: Channel, request| async move { RegistryClient::new(channel).drain(request).await };
+        let line = &self.client.calls;
+        line.call(&format!("drain {name}"), line.timeout() + wait, request, send).await
+    }
+
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// No host answered: its lease will end by itself. Or it is somebody else's by now.
+    pub async fn leave(self) -> Result<DeregisterResponse, CallFailed> {
+        self.ask(Command::Leave).await
+    }
+
+    async fn ask<T: Default>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, CallFailed>>) -> Command,
+    ) -> Result<T, CallFailed> {
+        let (answer, answered) = oneshot::channel();
+        if self.commands.send(command(answer)).await.is_err() {
+            // It has ended: there is nothing to do any more.
+            return Ok(T::default());
+        }
+        answered.await.unwrap_or_else(|_| Ok(T::default()))
+    }
+}
+
+/// Keeps one instance registered.
+struct Keeper {
+    client: Arc<Inner>,
+    held: Arc<Mutex<Held>>,
+    /// What to register; holds the last token and the id.
+    request: RegisterRequest,
+    /// The status that the registry has.
+    said: Status,
+    interval: Duration,
+    outage: Option<Instant>,
+    backoff: Backoff,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<LeaseEvent>,
+}
+
+/// To whom it is told what came of leaving.
+type Left = Option<oneshot::Sender<Result<DeregisterResponse, CallFailed>>>;
+
+/// What the guard wants.
+enum Wanted {
+    Nothing,
+    Beat(oneshot::Sender<Result<(), CallFailed>>),
+    /// It is gone, or asks to leave.
+    End(Left),
+}
+
+/// Why the beats have come to an end.
+enum Ended {
+    /// The guard is gone, or asks to leave.
+    Leave(Left),
+    /// The lease is gone; what the registry called that.
+    Lost(&'static str),
+    /// Nothing is to be done any more.
+    Over(LeaseEvent),
+}
+
+/// Registers once, with each host tried once, and keeps what was registered.
+pub(super) async fn join(client: &Arc<Inner>, mut request: RegisterRequest) -> Result<Joined, CallFailed> {
+    if request.request_id.is_empty() {
+        request.request_id = Uuid::now_v7().to_string();
+    }
+    let waits = request.if_missing == i32::from(IfMissing::Wait);
+    let patience = if waits { from_wire(request.wait).unwrap_or(Duration::from_secs(30)) } else { Duration::ZERO };
+    let response = register(client, &request, patience).await?;
+    let (commands, taken) = mpsc::channel(8);
+    let (events, told) = mpsc::channel(EVENTS_MAX);
+    let status = request.instance.as_ref().map_or(Status::Unspecified, Instance::status);
+    let held = Held { instance: Arc::default(), token: String::new(), status, ended: false };
+    let mut keeper = Keeper {
+        client: Arc::clone(client),
+        held: Arc::new(Mutex::new(held)),
+        request,
+        said: status,
+        interval: DEFAULT_INTERVAL,
+        outage: None,
+        backoff: Backoff::default(),
+        commands: taken,
+        events,
+    };
+    keeper.accept(&response);
+    let held = Arc::clone(&keeper.held);
+    tokio::spawn(keeper.run());
+    Ok(Joined { client: Arc::clone(client), held, response, commands, events: told })
+}
+
+async fn register(
+    client: &Inner,
+    request: &RegisterRequest,
+    patience: Duration,
+) -> Result<RegisterResponse, CallFailed> {
+    let what = format!("register {}", request.instance.as_ref().map_or("", |instance| &instance.service));
+    let send = |channel: Channel, request| async move { RegistryClient::new(channel).register(request).await };
+    let line = &client.calls;
+    line.call(&what, line.timeout() + patience, request.clone(), send).await
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        loop {
+            let lost = match self.beats().await {
+                Ended::Lost(lost) => lost,
+                Ended::Leave(answer) => return self.leave(answer).await,
+                Ended::Over(event) => return self.end(event),
+            };
+            match self.register_again(lost).await {
+                None | Some(Ended::Lost(_)) => {}
+                Some(Ended::Leave(answer)) => return self.leave(answer).await,
+                Some(Ended::Over(event)) => return self.end(event),
+            }
+        }
+    }
+
+    /// Takes in what the registry made of it.
+    fn accept(&mut self, response: &RegisterResponse) {
+        let mut held = lock(&self.held);
+        if let Some(instance) = &response.instance {
+            held.instance = Arc::new(instance.clone());
+            // The id that it has now, so that a registration after a change of address is still this instance.
+            if let Some(ours) = &mut self.request.instance {
+                ours.id.clone_from(&instance.id);
+            }
+        }
+        let lease = response.lease.clone().unwrap_or_default();
+        held.token.clone_from(&lease.token);
+        self.request.lease_token = lease.token;
+        // It runs: whatever becomes of what it needs, it is registered again when its lease is lost.
+        self.request.if_missing = IfMissing::Ignore.into();
+        let ttl = from_wire(lease.ttl).unwrap_or(DEFAULT_INTERVAL * 3);
+        self.interval = from_wire(lease.heartbeat_interval).unwrap_or(ttl / 3).max(SHORTEST_INTERVAL);
+    }
+
+    /// Beats until the lease is lost or nobody wants it any more.
+    async fn beats(&mut self) -> Ended {
+        let mut wait = self.interval.mul_f64(1.0 - 0.1 * chance());
+        loop {
+            let asked = match self.within(wait).await {
+                Wanted::End(answer) => return Ended::Leave(answer),
+                // Somebody who waits for a beat gets it at once.
+                Wanted::Beat(answer) => Some(answer),
+                Wanted::Nothing => None,
+            };
+            let beaten = self.beat().await;
+            if let Some(answer) = asked {
+                let _ = answer.send(beaten.as_ref().map(|_| ()).map_err(Clone::clone));
+            }
+            let failed = match beaten {
+                Ok(result) => match result.state() {
+                    BeatState::Renewed => {
+                        if let Some(ttl) = from_wire(result.ttl) {
+                            self.interval = (ttl / 3).max(SHORTEST_INTERVAL);
+                        }
+                        self.recovered();
+                        wait = self.interval.mul_f64(1.0 - 0.1 * chance());
+                        continue;
+                    }
+                    BeatState::Expired => return Ended::Lost("EXPIRED"),
+                    BeatState::Unknown => return Ended::Lost("UNKNOWN"),
+                    BeatState::Denied => return Ended::Lost("DENIED"),
+                    BeatState::Superseded => return Ended::Over(LeaseEvent::Superseded),
+                    BeatState::Unspecified => self.unjudged(),
+                },
+                Err(failed) => failed,
+            };
+            wait = self.trouble(failed);
+        }
+    }
+
+    /// Beats, with the status if that is news.
+    async fn beat(&mut self) -> Result<BeatResult, CallFailed> {
+        let (beat, status) = {
+            let held = lock(&self.held);
+            let status = if held.status == self.said { Status::Unspecified } else { held.status };
+            (Beat { lease_token: held.token.clone(), status: status.into() }, held.status)
+        };
+        // A beat that hangs is worth less than the next attempt.
+        let limit = self.client.calls.timeout().min(self.interval.max(Duration::from_millis(500)));
+        let result = self.client.beater().beat(beat, limit).await?;
+        if result.state() == BeatState::Renewed {
+            self.said = status;
+        }
+        Ok(result)
+    }
+
+    /// Registers, as often as it takes; none when it is done.
+    async fn register_again(&mut self, lost: &'static str) -> Option<Ended> {
+        // The same for every attempt at this registration: it is made once, however often it is sent.
+        self.request.request_id = Uuid::now_v7().to_string();
+        loop {
+            let status = lock(&self.held).status;
+            if let Some(instance) = &mut self.request.instance {
+                instance.set_status(status);
+            }
+            let failed = match register(&self.client, &self.request, Duration::ZERO).await {
+                Ok(response) => {
+                    self.recovered();
+                    self.accept(&response);
+                    self.said = status;
+                    self.tell(LeaseEvent::Registered { response: Box::new(response), lost });
+                    return None;
+                }
+                Err(failed) if failed.reason().as_deref() == Some("SUPERSEDED") => {
+                    return Some(Ended::Over(LeaseEvent::Superseded));
+                }
+                Err(failed) if !failed.is_transient() => return Some(Ended::Over(LeaseEvent::Refused(failed))),
+                Err(failed) => failed,
+            };
+            let wait = self.trouble(failed.clone());
+            match self.within(wait).await {
+                Wanted::End(answer) => return Some(Ended::Leave(answer)),
+                Wanted::Beat(answer) => _ = answer.send(Err(failed)),
+                Wanted::Nothing => {}
+            }
+        }
+    }
+
+    /// What the guard wants, if it wants something within `pause`.
+    async fn within(&mut self, pause: Duration) -> Wanted {
+        match timeout(pause, self.commands.recv()).await {
+            Err(_) => Wanted::Nothing,
+            Ok(None) => Wanted::End(None),
+            Ok(Some(Command::Leave(answer))) => Wanted::End(Some(answer)),
+            Ok(Some(Command::Beat(answer))) => Wanted::Beat(answer),
+        }
+    }
+
+    /// Tells of trouble. How long to wait before the next attempt.
+    fn trouble(&mut self, failed: CallFailed) -> Duration {
+        self.outage.get_or_insert_with(Instant::now);
+        let wait = self.backoff.pause().max(failed.last().and_then(Cause::retry_after).unwrap_or_default());
+        self.tell(LeaseEvent::Failing(failed));
+        wait
+    }
+
+    fn recovered(&mut self) {
+        self.backoff.reset();
+        if let Some(since) = self.outage.take() {
+            self.tell(LeaseEvent::Recovered { outage: since.elapsed() });
+        }
+    }
+
+    fn unjudged(&self) -> CallFailed {
+        let text = "the registry could not judge the beat".to_owned();
+        let causes = vec![(self.client.calls.host(), Cause::Transport { text, refused: false })];
+        CallFailed { what: "renew a lease".to_owned(), causes }
+    }
+
+    fn tell(&self, event: LeaseEvent) {
+        // Nobody has to listen.
+        let _ = self.events.try_send(event);
+    }
+
+    fn end(&mut self, event: LeaseEvent) {
+        lock(&self.held).ended = true;
+        self.tell(event);
+    }
+
+    /// Takes the instance away.
+    async fn leave(&mut self, answer: Left) {
+        let (service, lease_token) = {
+            let mut held = lock(&self.held);
+            held.ended = true;
+            (held.instance.service.clone(), held.token.clone())
+        };
+        let what = format!("take {service} away (its lease will end by itself)");
+        let request = DeregisterRequest { lease_token, ..DeregisterRequest::default() };
+        let send = |channel: Channel, request| async move { RegistryClient::new(channel).deregister(request).await };
+        let left = self.client.calls.call(&what, GOODBYE, request, send).await;
+        if let Some(answer) = answer {
+            let _ = answer.send(left);
+        }
+    }
+}
+
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}

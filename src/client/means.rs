@@ -1,0 +1,93 @@
+//! What a registry is reached with, beside its address: how long to wait, and how TLS is spoken. The one place for what
+//! every connection and every call is given. Dials nothing.
+
+use std::{io, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::{Service, http::Uri};
+use tower::service_fn;
+
+use super::{
+    connection::{Connection, Host},
+    line::Line,
+};
+use crate::tls::{ClientFiles, ClientTls};
+
+/// How long a call may take, where nobody says.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a program gives beside a connection string.
+#[derive(Clone, Debug, Default)]
+pub struct Means {
+    /// How long one call to one host may take. Default: as the connection string says, else 10 s.
+    pub timeout: Option<Duration>,
+    /// By whom a registry at `https://` is believed, and what is shown to it. Default: whom this system believes, and
+    /// nothing. Given, a connection string without a protocol means `https://`.
+    pub tls: ClientFiles,
+}
+
+/// How TLS is spoken with a registry.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// What it was told by.
+    pub files: ClientFiles,
+    /// What that came to, for gRPC.
+    pub config: ClientTls,
+}
+
+/// Why there is no way to a registry, before anybody was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidConnection {
+    /// The connection string is none: a sentence that begins with `Invalid connection string` and names everything that
+    /// is wrong.
+    #[error("{0}")]
+    Text(String),
+    /// TLS is wanted, and cannot be spoken: everything that is wrong with its files.
+    #[error("{}", .0.join("; "))]
+    Tls(Vec<String>),
+}
+
+impl Connection {
+    /// The way there. Reads the files of TLS, and dials nothing yet.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn line(&self, means: Means) -> Result<Line, InvalidConnection> {
+        let (mut hosts, is_given) = (self.hosts.clone(), means.tls != ClientFiles::default());
+        if is_given && !self.says_protocol {
+            hosts.iter_mut().for_each(|host| host.tls = true);
+        }
+        let tls = match hosts.iter().any(|host| host.tls) {
+            true => {
+                let config = means.tls.load("h2");
+                let config =
+                    config.map_err(|wrong| InvalidConnection::Tls(wrong.iter().map(ToString::to_string).collect()))?;
+                Some(Arc::new(Tls { files: means.tls, config }))
+            }
+            false if is_given => {
+                let why = "it says http://, and --ca, --cert and --key are for https://";
+                return Err(InvalidConnection::Text(why.to_owned()));
+            }
+            false => None,
+        };
+        Ok(Line::new(hosts, means.timeout.or(self.timeout).unwrap_or(TIMEOUT), tls))
+    }
+}
+
+/// Connects to a host by TLS, whatever the uri says.
+pub(super) fn by_tls(
+    host: &Host,
+    tls: &ClientTls,
+) -> impl Service<Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = io::Error, Future: Send> + Send + 'static {
+    let (host, tls) = (host.clone(), tls.clone());
+    service_fn(move |_| {
+        let (host, tls) = (host.clone(), tls.clone());
+        async move {
+            let socket = TcpStream::connect((host.name.as_str(), host.port)).await?;
+            socket.set_nodelay(true)?;
+            tls.connect(&host.name, socket).await.map(TokioIo::new)
+        }
+    })
+}

@@ -1,0 +1,248 @@
+//! The client of a registry, for programs in Rust: joins and keeps the lease, finds others, follows them.
+//!
+//! Needs the feature `client` alone, which has none of the server's dependencies. It lives in a runtime of tokio.
+//!
+//! ```no_run
+//! use onair::client::{Client, Pick, Registration};
+//!
+//! # async fn program() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("http://127.0.0.1:6624/shop?ttl=5s")?;
+//!
+//! // Registered, and kept so, for as long as `joined` lives.
+//! let joined = client.join(Registration::new("orders").port(8080).version("1.4.2")).await?;
+//!
+//! // Others: one look, or known at any moment without asking.
+//! for instance in client.lookup("users").await? {
+//!     println!("{} at {}", instance.id, instance.url);
+//! }
+//! let mut users = client.service("users");
+//! users.known().await;
+//! if let Some(instance) = users.pick(Pick::Random) {
+//!     println!("call {}", instance.url);
+//! }
+//!
+//! // At the end: out of traffic first, then away.
+//! joined.drain(std::time::Duration::from_secs(2)).await?;
+//! joined.leave().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Every call tries all hosts of the connection string, each once, and fails with all causes ([`CallFailed`]). What goes
+//! on in the background (leases, watches, services, channels) tries again by itself, with growing pauses, for as long as
+//! it is wanted.
+//!
+//! | what | how it behaves when the registry is away |
+//! | --- | --- |
+//! | [`Joined`] | beats again and again; registers again when the lease was lost, also with a registry that lost everything; ends when another process has registered the same instance |
+//! | [`Watch`] | continues where it was, without gap or repeat; after a reset it tells only what is news |
+//! | [`Service`] | has what was known last, and says how old that is |
+//! | [`Client::channel`] | goes on calling those that were known last |
+
+mod beats;
+mod channel;
+mod connection;
+mod error;
+mod fold;
+mod lease;
+mod line;
+mod means;
+mod registration;
+mod service;
+mod watch;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tonic::transport::Channel;
+
+use self::beats::Beater;
+pub use self::{
+    connection::{Connection, DEFAULT_PORT, Host},
+    error::{CallFailed, Cause},
+    fold::Change,
+    lease::{Joined, LeaseEvent},
+    line::{Backoff, Line, chance, from_wire, to_wire},
+    means::{InvalidConnection, Means, Tls},
+    registration::Registration,
+    service::{Instances, Pick, Service},
+    watch::{Standing, Watch},
+};
+use crate::proto::{
+    Instance, ListServicesRequest, LookupRequest, RegisterRequest, ResolveRequest, ResolveResponse, Selector,
+    ServiceSummary, registry_client::RegistryClient,
+};
+
+/// A client of one registry. Clones are the same client.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    namespace: String,
+    ttl: Option<Duration>,
+    calls: Line,
+    /// Connections of their own: neither holds up the other.
+    watches: Line,
+    beater: OnceLock<Beater>,
+}
+
+impl Inner {
+    /// All leases beat together.
+    fn beater(&self) -> &Beater {
+        self.beater.get_or_init(|| Beater::start(self.calls.another()))
+    }
+}
+
+impl Client {
+    /// A client of the registry that a connection string names: `http://host1,host2/namespace?ttl=5s&timeout=2s`, or just
+    /// `host:port`; by TLS with `https://`. Ports are 6624 unless given, the namespace is `default`, `ttl` is that of what is joined, `timeout`
+    /// that of a call. Dials nothing yet.
+    ///
+    /// # Errors
+    /// A sentence that begins with `Invalid connection string` and names everything that is wrong.
+    pub fn connect(text: &str) -> Result<Self, InvalidConnection> {
+        Self::connect_with(text, Means::default())
+    }
+
+    /// The same, with what a connection string cannot say.
+    ///
+    /// # Errors
+    /// As `connect`, and everything that is wrong with the files of TLS.
+    pub fn connect_with(text: &str, means: Means) -> Result<Self, InvalidConnection> {
+        let connection = Connection::parse(text).map_err(InvalidConnection::Text)?;
+        Ok(Self::new(connection.line(means)?, connection.namespace, connection.ttl))
+    }
+
+    /// A client over a line that is there.
+    #[must_use]
+    pub fn new(line: Line, namespace: String, ttl: Option<Duration>) -> Self {
+        Self(Arc::new(Inner { namespace, ttl, watches: line.another(), calls: line, beater: OnceLock::new() }))
+    }
+
+    /// The namespace that it speaks of; empty is `default`.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.0.namespace
+    }
+
+    /// Registers an instance, and keeps it registered as long as the result lives. Namespace and TTL are the client's
+    /// where the registration has none.
+    ///
+    /// # Errors
+    /// No host answered, or it was refused. To try again, give the same registration.
+    pub async fn join(&self, registration: impl Into<RegisterRequest>) -> Result<Joined, CallFailed> {
+        let mut request: RegisterRequest = registration.into();
+        let instance = request.instance.get_or_insert_default();
+        if instance.namespace.is_empty() {
+            instance.namespace.clone_from(&self.0.namespace);
+        }
+        request.ttl = request.ttl.or(self.0.ttl.and_then(to_wire));
+        lease::join(&self.0, request).await
+    }
+
+    /// The instances of a service that can take traffic now.
+    ///
+    /// # Errors
+    /// No host answered.
+    pub async fn lookup(&self, service: &str) -> Result<Vec<Instance>, CallFailed> {
+        let request = LookupRequest {
+            namespace: self.0.namespace.clone(),
+            service: service.to_owned(),
+            ..LookupRequest::default()
+        };
+        self.lookup_with(request).await
+    }
+
+    /// What a request finds: by version, selector, pick and whatever else it says. All pages, each of its own revision.
+    ///
+    /// # Errors
+    /// No host answered, or it was refused.
+    pub async fn lookup_with(&self, mut request: LookupRequest) -> Result<Vec<Instance>, CallFailed> {
+        let what = format!("look up {}{}", request.service, request.frontend);
+        let send = |channel: Channel, request| async move { RegistryClient::new(channel).lookup(request).await };
+        let line = &self.0.calls;
+        let limit = line.timeout() + from_wire(request.wait).unwrap_or_default();
+        let mut found = Vec::new();
+        loop {
+            let page = line.call(&what, limit, request.clone(), send).await?;
+            found.extend(page.instances);
+            if page.next_page_token.is_empty() || request.limit > 0 {
+                return Ok(found);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// The known services whose names begin so, with their counts.
+    ///
+    /// # Errors
+    /// No host answered.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ServiceSummary>, CallFailed> {
+        let mut request = ListServicesRequest {
+            namespace: self.0.namespace.clone(),
+            prefix: prefix.to_owned(),
+            ..ListServicesRequest::default()
+        };
+        let send = |channel: Channel, request| async move { RegistryClient::new(channel).list_services(request).await };
+        let mut listed = Vec::new();
+        loop {
+            let page = self.0.calls.call("list the services", self.0.calls.timeout(), request.clone(), send).await?;
+            listed.extend(page.services);
+            if page.next_page_token.is_empty() {
+                return Ok(listed);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Finds where dependencies are, all as of one revision. The namespace is the client's where the request has none.
+    ///
+    /// # Errors
+    /// No host answered, or it was refused: `MISSING_DEPENDENCY`, unless they are to be ignored.
+    pub async fn resolve(&self, mut request: ResolveRequest) -> Result<ResolveResponse, CallFailed> {
+        if request.namespace.is_empty() {
+            request.namespace.clone_from(&self.0.namespace);
+        }
+        let limit = self.0.calls.timeout() + from_wire(request.wait).unwrap_or_default();
+        let send = |channel: Channel, request| async move { RegistryClient::new(channel).resolve(request).await };
+        self.0.calls.call("resolve dependencies", limit, request, send).await
+    }
+
+    /// Follows the union of these selectors: first what is there, then every change, whole and once.
+    #[must_use]
+    pub fn watch(&self, selectors: impl IntoIterator<Item = Selector>) -> Watch {
+        Watch::start(&self.0, selectors.into_iter().map(|selector| self.own(selector)).collect())
+    }
+
+    /// A service, known from now on without asking.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Service {
+        self.service_with(selector(name), "")
+    }
+
+    /// What a selector means, known from now on without asking; picks prefer a zone, unless that is empty.
+    #[must_use]
+    pub fn service_with(&self, selector: Selector, zone: &str) -> Service {
+        Service::start(&self.0, self.own(selector), zone.to_owned())
+    }
+
+    /// A channel of gRPC to the instances of a service, wherever they are. Calls wait while there is none: give them
+    /// deadlines.
+    #[must_use]
+    pub fn channel(&self, service: &str) -> Channel {
+        channel::follow(&self.0, self.own(selector(service)))
+    }
+
+    /// As `selector`, of the client's namespace where it has none.
+    fn own(&self, selector: Selector) -> Selector {
+        let namespace = if selector.namespace.is_empty() { self.0.namespace.clone() } else { selector.namespace };
+        Selector { namespace, ..selector }
+    }
+}
+
+fn selector(service: &str) -> Selector {
+    Selector { service: service.to_owned(), ..Selector::default() }
+}

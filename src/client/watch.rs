@@ -1,0 +1,308 @@
+//! A watch that goes on: over broken connections, restarts, and from host to host, each change whole and once. It is a
+//! subscription, so that what is acted on can be acknowledged, and drains wait for it.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use prost::Message as _;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+use super::{
+    Inner,
+    error::{CallFailed, Cause},
+    fold::{Change, Fold, Taken},
+    line::{Backoff, from_wire},
+};
+use crate::proto::{
+    Acknowledge, AddSubscription, GetServerInfoRequest, Selector, SubscribeRequest, SubscribeResponse,
+    registry_client::RegistryClient, subscribe_request::Command,
+};
+
+/// A quiet stream says something at least this often, where the server does not tell.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+/// Commands that may wait for the transport.
+const COMMANDS_MAX: usize = 64;
+/// The subscription's id; it is alone on its stream.
+const ID: &str = "w";
+
+/// How a watch is.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Everything up to this revision is known.
+    pub revision: u64,
+    /// When the registry was heard last; never: when the watch began.
+    pub heard: Instant,
+    /// Why nothing is heard, while that is so.
+    pub failing: Option<CallFailed>,
+}
+
+/// A stream of changes that does not end while it is wanted. Taking the next change says that the one before was acted
+/// on. It ends with an error that trying again would not change, as of a selector that cannot be read.
+#[derive(Debug)]
+pub struct Watch {
+    changes: mpsc::Receiver<Result<Change, CallFailed>>,
+    acted: watch::Sender<u64>,
+    last: u64,
+    standing: Arc<Mutex<Standing>>,
+}
+
+impl Watch {
+    pub(super) fn start(client: &Arc<Inner>, selectors: Vec<Selector>) -> Self {
+        // One: who is slow is given the next when the one before was taken, and what is not taken is not acted on.
+        let (to, changes) = mpsc::channel(1);
+        let (acted, acknowledged) = watch::channel(0);
+        let standing = Standing { revision: 0, heard: Instant::now(), failing: None };
+        let standing = Arc::new(Mutex::new(standing));
+        let follower = Follower {
+            client: Arc::clone(client),
+            selectors,
+            to,
+            acted: acknowledged,
+            fold: Fold::default(),
+            silence: BOOKMARK_INTERVAL * 2,
+            standing: Arc::clone(&standing),
+        };
+        tokio::spawn(follower.run());
+        Self { changes, acted, last: 0, standing }
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn shared_standing(&self) -> Arc<Mutex<Standing>> {
+        Arc::clone(&self.standing)
+    }
+
+    /// The next change.
+    pub async fn next(&mut self) -> Option<Result<Change, CallFailed>> {
+        std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Change, CallFailed>>> {
+        if *self.acted.borrow() != self.last {
+            self.acted.send_replace(self.last);
+        }
+        let next = self.changes.poll_recv(context);
+        if let Poll::Ready(Some(Ok(change))) = &next {
+            self.last = change.revision;
+        }
+        next
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<Change, CallFailed>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(context)
+    }
+}
+
+/// The task behind it.
+struct Follower {
+    client: Arc<Inner>,
+    selectors: Vec<Selector>,
+    to: mpsc::Sender<Result<Change, CallFailed>>,
+    acted: watch::Receiver<u64>,
+    fold: Fold,
+    /// A stream that says nothing for so long is dead.
+    silence: Duration,
+    standing: Arc<Mutex<Standing>>,
+}
+
+/// An open stream.
+struct Open {
+    commands: mpsc::Sender<SubscribeRequest>,
+    messages: Streaming<SubscribeResponse>,
+}
+
+/// Why a stream is read no more.
+enum Ended {
+    /// Nobody wants it.
+    Unwanted,
+    /// The next stream may do better.
+    Broken(Cause),
+    /// It would not.
+    Refused(Cause),
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            let ended = match self.open().await {
+                Err(failed) if !failed.is_transient() => return self.refuse(failed).await,
+                Err(failed) => Ok(failed),
+                Ok(open) => {
+                    let heard = self.standing().heard;
+                    let ended = self.read(open).await;
+                    if self.standing().heard > heard {
+                        backoff.reset();
+                    }
+                    Err(ended)
+                }
+            };
+            let failed = match ended {
+                Ok(failed) => failed,
+                Err(Ended::Unwanted) => return,
+                Err(Ended::Refused(cause)) => {
+                    let failed = self.failed(cause);
+                    return self.refuse(failed).await;
+                }
+                Err(Ended::Broken(cause)) => {
+                    let failed = self.failed(cause);
+                    self.client.watches.hang_up();
+                    failed
+                }
+            };
+            let wait = backoff.pause().max(failed.last().and_then(Cause::retry_after).unwrap_or_default());
+            self.standing().failing = Some(failed);
+            tokio::select! {
+                () = self.to.closed() => return,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    fn standing(&self) -> std::sync::MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, cause: Cause) -> CallFailed {
+        CallFailed { what: "watch".to_owned(), causes: vec![(self.client.watches.host(), cause)] }
+    }
+
+    async fn refuse(self, failed: CallFailed) {
+        self.standing().failing = Some(failed.clone());
+        // Nobody may want to know.
+        let _ = self.to.send(Err(failed)).await;
+    }
+
+    /// Opens a stream that says first that it acknowledges, then where it continues.
+    async fn open(&mut self) -> Result<Open, CallFailed> {
+        self.fold.begin();
+        let add = AddSubscription {
+            id: ID.to_owned(),
+            selectors: self.selectors.clone(),
+            resume_token: self.fold.token().to_owned(),
+            ..AddSubscription::default()
+        };
+        let line = &self.client.watches;
+        let first = [Command::Ack(Acknowledge { revision: *self.acted.borrow() }), Command::Add(add)];
+        let open = |channel: Channel| {
+            let (commands, outgoing) = mpsc::channel(COMMANDS_MAX);
+            for command in first.clone() {
+                // There is room: it is new.
+                let _ = commands.try_send(SubscribeRequest { command: Some(command) });
+            }
+            let (info, request) = (line.request(GetServerInfoRequest {}), line.request(ReceiverStream::new(outgoing)));
+            async move {
+                let mut stub = RegistryClient::new(channel).max_decoding_message_size(usize::MAX);
+                let info = stub.get_server_info(info).await?;
+                let interval = info.into_inner().intervals.and_then(|intervals| from_wire(intervals.bookmark_interval));
+                let opened = stub.subscribe(request).await?;
+                Ok(opened.map(|messages| (Open { commands, messages }, interval)))
+            }
+        };
+        let (open, interval) = line.attempt("watch", line.timeout(), open).await?;
+        self.silence = interval.unwrap_or(BOOKMARK_INTERVAL) * 2;
+        Ok(open)
+    }
+
+    async fn read(&mut self, mut open: Open) -> Ended {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.to.closed() => return Ended::Unwanted,
+                acted = self.acted.changed() => {
+                    let revision = *self.acted.borrow_and_update();
+                    let ack = SubscribeRequest { command: Some(Command::Ack(Acknowledge { revision })) };
+                    if acted.is_err() {
+                        return Ended::Unwanted;
+                    }
+                    // Where it cannot be sent the stream is about to end, and the next one says it first of all.
+                    let _ = open.commands.try_send(ack);
+                }
+                message = timeout(self.silence, open.messages.message()) => {
+                    let message = match message {
+                        Err(_) => return Ended::Broken(Cause::Timeout(self.silence)),
+                        Ok(Ok(Some(message))) => message,
+                        Ok(Ok(None)) => {
+                            return Ended::Broken(Cause::Transport { text: "the stream ended".to_owned(), refused: false });
+                        }
+                        Ok(Err(status)) => return self.broken(status),
+                    };
+                    if let Some(ended) = self.take(message, &mut open).await {
+                        return ended;
+                    }
+                }
+            }
+        }
+    }
+
+    fn broken(&self, status: Status) -> Ended {
+        let cause = Cause::from_status(status);
+        if cause.is_transient() { Ended::Broken(cause) } else { Ended::Refused(cause) }
+    }
+
+    /// Takes a message in, and hands on what came of it.
+    async fn take(&mut self, message: SubscribeResponse, open: &mut Open) -> Option<Ended> {
+        for group in message.groups.into_iter().filter(|group| group.id == ID) {
+            if let Some(error) = group.error {
+                let details = error.encode_to_vec();
+                return Some(self.broken(Status::with_details(
+                    Code::from_i32(error.code),
+                    error.message,
+                    details.into(),
+                )));
+            }
+            match self.fold.take(message.revision, group) {
+                Taken::Nothing => {}
+                Taken::Backward => {
+                    let text = format!("it is behind revision {}, which was seen already", self.fold.revision());
+                    return Some(Ended::Broken(Cause::Transport { text, refused: false }));
+                }
+                Taken::Change(change) => {
+                    if let Some(ended) = self.hand_on(change, open).await {
+                        return Some(ended);
+                    }
+                }
+            }
+        }
+        let revision = self.fold.revision();
+        *self.standing() = Standing { revision, heard: Instant::now(), failing: None };
+        None
+    }
+
+    /// Hands a change on, and acknowledges the one before it when it is taken.
+    async fn hand_on(&mut self, change: Change, open: &mut Open) -> Option<Ended> {
+        let to = self.to.clone();
+        let mut handed = std::pin::pin!(to.send(Ok(change)));
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut handed => return sent.err().map(|_| Ended::Unwanted),
+                acted = self.acted.changed() => {
+                    if acted.is_err() {
+                        return Some(Ended::Unwanted);
+                    }
+                    let revision = *self.acted.borrow_and_update();
+                    let ack = SubscribeRequest { command: Some(Command::Ack(Acknowledge { revision })) };
+                    let _ = open.commands.try_send(ack);
+                }
+            }
+        }
+    }
+}
