@@ -455,12 +455,13 @@ fn why_empty(namespaces: &OrdMap<SmolStr, Namespace>, filter: Option<&Filter>) -
     let Some(filter) = filter else { return WhyEmpty::NoMatch };
     let within = match filter.scope() {
         Scope::All => namespaces.values().collect(),
-        Scope::Namespace(namespace) | Scope::Service(namespace, _) | Scope::Frontend(namespace, _) => {
-            match namespaces.get(&namespace) {
-                None => return WhyEmpty::UnknownNamespace,
-                Some(held) => vec![held],
-            }
-        }
+        Scope::Namespace(namespace)
+        | Scope::Service(namespace, _)
+        | Scope::Frontend(namespace, _)
+        | Scope::Key(namespace, _) => match namespaces.get(&namespace) {
+            None => return WhyEmpty::UnknownNamespace,
+            Some(held) => vec![held],
+        },
     };
     let routable = match filter.service() {
         None => within.iter().any(|held| held.services.values().any(|set| set.routable() > 0)),

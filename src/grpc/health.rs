@@ -4,10 +4,10 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use smol_str::SmolStr;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{
@@ -16,7 +16,7 @@ use tonic_health::pb::{
 
 use super::status::{self, Reason};
 use crate::{
-    registry::{DEFAULT_NAMESPACE, Error, MAX_NAME_BYTES, Record, Scope},
+    registry::{DEFAULT_NAMESPACE, Error, KNOWN_SECONDS, MAX_NAME_BYTES, Record, Scope},
     watch::{Hub, Listener, ONLY_PART, WatchPermit},
 };
 
@@ -120,13 +120,7 @@ impl Subject {
                 Some(serving(sets.iter().any(|set| set.iter().any(behind))))
             }
             Self::Key { namespace, key } => {
-                // A copy, which costs nothing: whoever looks at many services holds nobody up.
-                let held = hub.registry().namespaces().get(namespace.as_str())?.clone();
-                let known = held.of_partition(key, SmolStr::default());
-                let now = unix_seconds();
-                let known = known.filter_map(|(_, set)| set.partition(key)).filter(|of| !of.is_past(now));
-                // One that is down makes the whole be down; without any the key was never seen.
-                known.map(|of| of.routable > 0).reduce(|all, one| all && one).map(serving)
+                hub.registry().namespaces().get(namespace.as_str())?.key(key)?.is_up(unix_seconds()).map(serving)
             }
         }
     }
@@ -137,8 +131,16 @@ impl Subject {
             Self::Own | Self::Store => Hub::own_scope(),
             Self::Service { namespace, service } => Scope::Service(namespace.into(), service.into()),
             Self::Frontend { namespace, name } => Scope::Frontend(namespace.into(), name.into()),
-            Self::Key { namespace, .. } => Scope::Namespace(namespace.into()),
+            Self::Key { namespace, key } => Scope::Key(namespace.into(), key.into()),
         }
+    }
+
+    /// When it may stand otherwise though nothing is committed.
+    fn next(&self, hub: &Hub) -> Option<Instant> {
+        let Self::Key { namespace, key } = self else { return None };
+        let until = hub.registry().namespaces().get(namespace.as_str())?.key(key)?.known_until()?;
+        let left = until.checked_sub(unix_seconds()).filter(|left| *left > 0)?;
+        Some(Instant::now() + Duration::from_secs(left.min(KNOWN_SECONDS)))
     }
 }
 
@@ -170,7 +172,8 @@ impl Health for HealthService {
         let listener = Listener::new();
         let listening = self.hub.log().listen(&[subject.scope()], &listener, ONLY_PART);
         let hub = Arc::clone(&self.hub);
-        Ok(Response::new(HealthWatch { hub, subject, listener, listening, last: None, _permit: permit }))
+        let timer = None;
+        Ok(Response::new(HealthWatch { hub, subject, listener, listening, timer, last: None, _permit: permit }))
     }
 }
 
@@ -181,6 +184,8 @@ pub struct HealthWatch {
     subject: Subject,
     listener: Arc<Listener>,
     listening: u64,
+    /// Until the day of a partition is over.
+    timer: Option<Pin<Box<Sleep>>>,
     last: Option<ServingStatus>,
     _permit: WatchPermit,
 }
@@ -205,7 +210,11 @@ impl Stream for HealthWatch {
             if closing {
                 return Poll::Ready(Some(Err(status::shutting_down())));
             }
-            if !woken {
+            if woken {
+                continue;
+            }
+            self.timer = self.subject.next(&self.hub).map(|at| Box::pin(sleep_until(at)));
+            if self.timer.as_mut().is_none_or(|timer| timer.as_mut().poll(context).is_pending()) {
                 return Poll::Pending;
             }
         }
@@ -232,12 +241,26 @@ mod tests {
     };
 
     fn put() -> Change {
-        let (namespace, service, id) = ("default".to_owned(), "web".to_owned(), "1".to_owned());
+        keyed("web", "1", "")
+    }
+
+    fn keyed(service: &str, id: &str, key: &str) -> Change {
+        let (namespace, partition_key) = ("default".to_owned(), key.to_owned());
         let status = crate::registry::Status::Serving.into();
-        let instance = Instance { namespace, service, id, status, ..Instance::default() };
+        let (service, id) = (service.to_owned(), id.to_owned());
+        let instance = Instance { namespace, service, id, status, partition_key, ..Instance::default() };
         let lease = Lease { ttl: 60_000, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let (incarnation, revision) = (Stamp::Commit, Stamp::Commit);
         Change::Put(Put { description: instance.encode_to_vec().into(), lease, incarnation, ordinal: 0, revision })
+    }
+
+    fn delete(service: &str, id: &str, at: u64) -> Change {
+        Change::Delete(Delete { key: Key::new("default", service, id), cause: Cause::Operator, at })
+    }
+
+    async fn said(watch: &mut HealthWatch) -> ServingStatus {
+        let said = timeout(Duration::from_secs(30), watch.next()).await.expect("it is said");
+        said.expect("it goes on").expect("no error").status()
     }
 
     /// What a watch says follows what is committed, also where that is no event.
@@ -249,19 +272,47 @@ mod tests {
         let health = HealthService::new(Arc::clone(handle.hub()));
         let request = Request::new(HealthCheckRequest { service: "web".into() });
         let mut watch = health.watch(request).await.expect("there is room").into_inner();
-        let delete = Change::Delete(Delete { key: Key::new("default", "web", "1"), cause: Cause::Operator, at: 0 });
         let forget = Change::Forget { namespace: "default".into(), service: "web".into() };
         for (change, status) in [
             (None, ServingStatus::ServiceUnknown),
             (Some(put()), ServingStatus::Serving),
-            (Some(delete), ServingStatus::NotServing),
+            (Some(delete("web", "1", 0)), ServingStatus::NotServing),
             (Some(forget), ServingStatus::ServiceUnknown),
         ] {
             hostile.foreign(change.into_iter().collect());
-            let said = timeout(std::time::Duration::from_secs(1), watch.next()).await;
-            let said =
-                said.unwrap_or_else(|_| panic!("{status:?} is not said")).expect("it goes on").expect("no error");
-            assert_eq!(said.status(), status);
+            assert_eq!(said(&mut watch).await, status);
         }
+    }
+    /// A watch of a key sleeps while nothing becomes of the key, whatever happens beside it, and hears that a day is over.
+    #[tokio::test]
+    async fn a_key_is_heard_of_when_it_stands_otherwise() {
+        let (engine, hostile, recovered) = HostileEngine::new(1, Manners::default());
+        let (handle, actor) = RegistryHandle::new(engine, recovered, ActorOptions::default());
+        tokio::spawn(actor.run());
+        let health = HealthService::new(Arc::clone(handle.hub()));
+        let request = Request::new(HealthCheckRequest { service: "key/main".into() });
+        let mut watch = health.watch(request).await.expect("there is room").into_inner();
+        assert_eq!(said(&mut watch).await, ServingStatus::ServiceUnknown);
+        hostile.foreign(vec![keyed("users", "1", "main")]);
+        assert_eq!(said(&mut watch).await, ServingStatus::Serving);
+        // Nothing of it is said, since nothing of it changes how the key stands; the last one tells that it is over.
+        let mut everything = crate::watch::WatchStream::start(handle.hub(), Default::default(), "").expect("a watch");
+        let quiet = [
+            vec![keyed("users", "2", "main"), keyed("web", "1", "")],
+            vec![keyed("orders", "1", "other"), delete("users", "2", 0)],
+        ];
+        let last = quiet.map(|changes| hostile.foreign(changes))[1];
+        while handle.hub().log().bounds().0 < last {
+            everything.next().await.expect("it goes on");
+        }
+        assert!(!watch.listener.poll_woken(&Context::from_waker(std::task::Waker::noop())));
+        let almost_a_day_ago = || unix_seconds() - KNOWN_SECONDS + 2;
+        hostile.foreign(vec![keyed("orders", "2", "main")]);
+        hostile.foreign(vec![delete("orders", "2", almost_a_day_ago())]);
+        assert_eq!(said(&mut watch).await, ServingStatus::NotServing, "one of two services is gone");
+        assert_eq!(said(&mut watch).await, ServingStatus::Serving, "which is known no longer");
+        hostile.foreign(vec![delete("users", "1", almost_a_day_ago())]);
+        assert_eq!(said(&mut watch).await, ServingStatus::NotServing);
+        assert_eq!(said(&mut watch).await, ServingStatus::ServiceUnknown);
     }
 }

@@ -43,6 +43,8 @@ pub enum Scope {
     Service(SmolStr, SmolStr),
     /// In one namespace, behind one frontend, wherever it points.
     Frontend(SmolStr, SmolStr),
+    /// How a partition key of one namespace stands: where no filter looks.
+    Key(SmolStr, SmolStr),
 }
 
 impl Scope {
@@ -54,7 +56,7 @@ impl Scope {
             Self::Namespace(only) => only == namespace,
             Self::Service(only, only_service) => only == namespace && only_service == service,
             // Which services those are changes.
-            Self::Frontend(..) => false,
+            Self::Frontend(..) | Self::Key(..) => false,
         }
     }
 }

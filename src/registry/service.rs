@@ -70,6 +70,17 @@ impl Replicas {
     }
 }
 
+/// What became of a partition that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Its key.
+    pub(super) key: SmolStr,
+    /// None: it was not known.
+    pub(super) before: Option<Replicas>,
+    /// None: it is known no longer.
+    pub(super) after: Option<Replicas>,
+}
+
 /// The instances of one service in order of id. Cloning is O(1) and gives a snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceSet {
@@ -129,46 +140,70 @@ impl ServiceSet {
         self.partitions.get(key)
     }
 
-    /// Counts a record in its partition, if that has a name.
-    fn count(&mut self, record: &Record) {
+    /// Counts a record in its partition, if that has a name, and notes it in `moved`.
+    fn count(&mut self, record: &Record, moved: &mut Vec<Moved>) {
         let key = record.partition_key();
         if !key.is_empty() {
+            self.note(key, moved);
             let replicas = self.partitions.entry(key.into()).or_default();
             replicas.instances += 1;
             replicas.routable += u32::from(record.is_routable());
         }
     }
 
-    /// Counts it no longer. A partition that empties at `at` (Unix seconds) stays known; without that it moved. Gives the
-    /// keys of those that are known no longer.
-    fn discount(&mut self, record: &Record, at: Option<u64>) -> Vec<SmolStr> {
+    /// Counts it no longer. A partition that empties at `at` (Unix seconds) stays known; without that it moved. With it
+    /// others may go whose day is over.
+    fn discount(&mut self, record: &Record, at: Option<u64>, moved: &mut Vec<Moved>) {
         let key = record.partition_key();
-        let Some(replicas) = self.partitions.get_mut(key) else { return Vec::new() };
+        if !key.is_empty() {
+            self.note(key, moved);
+        }
+        let Some(replicas) = self.partitions.get_mut(key) else { return };
         replicas.instances -= 1;
         replicas.routable -= u32::from(record.is_routable());
         if replicas.instances > 0 {
-            return Vec::new();
+            return;
         }
         let Some(at) = at else {
             self.partitions.remove(key);
-            return vec![key.into()];
+            return;
         };
         replicas.emptied_at = at;
         // Now and then, so that it costs nothing for each.
         if self.partitions.len() >= self.prune_at.max(PRUNE_MIN) {
-            let past = |of: &Replicas| of.is_past(at);
-            let gone: Vec<SmolStr> =
-                self.partitions.iter().filter(|(_, of)| past(of)).map(|(key, _)| key.clone()).collect();
-            gone.iter().for_each(|key| _ = self.partitions.remove(key));
+            let past = self.partitions.iter().filter(|(_, of)| of.is_past(at));
+            let gone: Vec<Moved> = past.map(gone).collect();
+            gone.iter().for_each(|gone| _ = self.partitions.remove(&gone.key));
             self.prune_at = 2 * self.partitions.len();
-            return gone;
+            moved.extend(gone);
         }
-        Vec::new()
     }
 
-    /// The keys of its partitions that have a name.
-    pub(super) fn partition_keys(&self) -> impl Iterator<Item = &SmolStr> {
-        self.partitions.keys()
+    /// Keeps in `moved` what a partition was first.
+    fn note(&self, key: &str, moved: &mut Vec<Moved>) {
+        if moved.iter().all(|noted| noted.key != key) {
+            moved.push(Moved { key: key.into(), before: self.partition(key).copied(), after: None });
+        }
+    }
+
+    /// Adds what became of those that were noted, and leaves out what is as it was.
+    fn settled(&self, mut moved: Vec<Moved>) -> Vec<Moved> {
+        moved.retain_mut(|one| {
+            one.after = self.partition(&one.key).copied();
+            one.after != one.before
+        });
+        moved
+    }
+
+    /// Its partitions that have a name.
+    #[cfg(test)]
+    pub(super) fn partitions(&self) -> impl Iterator<Item = (&SmolStr, &Replicas)> {
+        self.partitions.iter()
+    }
+
+    /// What becomes of them when the service is forgotten.
+    pub(super) fn gone(&self) -> Vec<Moved> {
+        self.partitions.iter().map(gone).collect()
     }
 
     /// Record number `index` of page `page`.
@@ -227,12 +262,13 @@ impl ServiceSet {
         }
     }
 
-    /// Takes the record in, in place of one of the same id. Gives the keys of partitions that are known no longer.
-    pub(super) fn put(&mut self, record: Arc<Record>) -> Vec<SmolStr> {
+    /// Takes the record in, in place of one of the same id. Gives what became of partitions.
+    pub(super) fn put(&mut self, record: Arc<Record>) -> Vec<Moved> {
         self.forget_reply();
         self.revision = self.revision.max(record.revision);
         self.routable += u32::from(record.is_routable());
-        self.count(&record);
+        let mut moved = Vec::new();
+        self.count(&record, &mut moved);
         let at = self.page_of(record.id_bytes());
         let pages = Arc::make_mut(&mut self.pages);
         if pages.is_empty() {
@@ -243,7 +279,7 @@ impl ServiceSet {
             Ok(index) => {
                 let old = std::mem::replace(&mut page[index], record);
                 self.routable -= u32::from(old.is_routable());
-                return self.discount(&old, None);
+                self.discount(&old, None, &mut moved);
             }
             Err(index) => {
                 page.insert(index, record);
@@ -254,12 +290,11 @@ impl ServiceSet {
                 }
             }
         }
-        Vec::new()
+        self.settled(moved)
     }
 
-    /// Takes the record of this id away, at `revision` and `at` (Unix seconds). Gives the keys of partitions that are
-    /// known no longer.
-    pub(super) fn remove(&mut self, id: &str, revision: Revision, at: u64) -> Vec<SmolStr> {
+    /// Takes the record of this id away, at `revision` and `at` (Unix seconds). Gives what became of partitions.
+    pub(super) fn remove(&mut self, id: &str, revision: Revision, at: u64) -> Vec<Moved> {
         let place = self.page_of(id.as_bytes());
         let pages = Arc::make_mut(&mut self.pages);
         let Some(shared) = pages.get_mut(place) else { return Vec::new() };
@@ -274,7 +309,9 @@ impl ServiceSet {
         self.routable -= u32::from(old.is_routable());
         self.revision = self.revision.max(revision);
         self.emptied_at = at;
-        self.discount(&old, Some(at))
+        let mut moved = Vec::new();
+        self.discount(&old, Some(at), &mut moved);
+        self.settled(moved)
     }
 
     /// The page that holds `id`, or would.
@@ -283,6 +320,10 @@ impl ServiceSet {
             .partition_point(|page| page.last().is_some_and(|last| last.id_bytes() < id))
             .min(self.pages.len().saturating_sub(1))
     }
+}
+
+fn gone((key, of): (&SmolStr, &Replicas)) -> Moved {
+    Moved { key: key.clone(), before: Some(*of), after: None }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use smol_str::SmolStr;
 
-use super::{Registry, filter::Scope, key::Revision, record::Record, service::ServiceSet, state::Namespace};
+use super::{Registry, filter::Scope, key::Revision, namespace::Namespace, record::Record, service::ServiceSet};
 
 #[derive(Clone, Debug)]
 enum Part {
@@ -32,8 +32,8 @@ impl Registry {
                 Some(Part::Namespace(name.clone(), namespace.services.clone()))
             }
             Scope::Service(namespace, service) => self.service(namespace, service).cloned().map(Part::Service),
-            // Filters are resolved before they are looked for.
-            Scope::Frontend(..) => None,
+            // Filters are resolved before they are looked for, and none has a key.
+            Scope::Frontend(..) | Scope::Key(..) => None,
         };
         Snapshot { revision: self.revision(), parts: scopes.iter().filter_map(part).collect() }
     }
@@ -61,7 +61,9 @@ fn names_of(scope: &Scope) -> (&str, &str) {
     match scope {
         Scope::All => ("", ""),
         Scope::Namespace(namespace) => (namespace, ""),
-        Scope::Service(namespace, service) | Scope::Frontend(namespace, service) => (namespace, service),
+        Scope::Service(namespace, name) | Scope::Frontend(namespace, name) | Scope::Key(namespace, name) => {
+            (namespace, name)
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use hashbrown::HashTable;
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use smol_str::SmolStr;
 
 use super::{
@@ -15,34 +15,13 @@ use super::{
     document::{Document, DocumentEvent, DocumentKey, DocumentPut, Kind},
     key::{Fingerprint, Key, Revision},
     name::DEFAULT_NAMESPACE,
+    namespace::Namespace,
     outline::Outline,
     record::Record,
-    service::ServiceSet,
+    service::{Moved, ServiceSet},
     turn::{Folded, Turn},
     urls::{Place, Urls},
 };
-
-/// The services of one namespace, by name. Cloning is O(1).
-#[derive(Clone, Debug, Default)]
-pub struct Namespace {
-    /// Those that have an instance or had one lately.
-    pub services: OrdMap<SmolStr, ServiceSet>,
-    /// Partition key and service of those that have, or had, a partition with a name.
-    partitions: OrdSet<(SmolStr, SmolStr)>,
-}
-
-impl Namespace {
-    /// The services that have, or had lately, a partition of this key, from the name `from` on.
-    pub fn of_partition<'a>(
-        &'a self,
-        key: &'a str,
-        from: SmolStr,
-    ) -> impl Iterator<Item = (&'a SmolStr, &'a ServiceSet)> {
-        let of_key = self.partitions.range((SmolStr::new(key), from)..).take_while(move |(of, _)| of == key);
-        let known = of_key.filter_map(|(_, service)| self.services.get_key_value(service));
-        known.filter(move |(_, set)| set.partition(key).is_some())
-    }
-}
 
 /// Limits on what the state holds.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +57,8 @@ pub struct Registry {
     pub(super) services: u64,
     /// The services without an instance, in the order in which they lost the last one, to be forgotten later.
     emptied: BTreeSet<(u64, SmolStr, SmolStr)>,
+    /// Namespace and partition key of those that stand otherwise since this was taken.
+    turned_keys: Vec<(SmolStr, SmolStr)>,
     pub(super) deployments: Deployments,
     pub(super) catalogs: Catalogs,
     pub(super) port_rules: Arc<PortRules>,
@@ -100,6 +81,7 @@ impl Registry {
             urls: Urls::default(),
             services: 0,
             emptied: BTreeSet::new(),
+            turned_keys: Vec::new(),
             deployments: Deployments::default(),
             catalogs: Catalogs::default(),
             port_rules: Arc::default(),
@@ -129,6 +111,7 @@ impl Registry {
         for document in documents {
             self.hold_document(&document.key, Some(&document));
         }
+        self.turned_keys.clear();
     }
 
     /// The last committed revision.
@@ -247,6 +230,7 @@ impl Registry {
         }
         // Only now: what a turn is about is as it is when the revision is over.
         folded.turns = folded.turns.into_iter().map(|turn| self.complete(turn)).collect();
+        folded.keys = std::mem::take(&mut self.turned_keys);
         folded
     }
 
@@ -257,10 +241,10 @@ impl Registry {
         }
         self.emptied.remove(&(set.emptied_at(), namespace.clone(), service.clone()));
         let Some(held) = self.namespaces.get_mut(namespace) else { return };
-        if let Some(set) = held.services.remove(service) {
-            set.partition_keys().for_each(|key| _ = held.partitions.remove(&(key.clone(), service.clone())));
-        }
+        let gone = held.services.remove(service).map(|set| set.gone());
+        self.follow_partitions(namespace, service, gone.unwrap_or_default());
         self.services -= 1;
+        let Some(held) = self.namespaces.get(namespace) else { return };
         if held.services.is_empty() && namespace != DEFAULT_NAMESPACE {
             self.namespaces.remove(namespace);
         }
@@ -335,9 +319,9 @@ impl Registry {
         self.free.push(slot);
         let Key { namespace, service, id } = &delete.key;
         let set = self.namespaces.get_mut(namespace)?.services.get_mut(service)?;
-        let gone = set.remove(id, revision, delete.at);
+        let moved = set.remove(id, revision, delete.at);
         let is_empty = set.is_empty();
-        self.let_partitions_go(namespace, service, gone);
+        self.follow_partitions(namespace, service, moved);
         if is_empty {
             self.remember(&delete.key.namespace, &delete.key.service);
         }
@@ -349,12 +333,11 @@ impl Registry {
         let (namespace, service, _) = record.names();
         let set = self.service_entry(namespace, service);
         let emptied_at = set.is_empty().then(|| set.emptied_at());
-        let gone = set.put(Arc::clone(&record));
-        self.let_partitions_go(namespace, service, gone);
+        let moved = set.put(Arc::clone(&record));
+        self.follow_partitions(namespace, service, moved);
         if let Some(at) = emptied_at {
             self.emptied.remove(&(at, SmolStr::new(namespace), SmolStr::new(service)));
         }
-        self.hold_partition(&record);
         let fingerprint = record.fingerprint;
         if let Some(slot) = self.find(fingerprint, |held| held.names() == record.names()) {
             let before = self.slots[slot as usize].replace(Arc::clone(&record));
@@ -376,22 +359,14 @@ impl Registry {
         (slot, None)
     }
 
-    /// A service is found by these partition keys no longer.
-    fn let_partitions_go(&mut self, namespace: &str, service: &str, gone: Vec<SmolStr>) {
-        if let Some(held) = self.namespaces.get_mut(namespace).filter(|_| !gone.is_empty()) {
-            gone.into_iter().for_each(|key| _ = held.partitions.remove(&(key, SmolStr::new(service))));
-        }
-    }
-
-    /// Its service is found by its partition key from now on.
-    fn hold_partition(&mut self, record: &Record) {
-        let (namespace, service, _) = record.names();
-        let entry = (SmolStr::new(record.partition_key()), SmolStr::new(service));
-        if let Some(held) = self.namespaces.get(namespace).filter(|_| !entry.0.is_empty())
-            && !held.partitions.contains(&entry)
-            && let Some(held) = self.namespaces.get_mut(namespace)
-        {
-            held.partitions.insert(entry);
+    /// Takes in what became of a service's partitions.
+    fn follow_partitions(&mut self, namespace: &str, service: &str, moved: Vec<Moved>) {
+        let Some(held) = self.namespaces.get_mut(namespace).filter(|_| !moved.is_empty()) else { return };
+        let service = SmolStr::new(service);
+        for moved in moved {
+            if held.follow(&service, &moved) {
+                self.turned_keys.push((SmolStr::new(namespace), moved.key));
+            }
         }
     }
 
@@ -479,21 +454,16 @@ mod tests {
         let mut fold = |registry: &mut Registry, change| {
             revision += 1;
             registry.fold(revision, &[change]);
-            let held = &registry.namespaces["default"];
-            let known = |(name, set): (&SmolStr, &ServiceSet)| {
-                set.partition_keys().map(|key| (key.clone(), name.clone())).collect::<Vec<_>>()
-            };
-            let known: OrdSet<_> = held.services.iter().flat_map(known).collect();
-            assert_eq!(held.partitions, known);
+            registry.namespaces["default"].assert_counted();
         };
         for number in 0..1_000 {
             fold(&mut registry, put_keyed("moves", &number.to_string()));
         }
-        assert_eq!(registry.namespaces["default"].partitions.len(), 1);
+        assert_eq!(registry.namespaces["default"].partitions(), 1);
         for number in 0..200 {
             fold(&mut registry, put_keyed("dies", &number.to_string()));
             fold(&mut registry, delete("dies", KNOWN_SECONDS * number));
         }
-        assert!(registry.namespaces["default"].partitions.len() < 150);
+        assert!(registry.namespaces["default"].partitions() < 150);
     }
 }

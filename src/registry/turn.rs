@@ -38,11 +38,13 @@ pub struct Folded {
     pub events: Vec<Event>,
     /// Of frontends, in order.
     pub turns: Vec<Turn>,
+    /// Namespace and key of the partition keys that stand otherwise.
+    pub keys: Vec<(SmolStr, SmolStr)>,
 }
 
 impl From<Vec<Event>> for Folded {
     fn from(events: Vec<Event>) -> Self {
-        Self { events, turns: Vec::new() }
+        Self { events, ..Self::default() }
     }
 }
 
@@ -154,7 +156,7 @@ pub fn rewind(registry: &Registry, tail: Vec<Stored>) -> Rewound {
             }
         }
         events.iter().rev().for_each(|event| undo(event, &mut sets));
-        rewound.tail.push((revision, Folded { events, turns }));
+        rewound.tail.push((revision, Folded { events, turns, ..Folded::default() }));
     }
     rewound.tail.reverse();
     rewound.frontends = frontends.into_values().collect();

@@ -116,11 +116,14 @@ impl EventLog {
 
     /// Appends what was committed at `revision` and wakes whom it may concern.
     pub fn publish(&self, revision: Revision, what: impl Into<Folded>) {
-        let Folded { events, turns } = what.into();
+        let Folded { events, turns, keys } = what.into();
         let events: Box<[Event]> = events.into_iter().filter(Event::is_visible).collect();
         let turns: Box<[Arc<Turn>]> = turns.into_iter().map(Arc::new).collect();
         let mut inner = self.write();
         inner.head = inner.head.max(revision);
+        for (namespace, key) in keys {
+            inner.wake(&Scope::Key(namespace, key), revision);
+        }
         if events.is_empty() && turns.is_empty() {
             // Nothing to tell, but the registry moved on.
             inner.wake(&Scope::All, revision);
