@@ -1,25 +1,34 @@
 //! Lists of applications: planned beside the actor, taken in pieces that are a turn each; and the catalog in pages, as
 //! such a list. The rules are the catalog's.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use smol_str::SmolStr;
-use tokio::{sync::Semaphore, task::spawn_blocking, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    task::{spawn_blocking, yield_now},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     RegistryHandle,
     lookup::{page_start, page_token},
 };
 use crate::registry::{
-    Error, Principal, Revision, Violation,
+    Error, Principal, Revision,
     catalog::{
-        Application, CatalogAction, Entry, ImportPlan, List, MAX_APPLICATIONS, Planned, RefusedEntry, ServiceType,
+        Application, Around, CatalogAction, Entry, ImportPlan, List, MAX_APPLICATIONS, Planned, Refusals, ServiceType,
         seeds,
     },
 };
 
 /// How often what is left of a list is planned anew because others changed the catalog meanwhile.
 const TRIES: usize = 16;
+/// Most violations of a refusal: more than fit into its headers.
+const VIOLATIONS_MAX: usize = 1_000;
 /// About how many bytes of ids a page has at most.
 const PAGE_BYTES_MAX: usize = 512 * 1024;
 
@@ -59,8 +68,8 @@ pub struct Imported {
     pub created: usize,
     /// How many were changed.
     pub updated: usize,
-    /// What was refused, in order of the list.
-    pub refused: Vec<RefusedEntry>,
+    /// What was refused.
+    pub refused: Refusals,
     /// The revision at which this is true.
     pub revision: Revision,
 }
@@ -92,21 +101,38 @@ impl RegistryHandle {
     /// # Errors
     /// `Invalid` where it is strict and something is wrong, `StaleRevision` when others change the catalog all the time,
     /// and those of every change of a catalog.
-    pub async fn import(&self, import: Import, mut tell: impl FnMut(Progress)) -> Result<Imported, Error> {
+    pub async fn import(&self, import: Import, tell: impl FnMut(Progress)) -> Result<Imported, Error> {
+        let mut plans = Vec::new();
+        let imported = self.import_in_tries(&import, tell, &mut plans).await;
+        // What is long takes long to be dropped.
+        spawn_blocking(move || drop((import, plans)));
+        imported
+    }
+
+    async fn import_in_tries(
+        &self,
+        import: &Import,
+        mut tell: impl FnMut(Progress),
+        plans: &mut Vec<ImportPlan>,
+    ) -> Result<Imported, Error> {
         let mut result = Imported::default();
         for _ in 0..TRIES {
-            let (plan, after, revision) = self.plan(&import).await?;
+            let (mut plan, after, revision) = self.plan(import).await?;
+            let refused = std::mem::take(&mut plan.refused);
+            plans.clear();
+            plans.push(plan);
+            let Some(plan) = plans.last() else { continue };
             let done = result.created + result.updated;
-            if import.strict && !plan.refused.is_empty() {
-                return Err(refusal(plan.refused, done, import.list.applications.len()));
+            if import.strict && !refused.is_empty() {
+                return Err(refusal(refused));
             }
-            result = Imported { refused: plan.refused.clone(), revision: result.revision.max(revision), ..result };
+            result = Imported { refused, revision: result.revision.max(revision), ..result };
             if import.check_only {
                 result.count(&plan.applications);
                 return Ok(result);
             }
             tell(Progress { taken: done, to_take: done + plan.applications.len() });
-            match self.take_plan(&import, &plan, after, &mut result, &mut tell).await {
+            match self.take_plan(import, plan, after, &mut result, &mut tell).await {
                 // Somebody else was faster: what is left is looked at again.
                 Err(Error::StaleRevision { .. } | Error::Invalid(_)) => {}
                 Err(error) => return Err(error),
@@ -119,23 +145,39 @@ impl RegistryHandle {
     /// What a list comes to as the catalog stands: its last version's number, and the revision.
     async fn plan(&self, import: &Import) -> Result<(ImportPlan, u64, Revision), Error> {
         let (list, rules) = (Arc::clone(&import.list), self.port_rules());
-        let (book, room, revision) = {
+        let (book, services, room, revision) = {
             let registry = self.hub.registry();
-            let catalogs = registry.catalogs();
-            let room = MAX_APPLICATIONS.saturating_sub(catalogs.applications());
-            (catalogs.book(&import.namespace).clone(), room, registry.revision())
+            let services = registry.namespaces().get(&import.namespace).map(|held| held.services.clone());
+            let room = (MAX_APPLICATIONS.saturating_sub(registry.catalogs().applications()), registry.service_room());
+            let book = registry.catalogs().book(&import.namespace).clone();
+            (book, services.unwrap_or_default(), room, registry.revision())
         };
         let after = book.versions().get_max().map_or(0, |(number, _)| *number);
-        // Never closed.
-        let turn = PLANNING.acquire().await.map_err(|_| Error::ShuttingDown)?;
-        // A long list takes longer than who serves connections has time.
-        let planned = spawn_blocking(move || {
-            // Kept until the end, also when nobody waits for it any more.
-            let _turn = turn;
-            book.catalog().plan(&rules, &list, room)
-        });
-        let planned = planned.await;
-        Ok((planned.map_err(|_| Error::ShuttingDown)?, after, revision))
+        let awaited = Awaited::default();
+        let flag = Arc::clone(&awaited.0);
+        let planning = async {
+            // Never closed.
+            let turn = PLANNING.acquire().await.map_err(|_| Error::ShuttingDown)?;
+            // A long list takes longer than who serves connections has time.
+            let planned = spawn_blocking(move || {
+                // Kept until the end, also when nobody waits for it any more.
+                let _turn = turn;
+                let (applications, services_left) = room;
+                let around = Around {
+                    applications,
+                    services: services_left,
+                    knows: &|service| services.contains_key(service),
+                    is_awaited: &|| flag.load(Ordering::Relaxed),
+                };
+                book.catalog().plan(&rules, &list, around)
+            });
+            planned.await.ok().flatten().ok_or(Error::ShuttingDown)
+        };
+        let planned = match import.deadline {
+            Some(deadline) => timeout_at(deadline, planning).await.map_err(|_| Error::Deadline)??,
+            None => planning.await?,
+        };
+        Ok((planned, after, revision))
     }
 
     async fn take_plan(
@@ -161,6 +203,8 @@ impl RegistryHandle {
             result.revision = result.revision.max(made.revision);
             result.count(piece);
             tell(Progress { taken: result.created + result.updated, to_take });
+            // An engine that commits at once would leave the sockets no turn between the pieces.
+            yield_now().await;
         }
         Ok(())
     }
@@ -194,13 +238,22 @@ impl RegistryHandle {
 }
 
 /// Why a strict list is not taken.
-fn refusal(refused: Vec<RefusedEntry>, taken: usize, total: usize) -> Error {
-    let mut violations: Vec<Violation> = Vec::new();
-    if taken > 0 {
-        let sentence =
-            format!("{taken} of {total} were taken before others changed the catalog; import the list again");
-        violations.push(Violation { field: "applications".to_owned(), description: sentence });
+fn refusal(refused: Refusals) -> Error {
+    let violations = refused.into_entries().into_iter().flat_map(|refused| refused.violations);
+    Error::Invalid(violations.take(VIOLATIONS_MAX).collect())
+}
+
+/// Whether anybody waits for a plan: not when this is dropped.
+struct Awaited(Arc<AtomicBool>);
+
+impl Default for Awaited {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
     }
-    violations.extend(refused.into_iter().flat_map(|refused| refused.violations));
-    Error::Invalid(violations)
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }

@@ -117,10 +117,9 @@ mod tests {
             external: Some(external),
             internal: Some(internal),
         };
-        let of = |id: &str, ports, needs: &[&str]| ListedApplication {
-            id: id.into(),
-            ports,
-            dependencies: needs.iter().map(|id| (*id).to_owned()).collect(),
+        let of = |id: &str, ports, needs: &[&str]| {
+            let dependencies = needs.iter().map(|id| (*id).to_owned()).collect();
+            ListedApplication { id: id.into(), ports, dependencies, ..ListedApplication::default() }
         };
         let shop = [
             of("shop-db", vec![port("postgresql", 6019, 5432)], &[]),

@@ -47,7 +47,12 @@ mod tests {
     #[test]
     fn arrows_lead_to_what_is_needed() {
         let port = ListedPort { service: "play".into(), external: Some(6011), internal: Some(9000) };
-        let api = ListedApplication { id: "api".into(), ports: vec![port], dependencies: vec!["db".into()] };
+        let api = ListedApplication {
+            id: "api".into(),
+            ports: vec![port],
+            dependencies: vec!["db".into()],
+            ..Default::default()
+        };
         let db = ListedApplication { id: "db".into(), ..ListedApplication::default() };
         let wanted = "digraph catalog {\n  rankdir=LR;\n  node [shape=box];\n  \"api\" [label=\"api\\nplay 6011\"];\n  \
                       \"api\" -> \"db\";\n  \"db\" [label=\"db\"];\n}\n";

@@ -40,7 +40,12 @@ mod tests {
     fn an_entry_a_line() {
         let redis = ListedServiceType { id: "redis".into(), default_port: Some(6379), offset: None };
         let port = ListedPort { service: "redis".into(), external: Some(6012), internal: Some(6379) };
-        let cache = ListedApplication { id: "cache".into(), ports: vec![port], dependencies: vec!["db".into()] };
+        let cache = ListedApplication {
+            id: "cache".into(),
+            ports: vec![port],
+            dependencies: vec!["db".into()],
+            ..Default::default()
+        };
         let wanted = r#"{
   "serviceTypes": [
     {"defaultPort":6379,"id":"redis"}

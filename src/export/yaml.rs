@@ -36,7 +36,7 @@ struct Healthcheck<'a> {
 }
 
 fn entry(application: &ListedApplication) -> Entry<'_> {
-    let ListedApplication { id, ports, dependencies } = application;
+    let ListedApplication { id, ports, dependencies, .. } = application;
     let port = |port: &ListedPort| {
         let external = port.external.unwrap_or_default();
         let is_database = port.service == DATABASE;
@@ -69,7 +69,7 @@ mod tests {
         };
         let with = |id: &str, ports, dependencies: &[&str]| {
             let dependencies = dependencies.iter().map(|id| (*id).to_owned()).collect();
-            ListedApplication { id: id.to_owned(), ports, dependencies }
+            ListedApplication { id: id.to_owned(), ports, dependencies, ..Default::default() }
         };
         let shop = with("shop-db", vec![port("postgresql", 6019), port("custom", 6012)], &[]);
         let text = yaml(&[shop, with("1.5", vec![], &["shop-db", "no", "---", "~"])]).expect("a text");

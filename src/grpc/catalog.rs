@@ -327,7 +327,7 @@ impl Catalog for CatalogService {
         &self,
         request: Request<Streaming<ImportApplicationsStreamRequest>>,
     ) -> Result<Response<import::Progressing>, Status> {
-        Ok(Response::new(import::streamed(self.handle.clone(), request)?))
+        Ok(Response::new(import::streamed(self.handle.clone(), request)))
     }
 
     async fn list_catalog(

@@ -17,6 +17,7 @@ mod list;
 mod live;
 mod port;
 mod query;
+mod refusals;
 mod rules;
 mod shelf;
 mod stored;
@@ -34,11 +35,12 @@ pub use self::{
     decide::{MAX_APPLICATIONS, MAX_CATALOG_VERSION_BYTES, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     dependency::{Cycle, Dependencies, Shape},
     draft::{ApplicationDraft, Drafted, MAX_DEPENDENCIES, Refusal, ServiceTypeDraft},
-    import::{ImportPlan, List, Listed, ListedPort, Planned, RefusedEntry},
+    import::{Around, ImportPlan, List, Listed, ListedPort, Planned},
     list::{Page, Paged, Paging, Shown},
     live::{Standing, Stood, Tally, asked, stand},
     port::{Full, Ports},
     query::{ApplicationQuery, Block, Sort, SortKey, VersionQuery, applications, blocks, service_types, versions},
+    refusals::{Refusals, RefusedEntry},
     rules::{BlockPattern, PortRules},
     shelf::{Place, Shelf, Shelved},
 };

@@ -130,6 +130,12 @@ impl Registry {
         }
     }
 
+    /// How many more services may become known, of how many in all.
+    #[must_use]
+    pub fn service_room(&self) -> (u64, u64) {
+        (self.limits.services.saturating_sub(self.services), self.limits.services)
+    }
+
     fn set_status(&self, token: &LeaseToken, status: Status) -> Decision {
         let Verdict::Live(slot) = self.judge(Some(token)) else {
             return Decision::Reply(Ok(Outcome::NotRenewed(self.judge(Some(token)))));

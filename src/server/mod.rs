@@ -17,7 +17,7 @@ use std::{io::Write as _, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use axum::Router;
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -117,12 +117,29 @@ pub fn run(mut settings: ServeSettings) -> Result<(), ServeError> {
     // Before the store is read, so that somebody answers while it is.
     let ops = OpsServer::start(&settings, places.ops, certificates.live(), &metrics)?;
     let opened = Opened { listeners, certificates, ops, metrics: Arc::clone(&metrics) };
+    let serving = run_on(&runtime, settings, opened, (epoch, fresh_registry_id));
+    // What was handed to other threads looks at whether anybody waits for it; nothing of it keeps the process.
+    runtime.shutdown_timeout(STOP_WAIT);
+    serving
+}
+
+fn run_on(
+    runtime: &Runtime,
+    settings: ServeSettings,
+    opened: Opened,
+    (epoch, fresh_registry_id): (u64, uuid::Uuid),
+) -> Result<(), ServeError> {
     if settings.ephemeral {
         let recovered = MemoryEngine::recovered(fresh_registry_id, epoch);
         return runtime.block_on(serve(settings, MemoryEngine::default(), recovered, opened));
     }
     tracing::info!(data_dir = %settings.data_dir.display(), "opening the store");
-    let options = Options { max_log_bytes: settings.max_log_bytes, epoch, fresh_registry_id, metrics };
+    let options = Options {
+        max_log_bytes: settings.max_log_bytes,
+        epoch,
+        fresh_registry_id,
+        metrics: Arc::clone(&opened.metrics),
+    };
     let (engine, recovered) = LocalEngine::open(&settings.data_dir, options)?;
     runtime.block_on(serve(settings, engine, recovered, opened))
 }

@@ -8,6 +8,7 @@ use onair::proto::{
     ListCatalogRequest, ListedApplication, ListedPort, catalog_client::CatalogClient,
 };
 use serde_json::{Value as Json, json};
+use tokio_stream::StreamExt as _;
 use tonic::{Code, transport::Channel};
 
 use crate::{
@@ -24,7 +25,7 @@ async fn client(server: &Server) -> Client {
 fn listed(id: &str, external: Option<i32>, dependencies: &[&str]) -> ListedApplication {
     let port = ListedPort { service: "nodejs".into(), external, internal: None };
     let dependencies = dependencies.iter().map(|id| (*id).to_owned()).collect();
-    ListedApplication { id: id.into(), ports: vec![port], dependencies }
+    ListedApplication { id: id.into(), ports: vec![port], dependencies, ..Default::default() }
 }
 
 fn list(applications: Vec<ListedApplication>, strict: bool) -> ImportApplicationsRequest {
@@ -139,6 +140,34 @@ async fn a_long_list_is_taken_in_pieces_and_holds_nobody_up() {
         request.page_token = page.next_page_token;
     }
     assert!(all.len() == LONG + 20 && all.is_sorted(), "{}", all.len());
+}
+
+/// Who is slow to send keeps nobody from importing, however many do so.
+#[tokio::test]
+async fn silent_callers_keep_nobody_out() {
+    let server = Server::ephemeral(&[]).await;
+    let client = client(&server).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        let pieces = tokio_stream::iter([ImportApplicationsStreamRequest::default()]).chain(tokio_stream::pending());
+        silent.push(client.clone().import_applications_stream(pieces).await.unwrap());
+    }
+    let taken = client.clone().import_applications(list(vec![listed("www", None, &[])], true)).await.unwrap();
+    assert_eq!(taken.into_inner().created, 1);
+}
+
+/// What was not taken, and how much was, is told; and services have room for all of it, or some are refused.
+#[tokio::test]
+async fn a_list_that_finds_no_room_is_refused_as_a_whole() {
+    let server = Server::ephemeral(&["--max-services", "300"]).await;
+    let client = client(&server).await;
+    let entries = || (0..600).map(|number| listed(&format!("n-{number}"), None, &[])).collect::<Vec<_>>();
+    let status = client.clone().import_applications(list(entries(), true)).await.unwrap_err();
+    assert_eq!((status.code(), how_many(&client).await), (Code::InvalidArgument, 0));
+    assert!(status.message().contains("the limit max_services of 300 is reached"), "{status:?}");
+    let made = client.clone().import_applications(list(entries(), false)).await.unwrap().into_inner();
+    assert_eq!(made.created + made.refused, 600);
+    assert!(made.created > 290, "{made:?}");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ type Client = CatalogClient<Channel>;
 
 fn listed(id: String, dependencies: Vec<String>) -> ListedApplication {
     let ports = vec![ListedPort { service: "nodejs".into(), ..Default::default() }];
-    ListedApplication { id, ports, dependencies }
+    ListedApplication { id, ports, dependencies, ..Default::default() }
 }
 
 async fn import(client: &Client, applications: Vec<ListedApplication>) {

@@ -78,7 +78,9 @@ impl Entry {
         let dependencies = self.list("dependencies", members.get("dependencies")).iter().enumerate();
         let dependencies =
             dependencies.map(|(place, needed)| self.text(&format!("dependencies[{place}]"), Some(needed))).collect();
-        ListedApplication { id, ports, dependencies }
+        // What is left out stays; a list of none is none.
+        let no_dependencies = members.get("dependencies").is_some_and(|given| *given == Value::Array(Vec::new()));
+        ListedApplication { id, ports, dependencies, no_dependencies }
     }
 
     fn service_type(&mut self, members: &Map<String, Value>) -> ListedServiceType {
@@ -174,7 +176,12 @@ mod tests {
         let list = r#"[{"id": "api", "ports": [{"service": {"id": "play"}, "external": 6011, "internal": 9000,
             "healthcheck": {"host": "ws"}}], "dependencies": ["db"]}]"#;
         let port = ListedPort { service: "play".into(), external: Some(6011), internal: Some(9000) };
-        let api = ListedApplication { id: "api".into(), ports: vec![port], dependencies: vec!["db".into()] };
+        let api = ListedApplication {
+            id: "api".into(),
+            ports: vec![port],
+            dependencies: vec!["db".into()],
+            ..Default::default()
+        };
         let read = Listing::read(list).unwrap();
         assert_eq!((&read.applications, read.faults.len()), (&vec![(0, api.clone())], 0));
         let both = crate::export::json(
@@ -183,6 +190,11 @@ mod tests {
         );
         let read = Listing::read(&both).unwrap();
         assert_eq!((read.types[0].1.offset, read.applications), (Some(3), vec![(0, api)]));
+        // What is left out stays, and none is none.
+        let read =
+            Listing::read(r#"[{"id": "aa"}, {"id": "bb", "dependencies": null}, {"id": "cc", "dependencies": []}]"#);
+        let none: Vec<bool> = read.unwrap().applications.iter().map(|(_, of)| of.no_dependencies).collect();
+        assert_eq!(none, [false, false, true]);
     }
 
     #[test]

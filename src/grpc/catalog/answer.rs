@@ -151,6 +151,7 @@ pub(super) fn page_of_catalog(page: CatalogPage) -> ListCatalogResponse {
         id: of.value.id.to_string(),
         ports: of.value.ports.iter().map(port).collect(),
         dependencies: of.value.dependencies.iter().map(ToString::to_string).collect(),
+        no_dependencies: of.value.dependencies.is_empty(),
     };
     ListCatalogResponse {
         service_types: page.types.iter().map(service_type).collect(),

@@ -82,10 +82,24 @@ impl Dependencies {
     /// one of them. Looks from both ends at once, so that it costs no more than twice the smaller side.
     #[must_use]
     pub fn circular<'a>(&self, id: &str, wanted: &'a [SmolStr]) -> Vec<&'a SmolStr> {
+        self.circular_within(id, wanted, &mut usize::MAX.clone()).unwrap_or_default()
+    }
+
+    /// The same where only so many dependencies may be looked at; none: it takes more.
+    pub(super) fn circular_within<'a>(
+        &self,
+        id: &str,
+        wanted: &'a [SmolStr],
+        steps: &mut usize,
+    ) -> Option<Vec<&'a SmolStr>> {
         let targets: HashSet<&str> = wanted.iter().map(SmolStr::as_str).collect();
         let mut down = Walk::from(targets.iter().copied());
         let mut up = Walk::from([id]);
         let closes = loop {
+            if down.looked + up.looked > *steps {
+                *steps = 0;
+                return None;
+            }
             let Some(below) = down.step(|at| self.of(at).iter()) else { break false };
             let Some(above) = up.step(|at| self.on(at)) else { break false };
             if below == id || targets.contains(above) {
@@ -93,10 +107,12 @@ impl Dependencies {
             }
         };
         if !closes {
-            return Vec::new();
+            *steps = steps.saturating_sub(down.looked + up.looked);
+            return Some(Vec::new());
         }
         while up.step(|at| self.on(at)).is_some() {}
-        wanted.iter().filter(|target| up.seen.contains(target.as_str())).collect()
+        *steps = steps.saturating_sub(down.looked + up.looked);
+        Some(wanted.iter().filter(|target| up.seen.contains(target.as_str())).collect())
     }
 
     /// Everyone who needs an application: those that need it themselves, those that need these, and so on.
@@ -201,11 +217,13 @@ fn middles<'a>(one: &'a [SmolStr], other: &'a [SmolStr]) -> (&'a [SmolStr], &'a 
 struct Walk<'a> {
     seen: HashSet<&'a str>,
     queue: VecDeque<&'a str>,
+    /// How many neighbours were looked at.
+    looked: usize,
 }
 
 impl<'a> Walk<'a> {
     fn from(nodes: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut walk = Self { seen: HashSet::new(), queue: VecDeque::new() };
+        let mut walk = Self { seen: HashSet::new(), queue: VecDeque::new(), looked: 0 };
         nodes.into_iter().for_each(|node| walk.add(node));
         walk
     }
@@ -219,7 +237,10 @@ impl<'a> Walk<'a> {
     /// The next node; the walk goes on to its neighbours.
     fn step<I: Iterator<Item = &'a SmolStr>>(&mut self, neighbours: impl FnOnce(&'a str) -> I) -> Option<&'a str> {
         let node = self.queue.pop_front()?;
-        neighbours(node).for_each(|neighbour| self.add(neighbour));
+        for neighbour in neighbours(node) {
+            self.looked += 1;
+            self.add(neighbour);
+        }
         Some(node)
     }
 }

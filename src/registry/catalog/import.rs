@@ -9,7 +9,7 @@ use std::{
 use smol_str::SmolStr;
 
 use super::{
-    Application, Catalog, Drafted, Full, Port, PortRules, Ports, Refusal, ServiceTypeDraft,
+    Application, Catalog, Drafted, Full, Port, PortRules, Ports, Refusal, Refusals, ServiceTypeDraft,
     draft::{self, MAX_DEPENDENCIES},
     groups::groups,
     key,
@@ -21,6 +21,8 @@ use crate::registry::{Error, Violation};
 const PIECE_APPLICATIONS_MAX: usize = 250;
 /// Most ports and dependencies of a piece, whatever it has of each.
 const PIECE_WEIGHT_MAX: usize = 2_000;
+/// How much is looked at for circles that refused entries may close: what a list can ask for grows with its square.
+const STEPS_MAX: usize = 10_000_000;
 
 /// A port as a list has it: numbers as they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +44,10 @@ pub struct Listed {
     pub ports: Vec<ListedPort>,
     /// What it needs.
     pub dependencies: Vec<SmolStr>,
+    /// It needs what it needed before, whatever that is.
+    pub keeps: bool,
+    /// What is wrong with how it was given: it is refused with this, and with what the rules add.
+    pub faults: Vec<Violation>,
 }
 
 /// A list to be taken.
@@ -53,15 +59,17 @@ pub struct List {
     pub applications: Vec<Listed>,
 }
 
-/// An entry that is not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedEntry {
-    /// Where it stands: `applications[3]`.
-    pub place: String,
-    /// Its id.
-    pub id: String,
-    /// All that is wrong with it, by fields of the list.
-    pub violations: Vec<Violation>,
+/// What a list is judged by beside the catalog.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    /// So many more applications may be made.
+    pub applications: u64,
+    /// So many more services may become known, of so many in all.
+    pub services: (u64, u64),
+    /// Whether a service is known without them.
+    pub knows: &'a dyn Fn(&str) -> bool,
+    /// Whether anybody still waits for the answer.
+    pub is_awaited: &'a dyn Fn() -> bool,
 }
 
 /// An application that is to be taken.
@@ -80,8 +88,8 @@ pub struct ImportPlan {
     pub types: Vec<ServiceTypeDraft>,
     /// Applications that are new or change, whole, each after those that it needs.
     pub applications: Vec<Planned>,
-    /// Those that are not taken, in order of the list.
-    pub refused: Vec<RefusedEntry>,
+    /// Those that are not taken.
+    pub refused: Refusals,
 }
 
 impl ImportPlan {
@@ -108,29 +116,30 @@ impl ImportPlan {
 }
 
 impl Catalog {
-    /// What a list comes to here, where `room` more applications may be made.
+    /// What a list comes to here; none: nobody waits for it any more.
     #[must_use]
-    pub fn plan(&self, rules: &PortRules, list: &List, room: u64) -> ImportPlan {
-        let mut planning = Planning::new(self, rules, list, room);
+    pub fn plan(&self, rules: &PortRules, list: &List, around: Around<'_>) -> Option<ImportPlan> {
+        let mut planning = Planning::new(self, rules, list, around);
         planning.take_types();
         planning.refuse_repeated();
         // What is needed comes first; what the list says goes before what is there.
         let starts = list.applications.iter().map(|listed| listed.id.as_str());
         let neighbours = |id: &str| match planning.places.get(id) {
-            Some(place) => list.applications[*place].dependencies.as_slice(),
-            None => self.dependencies.of(id),
+            Some(place) if !list.applications[*place].keeps => list.applications[*place].dependencies.as_slice(),
+            _ => self.dependencies.of(id),
         };
         for group in groups(starts, neighbours) {
             let circle: HashSet<&str> = if group.len() > 1 { group.iter().copied().collect() } else { HashSet::new() };
             for id in group {
+                if !(around.is_awaited)() {
+                    return None;
+                }
                 if let Some(place) = planning.places.get(id).copied() {
                     planning.take(place, &circle);
                 }
             }
         }
-        planning.refused.sort_by_key(|(order, _)| *order);
-        let refused = planning.refused.into_iter().map(|(_, refused)| refused).collect();
-        ImportPlan { refused, ..planning.plan }
+        Some(planning.plan)
     }
 
     /// What an application of a plan comes to by now; none: what others did in the meantime does not go with it.
@@ -159,6 +168,8 @@ impl Catalog {
 struct Planning<'a> {
     rules: &'a PortRules,
     list: &'a List,
+    /// The catalog as it is.
+    before: &'a Catalog,
     /// The catalog with what was taken so far.
     work: Catalog,
     /// The ports in use, with all that the list names.
@@ -169,27 +180,30 @@ struct Planning<'a> {
     known: HashMap<(&'a str, Option<u16>), u16>,
     /// Where an id stands in the list, the first time.
     places: HashMap<&'a str, usize>,
-    room: u64,
-    /// One was refused that is there, and needs what it needed before: the order was made for what the list says.
-    is_otherwise: bool,
+    around: Around<'a>,
+    /// One was refused that is there, and needs what it needed before: the order was made for what the list says. These
+    /// may be in a circle now.
+    tangled: Option<HashSet<SmolStr>>,
+    /// How much may still be looked at for such circles.
+    steps: usize,
     plan: ImportPlan,
-    refused: Vec<((bool, usize), RefusedEntry)>,
 }
 
 impl<'a> Planning<'a> {
-    fn new(catalog: &Catalog, rules: &'a PortRules, list: &'a List, room: u64) -> Self {
+    fn new(catalog: &'a Catalog, rules: &'a PortRules, list: &'a List, around: Around<'a>) -> Self {
         let mut planning = Self {
             rules,
             list,
+            before: catalog,
             work: catalog.clone(),
             claims: catalog.ports.clone(),
             families: HashMap::new(),
             known: HashMap::new(),
             places: HashMap::new(),
-            room,
-            is_otherwise: false,
+            around,
+            tangled: None,
+            steps: STEPS_MAX,
             plan: ImportPlan::default(),
-            refused: Vec::new(),
         };
         for (place, listed) in list.applications.iter().enumerate() {
             planning.places.entry(&listed.id).or_insert(place);
@@ -228,36 +242,37 @@ impl<'a> Planning<'a> {
     }
 
     fn refuse(&mut self, (of_applications, place): (bool, usize), id: &str, violations: Vec<Violation>) {
-        let lists = if of_applications { "applications" } else { "service_types" };
-        let at = format!("{lists}[{place}]");
-        let within = |Violation { field, description }| Violation { field: format!("{at}.{field}"), description };
-        let violations = violations.into_iter().map(within).collect();
-        let refused = RefusedEntry { place: at.clone(), id: id.to_owned(), violations };
-        self.refused.push(((of_applications, place), refused));
+        self.plan.refused.add(of_applications, place, id, violations);
     }
 
     /// Takes an entry whose dependencies were looked at before, but for those in a circle with it.
     fn take(&mut self, place: usize, circle: &HashSet<&'a str>) {
         let listed = &self.list.applications[place];
-        let mut violations = Vec::new();
+        let mut violations = listed.faults.clone();
         let current = self.work.applications.get(&listed.id).cloned();
         if current.is_none() {
             self.check_new(listed, &mut violations);
         }
         let ports = self.ports(listed, current.as_deref(), &mut violations);
-        let dependencies = self.dependencies(listed, circle, &mut violations);
+        let dependencies = match &current {
+            Some(current) if listed.keeps => Arc::clone(&current.dependencies),
+            _ => self.dependencies(listed, circle, &mut violations).into(),
+        };
         let ports = if violations.is_empty() { self.give_out(listed, ports, &mut violations) } else { Vec::new() };
         if !violations.is_empty() {
-            self.is_otherwise |= current.is_some();
+            if current.is_some() && self.tangled.is_none() {
+                self.tangled = Some(self.tangled());
+            }
             return self.refuse((true, place), &listed.id, violations);
         }
         let held = current.iter().flat_map(|current| current.ports.iter().cloned());
         let is_new = |port: &Port| current.as_ref().is_none_or(|current| current.port(&port.service).is_none());
         let ports = held.chain(ports.into_iter().filter(is_new)).collect();
-        let application = Application { id: listed.id.clone(), ports, dependencies: dependencies.into() };
+        let application = Application { id: listed.id.clone(), ports, dependencies };
         if current.as_deref() != Some(&application) {
             let is_new = current.is_none();
-            self.room -= u64::from(is_new);
+            self.around.applications -= u64::from(is_new);
+            self.around.services.0 -= u64::from(is_new && !(self.around.knows)(&listed.id));
             self.work.put_application(application.clone().into());
             self.plan.applications.push(Planned { application, is_new });
         }
@@ -267,10 +282,15 @@ impl<'a> Planning<'a> {
         if let Some(fault) = key::fault(&listed.id, key::APPLICATION_CHARACTERS_MIN) {
             violations.push(draft::violation("id", fault));
         }
-        if self.room == 0 {
-            let maximum = super::MAX_APPLICATIONS;
-            let full = Error::Limit { limit: "max_applications", maximum, usage: maximum };
+        let (services, maximum) = self.around.services;
+        let mut full = |limit, maximum| {
+            let full = Error::Limit { limit, maximum, usage: maximum };
             violations.push(draft::violation("id", full.to_string()));
+        };
+        if self.around.applications == 0 {
+            full("max_applications", super::MAX_APPLICATIONS);
+        } else if services == 0 && !(self.around.knows)(&listed.id) {
+            full("max_services", maximum);
         }
         if listed.ports.is_empty() {
             violations.push(draft::violation("ports", "Must specify service when creating application"));
@@ -372,20 +392,51 @@ impl<'a> Planning<'a> {
         }
     }
 
+    /// Those that may be in a circle, whichever entries are refused: each may need what it needs now, and what the list
+    /// says.
+    fn tangled(&self) -> HashSet<SmolStr> {
+        let both = |listed: &Listed| {
+            let now = self.before.dependencies.of(&listed.id);
+            let differs = !listed.keeps && !now.is_empty() && *now != *listed.dependencies;
+            differs.then(|| (listed.id.clone(), [now, &listed.dependencies].concat()))
+        };
+        let both: HashMap<SmolStr, Vec<SmolStr>> = self.list.applications.iter().filter_map(both).collect();
+        let neighbours = |id: &str| match (both.get(id), self.places.get(id)) {
+            (Some(both), _) => both.as_slice(),
+            (None, Some(place)) if !self.list.applications[*place].keeps => {
+                self.list.applications[*place].dependencies.as_slice()
+            }
+            (None, _) => self.before.dependencies.of(id),
+        };
+        let starts = self.list.applications.iter().map(|listed| listed.id.as_str());
+        let circles = groups(starts, neighbours).into_iter().filter(|group| group.len() > 1);
+        circles.flatten().map(SmolStr::new).collect()
+    }
+
+    /// Those that it must not need beside entries that were refused.
+    fn circular_otherwise(&mut self, listed: &'a Listed, violations: &mut Vec<Violation>) -> HashSet<&'a str> {
+        if !self.tangled.as_ref().is_some_and(|tangled| tangled.contains(&listed.id)) {
+            return HashSet::new();
+        }
+        match self.work.dependencies.circular_within(&listed.id, &listed.dependencies, &mut self.steps) {
+            Some(circular) => circular.into_iter().map(SmolStr::as_str).collect(),
+            None => {
+                let sentence = "cannot be judged beside all that is refused: put that right first";
+                violations.push(draft::violation("dependencies", sentence));
+                HashSet::new()
+            }
+        }
+    }
+
     /// What it needs, each once.
     fn dependencies(
-        &self,
+        &mut self,
         listed: &'a Listed,
         circle: &HashSet<&'a str>,
         violations: &mut Vec<Violation>,
     ) -> Vec<SmolStr> {
         let (mut seen, mut wanted) = (HashSet::new(), Vec::new());
-        let mut circle = circle.clone();
-        if self.is_otherwise {
-            circle.extend(
-                self.work.dependencies.circular(&listed.id, &listed.dependencies).into_iter().map(SmolStr::as_str),
-            );
-        }
+        let otherwise = self.circular_otherwise(listed, violations);
         for (place, dependency) in listed.dependencies.iter().enumerate() {
             if !seen.insert(dependency) {
                 continue;
@@ -393,7 +444,7 @@ impl<'a> Planning<'a> {
             wanted.push(dependency.clone());
             let fault = if *dependency == listed.id {
                 draft::on_self(dependency)
-            } else if circle.contains(dependency.as_str()) {
+            } else if circle.contains(dependency.as_str()) || otherwise.contains(dependency.as_str()) {
                 draft::circular(&listed.id, dependency)
             } else if !self.work.applications.contains_key(dependency) {
                 draft::not_there(dependency)

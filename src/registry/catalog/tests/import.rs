@@ -14,11 +14,20 @@ fn listed(id: &str, ports: &[(&str, Option<i64>)], dependencies: &[&str]) -> Lis
         internal: None,
     };
     let dependencies = dependencies.iter().map(|id| SmolStr::new(*id)).collect();
-    Listed { id: id.into(), ports: ports.iter().map(port).collect(), dependencies }
+    Listed { id: id.into(), ports: ports.iter().map(port).collect(), dependencies, ..Listed::default() }
 }
 
 fn plan(catalog: &Catalog, applications: Vec<Listed>) -> ImportPlan {
-    catalog.plan(&PortRules::default(), &List { types: Vec::new(), applications }, MAX_APPLICATIONS)
+    planned(catalog, &List { types: Vec::new(), applications }, around())
+}
+
+/// Nothing else is there, and somebody waits.
+fn around() -> Around<'static> {
+    Around { applications: MAX_APPLICATIONS, services: (1 << 20, 1 << 20), knows: &|_| false, is_awaited: &|| true }
+}
+
+fn planned(catalog: &Catalog, list: &List, around: Around<'_>) -> ImportPlan {
+    catalog.plan(&PortRules::default(), list, around).unwrap()
 }
 
 /// The catalog with what was planned.
@@ -41,7 +50,8 @@ fn ids(plan: &ImportPlan) -> Vec<&str> {
 }
 
 fn faults(plan: &ImportPlan) -> Vec<String> {
-    let violations = plan.refused.iter().flat_map(|refused| &refused.violations);
+    let refused = plan.refused.clone().into_entries();
+    let violations = refused.iter().flat_map(|refused| &refused.violations);
     violations.map(|violation| format!("{}: {}", violation.field, violation.description)).collect()
 }
 
@@ -153,25 +163,95 @@ fn long_circles_and_deep_chains() {
     let mut chain: Vec<Listed> = (0..LONG).map(|number| node(number, number + 1)).collect();
     chain.push(listed(&format!("n-{LONG}"), &[("t", None)], &[]));
     let deep = plan(&catalog(&["t"]), chain.clone());
-    assert_eq!((deep.applications.len(), deep.refused.len()), (LONG + 1, 0));
+    assert_eq!((deep.applications.len(), deep.refused.count()), (LONG + 1, 0));
     chain[LONG] = node(LONG, 0);
     let circle = plan(&catalog(&["t"]), chain);
-    assert_eq!((circle.applications.len(), circle.refused.len()), (0, LONG + 1));
+    assert_eq!((circle.applications.len(), circle.refused.count()), (0, LONG + 1));
 }
 
 #[test]
 fn a_full_catalog_takes_what_it_can() {
     let list = || (0..5).map(|number| listed(&format!("app{number}"), &[("play", None)], &[])).collect::<Vec<_>>();
     let rules = PortRules { ceiling: 6029, ..PortRules::default() };
-    let full = catalog(&[]).plan(&rules, &List { types: Vec::new(), applications: list() }, 9);
+    let full = catalog(&[]).plan(&rules, &List { types: Vec::new(), applications: list() }, around()).unwrap();
     assert_eq!(ids(&full), ["app0", "app1"]);
     assert_eq!(
         faults(&full)[0],
         "applications[2].ports[0].external: the limit catalog_ceiling of 6029 is reached (6021)"
     );
-    let few = catalog(&[]).plan(&PortRules::default(), &List { types: Vec::new(), applications: list() }, 3);
+    let three = Around { applications: 3, ..around() };
+    let few = planned(&catalog(&[]), &List { types: Vec::new(), applications: list() }, three);
     assert_eq!(ids(&few), ["app0", "app1", "app2"]);
     assert!(faults(&few)[0].starts_with("applications[3].id: the limit max_applications of 100000 is reached"));
+}
+
+/// An entry of a long chain is refused: nobody looks through the whole chain for every one behind it.
+#[test]
+fn a_refused_entry_costs_no_more_than_the_list() {
+    const LONG: usize = 20_000;
+    let id = |number: usize| format!("n-{number:05}");
+    let node = |number: usize, needs: &[&str]| listed(&id(number), &[("t", None)], needs);
+    let mut chain: Vec<Listed> = (1..LONG).map(|number| node(number, &[&id(number - 1)])).collect();
+    chain.insert(0, node(0, &[]));
+    let there = taken(&catalog(&["t"]), &plan(&catalog(&["t"]), chain.clone()));
+    chain[0].ports[0].service = "unknown".into();
+    let again = plan(&there, chain.clone());
+    assert_eq!(
+        (again.applications.len(), faults(&again)),
+        (0, vec!["applications[0].ports[0].service: Service not found".to_owned()])
+    );
+    // The same chain the other way round: of each it is asked whether it closes a circle with what was refused, until that
+    // takes too long.
+    for (number, listed) in chain.iter_mut().enumerate() {
+        listed.dependencies = if number + 1 < LONG { vec![id(number + 1).into()] } else { Vec::new() };
+    }
+    let turned = plan(&there, chain);
+    assert!(!turned.refused.is_empty());
+    let after = taken(&there, &turned);
+    assert!(after.dependencies().start_order(None).is_ok());
+}
+
+/// Entries that are refused keep what they needed before, and what others then need closes no circle.
+#[test]
+fn what_is_refused_closes_no_circle() {
+    let there = {
+        let list = vec![listed("aa", &[("play", None)], &["bb"]), listed("bb", &[("play", None)], &[])];
+        taken(&catalog(&[]), &plan(&catalog(&[]), list))
+    };
+    // Turned round, but for the one that is refused.
+    let list = vec![listed("aa", &[("cobol", None)], &[]), listed("bb", &[("play", None)], &["aa"])];
+    let turned = plan(&there, list);
+    let told = [
+        "applications[0].ports[0].service: Service not found",
+        "applications[1].dependencies[0]: Application[bb] Cannot declare a circular dependency on[aa]",
+    ];
+    assert_eq!((ids(&turned), faults(&turned)), (vec![], told.map(str::to_owned).to_vec()));
+}
+
+#[test]
+fn what_is_left_out_stays() {
+    let list = vec![listed("aa", &[("play", None)], &["bb"]), listed("bb", &[("play", None)], &[])];
+    let there = taken(&catalog(&[]), &plan(&catalog(&[]), list));
+    let left_out = || vec![Listed { keeps: true, ..listed("aa", &[("nodejs", None)], &[]) }];
+    let after = taken(&there, &plan(&there, left_out()));
+    let aa = &after.applications()["aa"];
+    assert_eq!((aa.ports.len(), &*aa.dependencies), (2, &[SmolStr::new("bb")][..]));
+    let gone = taken(&after, &plan(&after, vec![listed("aa", &[], &[])]));
+    assert!(gone.applications()["aa"].dependencies.is_empty());
+}
+
+/// Services that are known already take no room.
+#[test]
+fn services_have_to_have_room() {
+    let entries = ["aa", "bb", "cc", "dd"].map(|id| listed(id, &[("play", None)], &[])).to_vec();
+    let knows = |id: &str| id == "bb";
+    let few = Around { services: (2, 300), knows: &knows, ..around() };
+    let plan = planned(&catalog(&[]), &List { types: Vec::new(), applications: entries.clone() }, few);
+    assert_eq!(ids(&plan), ["aa", "bb", "cc"]);
+    assert_eq!(faults(&plan), ["applications[3].id: the limit max_services of 300 is reached (300)"]);
+    let left = Around { is_awaited: &|| false, ..around() };
+    let list = List { types: Vec::new(), applications: entries };
+    assert_eq!(catalog(&[]).plan(&PortRules::default(), &list, left), None, "nobody waits");
 }
 
 #[test]
@@ -237,6 +317,7 @@ fn export(catalog: &Catalog) -> List {
         id: of.id.clone(),
         ports: of.ports.iter().map(port).collect(),
         dependencies: of.dependencies.to_vec(),
+        ..Listed::default()
     };
     List { types: types.map(draft).collect(), applications: catalog.applications().values().map(application).collect() }
 }
@@ -268,8 +349,8 @@ proptest! {
             listed.id.bytes().fold(seed | 1, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
         });
         let empty = Catalog::seeded();
-        let whole = empty.plan(&rules, &list, MAX_APPLICATIONS);
-        prop_assert_eq!(&whole.refused, &Vec::new());
+        let whole = empty.plan(&rules, &list, around()).unwrap();
+        prop_assert_eq!(&whole.refused, &Refusals::default());
         prop_assert_eq!(export(&taken(&empty, &whole)), export(&there));
     }
 }
