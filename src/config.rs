@@ -152,7 +152,7 @@ settings! {
         tls_client_ca: Option<Pem> = None, PemOrFile;
         /// Whether a client needs a certificate where `tls_client_ca` is given: required, or optional, where one that is
         /// shown has to be good. Probes and scrapes on `ops_listen` need none. Default required.
-        tls_client_auth: ClientAuth = ClientAuth::Required, Choice;
+        tls_client_auth: Option<ClientAuth> = None, Choice;
         /// Threads that serve connections, 1 to 256; with one, that thread owns the state too. Default 1.
         io_threads: usize = 1, Count<1, 256>;
         /// After a restart no lease ends sooner than this from when the port answers. Default 30s.
@@ -316,6 +316,7 @@ fn check_tls(settings: &ServeSettings) -> Vec<String> {
         ("tls_cert", settings.tls_cert.is_some(), "tls_key", settings.tls_key.is_some()),
         ("tls_key", settings.tls_key.is_some(), "tls_cert", settings.tls_cert.is_some()),
         ("tls_client_ca", settings.tls_client_ca.is_some(), "tls_cert", settings.tls_cert.is_some()),
+        ("tls_client_auth", settings.tls_client_auth.is_some(), "tls_client_ca", settings.tls_client_ca.is_some()),
     ];
     let missing = needs.into_iter().filter(|(_, given, _, there)| *given && !there);
     missing.map(|(setting, _, other, _)| format!("{setting}: without {other} it is of no use")).collect()
@@ -325,7 +326,8 @@ impl ServeSettings {
     /// What TLS is made of, if it is spoken.
     #[must_use]
     pub fn tls(&self) -> Option<ServerFiles> {
-        let clients = self.tls_client_ca.clone().map(|authorities| (authorities, self.tls_client_auth));
+        let auth = self.tls_client_auth.unwrap_or(ClientAuth::Required);
+        let clients = self.tls_client_ca.clone().map(|authorities| (authorities, auth));
         Some(ServerFiles { certificate: self.tls_cert.clone()?, key: self.tls_key.clone()?, clients })
     }
 }
@@ -434,6 +436,8 @@ mod tests {
         assert_eq!(wrong(&["tls_cert", "tls_key"]), [""; 0]);
         assert_eq!(wrong(&["tls_cert", "tls_key", "tls_client_ca"]), [""; 0]);
         assert_eq!(wrong(&["tls_cert"]), ["tls_cert: without tls_key it is of no use"]);
+        let open = ServeSettings { tls_client_auth: Some(ClientAuth::Required), ..ServeSettings::default() };
+        assert_eq!(check_serve(&open), ["tls_client_auth: without tls_client_ca it is of no use"]);
         let [open, key, authorities] = &wrong(&["tls_key", "tls_client_ca"])[..] else { panic!() };
         assert!(open.contains("give --tls-cert and --tls-key") && open.contains("or add --insecure"), "{open}");
         assert_eq!(key, "tls_key: without tls_cert it is of no use");

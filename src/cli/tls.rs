@@ -157,13 +157,15 @@ fn show(args: &InitArgs, pairs: &[(&str, Minted)]) -> Result<(), Failure> {
     let names: Vec<_> = pairs.iter().map(|(name, _)| format!("{name}.pem, {name}.key")).collect();
     print.line(&format!("Made in {dir}: {}; good until {}.", names.join(", "), ends(args.days)))?;
     print.line("Whoever has ca.key can make certificates that all of these believe: keep it away from servers.")?;
-    let host = args.hosts.first().map_or("localhost", String::as_str);
+    // A pattern is for many hosts, of which none is known.
+    let host = args.hosts.iter().find(|host| !host.contains('*')).map_or("localhost", String::as_str);
+    let host = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
     let client = args.clients.first().map_or("client", String::as_str);
     // In a line for a shell it is a word, elsewhere a text.
     let lines = USES.trim_end().lines().map(|line| {
         let of_shell = ["onair ", "export ", "grpcurl ", "curl "].iter().any(|start| line.starts_with(start));
         let dir = if of_shell { quoted(&dir) } else { dir.clone() };
-        line.replace("{dir}", &dir).replace("{host}", host).replace("{client}", client)
+        line.replace("{dir}", &dir).replace("{host}", &host).replace("{client}", client)
     });
     print.line(&lines.collect::<Vec<_>>().join("\n"))
 }

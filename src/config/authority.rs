@@ -124,6 +124,12 @@ impl WebOrigin {
         is_scheme.then_some(Self { scheme, host, port })
     }
 
+    /// Whether its pages come by TLS.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.scheme == "https"
+    }
+
     /// Whether it is what answers at `authority`, reached by the origin's own scheme.
     #[must_use]
     pub fn is_at(&self, authority: &Authority) -> bool {

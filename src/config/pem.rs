@@ -17,7 +17,8 @@ impl Kind<Option<Pem>> for PemOrFile {
     }
 }
 
-impl Word for ClientAuth {
+impl Word for Option<ClientAuth> {
     const VALUE_NAME: &'static str = "required|optional";
-    const WORDS: &'static [(&'static str, Self)] = &[("required", Self::Required), ("optional", Self::Optional)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("required", Some(ClientAuth::Required)), ("optional", Some(ClientAuth::Optional))];
 }

@@ -135,8 +135,9 @@ impl<S: Settings> clap::FromArgMatches for Given<S> {
             let texts: Vec<&str> =
                 matches.get_many::<String>(row.key).into_iter().flatten().map(String::as_str).collect();
             let text = texts.join(",");
-            // A variable that is set to nothing says nothing.
-            if !(text.is_empty() && matches!(origin, Origin::Environment(_))) {
+            // A variable that is set to nothing says nothing; but what protects is not left out in silence.
+            let protects = row.key.starts_with("tls_");
+            if !text.is_empty() || protects || !matches!(origin, Origin::Environment(_)) {
                 values.insert(row.key, (text, origin));
             }
         }

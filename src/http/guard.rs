@@ -88,7 +88,9 @@ impl Guard {
     }
 
     fn is_allowed(&self, origin: &header::HeaderValue, asked: &Authority) -> bool {
-        read(origin).is_some_and(|origin| origin.is_at(asked) || self.origins.contains(&origin))
+        // Where TLS is spoken, a page that came in the clear is whoever's is on the way.
+        let is_own = |origin: &WebOrigin| origin.is_at(asked) && (self.tls.is_none() || origin.is_secure());
+        read(origin).is_some_and(|origin| is_own(&origin) || self.origins.contains(&origin))
     }
 
     /// What it may be called, in the order of the alphabet.

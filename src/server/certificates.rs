@@ -14,12 +14,14 @@ use super::ServeError;
 use crate::{
     config::ServeSettings,
     metrics::{Certificate, Metrics, Reload},
-    tls::{Date, Live, Loaded, TlsError},
+    tls::{Date, Live, Loaded, Look, TlsError},
 };
 
 /// How often files are looked at. One that has changed is read when it looks the same twice: whoever writes two files is
 /// given the time for it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often what was refused is tried again, in looks: it may become valid, or readable, without looking different.
+const TRY_EVERY: u32 = 10;
 /// How often it is said that a certificate has expired, in looks.
 const COMPLAIN_EVERY: u32 = 600;
 
@@ -35,10 +37,12 @@ impl Certificates {
     /// Loads what the settings name, and keeps watching it.
     pub(super) fn start(settings: &ServeSettings, metrics: &Arc<Metrics>) -> Result<Self, ServeError> {
         let Some(files) = settings.tls() else { return Ok(Self { live: None, keeper: None }) };
+        // Before it is read: what changes meanwhile is seen.
+        let read = files.look();
         let live = Arc::new(Live::load(files).map_err(ServeError::Tls)?);
         said(&live.now(), metrics);
         let (keeper, asked) = mpsc::channel();
-        let keep = Keeper { live: Arc::clone(&live), metrics: Arc::clone(metrics) };
+        let keep = Keeper { live: Arc::clone(&live), metrics: Arc::clone(metrics), read, refused: None };
         let thread = thread::Builder::new().name("onair-certs".to_owned());
         thread.spawn(move || keep.run(&asked)).map_err(ServeError::system("a thread"))?;
         Ok(Self { live: Some(live), keeper: Some(keeper) })
@@ -60,22 +64,29 @@ impl Certificates {
 struct Keeper {
     live: Arc<Live>,
     metrics: Arc<Metrics>,
+    /// How the files looked when they were read.
+    read: Vec<Option<Look>>,
+    /// What was wrong then.
+    refused: Option<String>,
 }
 
 impl Keeper {
-    fn run(&self, asked: &mpsc::Receiver<()>) {
-        let (mut read, mut seen) = (self.live.look(), self.live.look());
+    fn run(mut self, asked: &mpsc::Receiver<()>) {
+        let mut seen = self.read.clone();
         for turn in 0_u32.. {
             match asked.recv_timeout(LOOK_EVERY) {
                 Ok(()) => {
-                    (read, seen) = (self.live.look(), self.live.look());
+                    self.refused = None;
                     self.reload("SIGHUP");
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let looks = self.live.look();
-                    if looks != read && looks == seen {
-                        read.clone_from(&looks);
+                    let over = self.live.now().read_again.is_some_and(|end| end < SystemTime::now());
+                    let again = (over || self.refused.is_some()) && turn % TRY_EVERY == 0;
+                    if looks != self.read && looks == seen {
                         self.reload("a file has changed");
+                    } else if again {
+                        self.reload(if over { "an authority has expired" } else { "they were refused before" });
                     }
                     seen = looks;
                 }
@@ -88,17 +99,22 @@ impl Keeper {
         }
     }
 
-    fn reload(&self, why: &str) {
+    fn reload(&mut self, why: &str) {
+        self.read = self.live.look();
         match self.live.reload() {
             Ok(loaded) => {
+                self.refused = None;
                 self.metrics.tls_reloads.of((Reload::Done,)).inc();
                 tracing::info!(why, "the certificates were read again: new connections use them");
                 said(&loaded, &self.metrics);
             }
             Err(wrong) => {
-                self.metrics.tls_reloads.of((Reload::Refused,)).inc();
                 let wrong = sentences(&wrong);
-                tracing::error!(why, %wrong, "the certificates cannot be used: those from before stay in force");
+                if self.refused.as_ref() != Some(&wrong) {
+                    self.metrics.tls_reloads.of((Reload::Refused,)).inc();
+                    tracing::error!(why, %wrong, "the certificates cannot be used: those from before stay in force");
+                    self.refused = Some(wrong);
+                }
             }
         }
     }

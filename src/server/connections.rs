@@ -6,7 +6,7 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::{Request, Response};
@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
+    time::{sleep, timeout},
 };
 use tonic::{body::Body, transport::server::TcpConnectInfo};
 
@@ -48,6 +49,9 @@ const HEAD_WAIT: Duration = Duration::from_secs(10);
 const HEADERS_MAX: usize = 100;
 /// Bytes that are read ahead on an HTTP/1 connection, beyond what headers may have: a body is read in pieces of this.
 const READ_AHEAD: usize = 64 << 10;
+
+/// How long the calls of a connection go on after its client's certificate has expired.
+const LAST_MOMENT: Duration = Duration::from_secs(5);
 
 /// How the two protocols are spoken.
 #[derive(Clone, Debug)]
@@ -144,16 +148,17 @@ async fn serve_one(
             Spoken::Http2 => Protocol::Http2,
         },
     );
+    let expires = certificate.as_ref().map(|certificate| certificate.expires);
     let calls = Calls { front, peer: connection.peer(), certificate };
     let connection = TokioIo::new(connection);
     match spoken {
         Spoken::Http1 => {
             let connection = pin!(protocols.http1.serve_connection(connection, calls));
-            drive(connection, http1::Connection::graceful_shutdown, stopping).await
+            drive(connection, http1::Connection::graceful_shutdown, stopping, expires).await
         }
         Spoken::Http2 => {
             let connection = pin!(protocols.http2.serve_connection(connection, calls));
-            drive(connection, http2::Connection::graceful_shutdown, stopping).await
+            drive(connection, http2::Connection::graceful_shutdown, stopping, expires).await
         }
     }
     .map_err(io::Error::other)
@@ -176,19 +181,30 @@ async fn begin(socket: TcpStream, protocols: &Protocols) -> io::Result<(Spoken, 
 }
 
 /// Runs a connection to its end. When the server stops it takes no more calls: an idle one ends at once, any other with
-/// its last call.
-async fn drive<C: Future>(
+/// its last call. So it does when its client's certificate expires, but then a stream has only a moment more.
+async fn drive<C: Future<Output = Result<(), E>>, E>(
     mut connection: Pin<&mut C>,
     shut_down: impl FnOnce(Pin<&mut C>),
     mut stopping: watch::Receiver<bool>,
-) -> C::Output {
-    tokio::select! {
+    expires: Option<SystemTime>,
+) -> Result<(), E> {
+    let over = async {
+        match expires {
+            Some(end) => sleep(end.duration_since(SystemTime::now()).unwrap_or_default()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let has_expired = tokio::select! {
         biased;
         ended = connection.as_mut() => return ended,
-        () = told(&mut stopping) => {}
-    }
+        () = told(&mut stopping) => false,
+        () = over => true,
+    };
     shut_down(connection.as_mut());
-    connection.await
+    match has_expired {
+        false => connection.await,
+        true => timeout(LAST_MOMENT, connection).await.unwrap_or(Ok(())),
+    }
 }
 
 /// What one connection's requests are given to.

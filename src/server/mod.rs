@@ -305,10 +305,17 @@ fn announce(settings: &ServeSettings, addresses: &[SocketAddr], ops: &[SocketAdd
     let data = if settings.ephemeral { "nothing is kept".to_owned() } else { settings.data_dir.display().to_string() };
     let by = match (&settings.tls_cert, &settings.tls_client_ca, settings.tls_client_auth) {
         (None, ..) => "",
-        (Some(_), Some(_), ClientAuth::Required) => "by TLS, with client certificates ",
+        (Some(_), Some(_), None | Some(ClientAuth::Required)) => "by TLS, with client certificates ",
         (Some(_), ..) => "by TLS ",
     };
     tracing::info!(?addresses, %data, instances, revision, "serving");
+    let asks_nobody = settings.tls_client_ca.is_none() || settings.tls_client_auth == Some(ClientAuth::Optional);
+    if asks_nobody && !settings.insecure && addresses.iter().any(|address| !address.ip().is_loopback()) {
+        tracing::warn!(
+            "whoever reaches the port may do everything: TLS hides what is on the way, and only client certificates \
+             (tls_client_ca) say who calls"
+        );
+    }
     let mut out = std::io::stdout().lock();
     for address in addresses {
         // Standard output may be closed; that is no reason not to serve.

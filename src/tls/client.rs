@@ -36,7 +36,7 @@ impl ClientFiles {
     /// Everything that is wrong, each naming its file.
     pub fn load(&self, protocol: &str) -> Result<ClientTls, Vec<TlsError>> {
         let roots = match &self.ca {
-            Some(source) => pem::authorities("ca", source).map(|(roots, _)| roots),
+            Some(source) => pem::authorities("ca", source, false).map(|found| found.roots),
             None => Ok(of_this_system()),
         };
         let pair = self.pair.as_ref().map(|(certificate, key)| pem::pair(("cert", certificate), ("key", key)));

@@ -12,14 +12,16 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     sign::CertifiedKey,
 };
-use x509_cert::{Certificate, der::Decode as _};
+use x509_cert::{Certificate, der::Decode as _, ext::pkix::BasicConstraints};
 
 use super::peer::Unreadable;
 
 /// Longest file that is read: thousands of certificates.
 const FILE_BYTES_MAX: u64 = 4 << 20;
-/// With what PEM begins.
-const BEGIN: &str = "-----BEGIN ";
+/// With what PEM begins, after whatever its writer puts before it.
+const BEGIN: &str = "-----BEGIN";
+/// Longest path that is shown: what is longer is none, and may be a key.
+const SHOWN_MAX: usize = 255;
 
 /// Where PEM comes from.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,13 +33,12 @@ pub enum Pem {
 }
 
 impl Pem {
-    /// Takes text that begins as PEM does for PEM, and any other for a path.
+    /// Takes text that has the beginning of PEM in it, or more than one line, for PEM, however broken it is; any other
+    /// for a path.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        match text.trim_start() {
-            text if text.starts_with(BEGIN) => Self::Text(text.to_owned()),
-            _ => Self::File(PathBuf::from(text)),
-        }
+        let is_text = text.contains(BEGIN) || text.contains(['\n', '\r']) || text.contains("\\n");
+        if is_text { Self::Text(text.to_owned()) } else { Self::File(PathBuf::from(text)) }
     }
 
     /// The file, if it is one.
@@ -66,6 +67,7 @@ impl Pem {
 impl fmt::Display for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::File(path) if path.as_os_str().len() > SHOWN_MAX => f.write_str("a path that is too long"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Text(_) => f.write_str("the PEM that is given as text"),
         }
@@ -115,6 +117,8 @@ pub(super) enum Fault {
     NotYet(Date),
     #[error("all certificates in it have expired, the last on {0}")]
     AllExpired(Date),
+    #[error("a certificate in it is no authority's: it may not sign others (basic constraints without CA)")]
+    NoAuthority,
     #[error("it cannot be used: {0}")]
     Refused(String),
 }
@@ -222,20 +226,67 @@ pub(super) fn pair(certificate: (&'static str, &Pem), key: (&'static str, &Pem))
     }
 }
 
-/// The authorities of `source`, one of which is valid now; and when the last of them expires.
-pub(super) fn authorities(
-    setting: &'static str,
-    source: &Pem,
-) -> Result<(rustls::RootCertStore, SystemTime), TlsError> {
+/// Who signs certificates.
+pub(super) struct Authorities {
+    /// Those of them that have not expired: whoever verifies by them does not look at that.
+    pub(super) roots: rustls::RootCertStore,
+    /// When the first of these expires: they have to be read again by then.
+    pub(super) first: SystemTime,
+    /// When the last of them expires.
+    pub(super) last: SystemTime,
+}
+
+/// The authorities of `source`, at least one of which is valid now. With `only`, each has to be one.
+pub(super) fn authorities(setting: &'static str, source: &Pem, only: bool) -> Result<Authorities, TlsError> {
     let all = certificates(setting, source)?;
     let refused = |fault| TlsError::new(setting, source, fault);
-    let until = all.iter().map(|(_, validity)| validity.until).max().unwrap_or(SystemTime::UNIX_EPOCH);
-    if until < SystemTime::now() {
-        return Err(refused(Fault::AllExpired(Date(until))));
+    let now = SystemTime::now();
+    let last = all.iter().map(|(_, validity)| validity.until).max().unwrap_or(SystemTime::UNIX_EPOCH);
+    if last < now {
+        return Err(refused(Fault::AllExpired(Date(last))));
     }
-    let mut roots = rustls::RootCertStore::empty();
-    for (certificate, _) in all {
+    let (mut roots, mut first) = (rustls::RootCertStore::empty(), last);
+    for (certificate, validity) in all.into_iter().filter(|(_, validity)| validity.until >= now) {
+        if only && !signs_others(&certificate) {
+            return Err(refused(Fault::NoAuthority));
+        }
         roots.add(certificate).map_err(|error| refused(Fault::Refused(error.to_string())))?;
+        first = first.min(validity.until);
     }
-    Ok((roots, until))
+    Ok(Authorities { roots, first, last })
+}
+
+/// Whether a certificate is an authority's: whoever verifies by it takes that for granted.
+fn signs_others(der: &[u8]) -> bool {
+    let Ok(certificate) = Certificate::from_der(der) else { return false };
+    let constraints = certificate.tbs_certificate().get_extension::<BasicConstraints>();
+    constraints.is_ok_and(|found| found.is_some_and(|(_, constraints)| constraints.ca))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As environments and tools garble it: in quotes, after what was exported beside it, in one line, without its head.
+    #[test]
+    fn a_key_is_shown_nowhere_however_it_is_given() {
+        let body = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg".repeat(8);
+        let whole = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
+        for text in [
+            whole.clone(),
+            format!("\"{whole}\""),
+            format!("Bag Attributes\n    friendlyName: web\n{whole}"),
+            whole.replace('\n', "\\n"),
+            whole.replace('\n', " "),
+            body.clone(),
+            format!("{}\n{}", &body[..64], &body[64..]),
+        ] {
+            let pem = Pem::parse(&text);
+            let error = TlsError::new("tls_key", &pem, pem.read().err().unwrap_or(Fault::NoKey));
+            for shown in [pem.to_string(), format!("{pem:?}"), error.to_string(), format!("{error:?}")] {
+                assert!(!shown.contains("MIGHAgEAMBMGByq"), "{shown}");
+            }
+        }
+        assert_eq!(Pem::parse("/etc/onair/server.key").to_string(), "/etc/onair/server.key");
+    }
 }

@@ -52,6 +52,8 @@ pub struct Loaded {
     pub expires: SystemTime,
     /// When the last authority of clients expires, if there is one.
     pub clients_expire: Option<SystemTime>,
+    /// When the first authority of clients expires, and is not to be believed from then on.
+    pub read_again: Option<SystemTime>,
     /// Whom the certificate is for.
     pub names: Arc<[AlternativeName]>,
 }
@@ -64,8 +66,8 @@ impl ServerFiles {
     pub fn load(&self) -> Result<Loaded, Vec<TlsError>> {
         let pair = pem::pair(("tls_cert", &self.certificate), ("tls_key", &self.key));
         let clients = self.clients.as_ref().map(|(source, auth)| {
-            let (roots, until) = pem::authorities("tls_client_ca", source)?;
-            Ok((Arc::new(roots), until, *auth, source))
+            let pem::Authorities { roots, first, last } = pem::authorities("tls_client_ca", source, true)?;
+            Ok((Arc::new(roots), (first, last), *auth, source))
         });
         let (pair, clients) = match (pair, clients.transpose()) {
             (Ok(pair), Ok(clients)) => (pair, clients),
@@ -96,9 +98,16 @@ impl ServerFiles {
             config: config(needed)?,
             ops_config: config(false)?,
             expires: pair.until,
-            clients_expire: clients.as_ref().map(|(_, until, ..)| *until),
+            clients_expire: clients.as_ref().map(|(_, (_, last), ..)| *last),
+            read_again: clients.as_ref().map(|(_, (first, _), ..)| *first),
             names,
         })
+    }
+
+    /// What tells whether a file may have changed, without reading it.
+    #[must_use]
+    pub fn look(&self) -> Vec<Option<Look>> {
+        self.paths().map(|path| fs::metadata(path).ok().and_then(|about| Look::of(&about))).collect()
     }
 
     fn paths(&self) -> impl Iterator<Item = &PathBuf> {
@@ -176,10 +185,10 @@ impl Live {
         Ok(loaded)
     }
 
-    /// What tells whether a file may have changed, without reading it.
+    /// See [`ServerFiles::look`].
     #[must_use]
     pub fn look(&self) -> Vec<Option<Look>> {
-        self.files.paths().map(|path| fs::metadata(path).ok().and_then(|about| Look::of(&about))).collect()
+        self.files.look()
     }
 }
 
@@ -187,6 +196,8 @@ impl Live {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     modified: SystemTime,
+    /// Changes with the right to read it, too: seconds and nanoseconds.
+    changed: (i64, i64),
     bytes: u64,
     /// Another one if it was replaced by renaming, or by pointing a link elsewhere.
     inode: u64,
@@ -195,6 +206,7 @@ pub struct Look {
 impl Look {
     fn of(about: &fs::Metadata) -> Option<Self> {
         use std::os::unix::fs::MetadataExt as _;
-        Some(Self { modified: about.modified().ok()?, bytes: about.len(), inode: about.ino() })
+        let changed = (about.ctime(), about.ctime_nsec());
+        Some(Self { modified: about.modified().ok()?, changed, bytes: about.len(), inode: about.ino() })
     }
 }

@@ -1,7 +1,12 @@
 //! TLS on real sockets: one port for every front, clients with and without certificates, good and bad ones, handshakes
 //! that never end, and certificates that are replaced while streams go on.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use onair::{
     proto::{GetServerInfoRequest, registry_client::RegistryClient},
@@ -179,6 +184,67 @@ async fn clients_need_a_good_certificate_where_they_need_one() {
     optional.info(Some(&optional.ca.client(CLIENT, 30))).await.unwrap();
     let said = optional.info(Some(&good)).await.unwrap_err();
     assert!(said.contains("does not believe the authority"), "{said}");
+}
+
+/// A client's certificate is good for as long as it says, on a connection from before as well.
+#[tokio::test]
+async fn a_stream_ends_with_the_certificate_that_it_was_begun_with() {
+    let secured = Secured::start(&["--tls-client-ca", "CA"]).await;
+    let end = SystemTime::now() + Duration::from_secs(5);
+    let (short, long) = (secured.ca.client_until(CLIENT, end), secured.ca.client(CLIENT, 30));
+    let watch = async |pair: &Files| {
+        let mut api = RegistryClient::new(secured.channel(Some(pair)).await.unwrap());
+        let mut watch = api.watch(everything()).await.unwrap().into_inner();
+        watch.message().await.unwrap().unwrap();
+        (api, watch)
+    };
+    let tls = secured.tls(Some(&short), "h2");
+    let (_keep, mut over) = watch(&short).await;
+    let (mut other, mut goes_on) = watch(&long).await;
+    let ended = async { while let Ok(Some(_)) = over.message().await {} };
+    within("the end of the certificate's stream", ended).await;
+    // Certificates count in seconds.
+    assert!(SystemTime::now() + Duration::from_secs(1) >= end);
+    let said = info(channel(secured.address(), &tls).await).await.unwrap_err();
+    assert!(said.contains("expired"), "{said}");
+    other.register(register("web", "a", 60.0)).await.unwrap();
+    assert_eq!(within("the event", goes_on.message()).await.unwrap().unwrap().events.len(), 1);
+}
+
+/// What signs clients' certificates has to be an authority, and one that is over is none any more.
+#[tokio::test]
+async fn clients_are_believed_by_authorities_alone() {
+    let (dir, ca, over) = (tempfile::tempdir().unwrap(), Authority::new(), Authority::expired());
+    let (certificate, key) = write(dir.path(), "server", &ca.server(&["localhost"], 30));
+    let authorities = dir.path().join("ca.pem").display().to_string();
+    fs::write(&authorities, format!("{}{}", over.pem, ca.pem)).unwrap();
+    let flags = ["--tls-cert", &certificate, "--tls-key", &key, "--tls-client-ca", &authorities];
+    let server = Server::ephemeral(&flags).await;
+    let ask = async |signer: &Authority| {
+        let tls = client_files(&ca, Some(&signer.client(CLIENT, 30)), "h2");
+        info(channel(server.address(), &tls).await).await
+    };
+    ask(&ca).await.unwrap();
+    let said = ask(&over).await.unwrap_err();
+    assert!(said.contains("does not believe the authority"), "{said}");
+
+    fs::write(&authorities, format!("{}{}", ca.pem, ca.client(CLIENT, 30).certificate)).unwrap();
+    let start: Vec<&str> = ["serve", "--ephemeral", "--listen", "127.0.0.1:0"].into_iter().chain(flags).collect();
+    let (code, _, said) = crate::harness::said(&crate::harness::onair(&start).await);
+    let sentence = "ca.pem: a certificate in it is no authority's";
+    assert!(code == 2 && said.contains("tls_client_ca: ") && said.contains(sentence), "{code} {said}");
+}
+
+/// A certificate that is put there before it is valid is used once it is, though its file does not change then.
+#[tokio::test]
+async fn what_was_refused_is_tried_again() {
+    let secured = Secured::start(&[]).await;
+    // A minute is a difference of clocks.
+    secured.replace(&secured.ca.server_from(SystemTime::now() + Duration::from_secs(64)));
+    secured.logged("the certificate is not valid before").await;
+    let line = secured.logged("the certificates were read again").await;
+    assert!(line.contains("they were refused before"), "{line}");
+    assert_eq!(secured.server.log().matches("the certificate is not valid before").count(), 1);
 }
 
 #[tokio::test]

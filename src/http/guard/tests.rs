@@ -4,6 +4,8 @@ use http::HeaderValue;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
+use crate::tls::{Pem, ServerFiles, mint::Mint};
+
 use super::*;
 
 fn guard(listen: &str, more: impl FnOnce(&mut ServeSettings)) -> Guard {
@@ -179,4 +181,29 @@ fn a_refusal_says_how_to_come_in() {
         judge("localhost", "http://evil.example"),
         "pages of `http://evil.example` may not call this server: add the origin to cors_origins if they are to"
     );
+}
+
+/// Whoever is on the way can be `http://` any name.
+#[test]
+fn where_tls_is_spoken_our_own_pages_come_by_it() {
+    let authority = Mint::new(1).unwrap();
+    let minted = authority.server(&["registry.example".to_owned()], 1).unwrap();
+    let pair = [&minted.certificate, &minted.key].map(|pem| Pem::Text(pem.clone()));
+    let [certificate, key] = pair;
+    let live = Live::load(ServerFiles { certificate, key, clients: None }).unwrap();
+    let bound = ["127.0.0.1:6624".parse().unwrap()];
+    let settings =
+        ServeSettings { cors_origins: vec![WebOrigin::parse("http://shop.example").unwrap()], ..Default::default() };
+    let guard = Guard::new(&bound, &settings, Some(&Arc::new(live)));
+    for (host, origin, wanted) in [
+        ("registry.example:6624", "https://registry.example:6624", "ok"),
+        ("localhost:6624", "https://localhost:6624", "ok"),
+        ("registry.example:6624", "http://registry.example:6624", "ORIGIN_NOT_ALLOWED"),
+        ("localhost:6624", "http://localhost:6624", "ORIGIN_NOT_ALLOWED"),
+        // Who is allowed by name may come as it was named.
+        ("localhost:6624", "http://shop.example", "ok"),
+        ("other.example:6624", "https://other.example:6624", "HOST_NOT_ALLOWED"),
+    ] {
+        assert_eq!(judged(&guard, "/v1/info", &[("host", host), ("origin", origin)]), wanted, "{host} {origin}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    ops::Range,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -32,7 +33,18 @@ pub struct Files {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::of(CertificateParams::default())
+    }
+
+    /// One that was good for a year, until yesterday.
+    pub fn expired() -> Self {
         let mut parameters = CertificateParams::default();
+        parameters.not_before = (SystemTime::now() - 366 * DAY).into();
+        parameters.not_after = (SystemTime::now() - DAY).into();
+        Self::of(parameters)
+    }
+
+    fn of(mut parameters: CertificateParams) -> Self {
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         // Each has a name of its own, as those of different people have.
@@ -56,14 +68,28 @@ impl Authority {
         self.sign(vec![SanType::URI(uri.try_into().unwrap())], ExtendedKeyUsagePurpose::ClientAuth, days)
     }
 
+    /// For a server that is `localhost` from then on.
+    pub fn server_from(&self, from: SystemTime) -> Files {
+        let names = vec![SanType::DnsName("localhost".try_into().unwrap())];
+        self.sign_for(names, ExtendedKeyUsagePurpose::ServerAuth, from..from + 9 * DAY)
+    }
+
+    /// For a client that is called so, until then.
+    pub fn client_until(&self, uri: &str, until: SystemTime) -> Files {
+        let names = vec![SanType::URI(uri.try_into().unwrap())];
+        self.sign_for(names, ExtendedKeyUsagePurpose::ClientAuth, until - 9 * DAY..until)
+    }
+
     fn sign(&self, names: Vec<SanType>, purpose: ExtendedKeyUsagePurpose, days: i32) -> Files {
-        let now = SystemTime::now();
+        let (now, span) = (SystemTime::now(), DAY * days.unsigned_abs());
+        self.sign_for(names, purpose, now - 100 * DAY..if days < 0 { now - span } else { now + span })
+    }
+
+    fn sign_for(&self, names: Vec<SanType>, purpose: ExtendedKeyUsagePurpose, valid: Range<SystemTime>) -> Files {
         let mut parameters = CertificateParams::default();
         parameters.subject_alt_names = names;
         parameters.extended_key_usages = vec![purpose];
-        parameters.not_before = (now - 100 * DAY).into();
-        let span = DAY * days.unsigned_abs();
-        parameters.not_after = if days < 0 { (now - span).into() } else { (now + span).into() };
+        (parameters.not_before, parameters.not_after) = (valid.start.into(), valid.end.into());
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.signed_by(&key, &self.issuer).unwrap().pem();
         Files { certificate, key: key.serialize_pem() }
