@@ -9,8 +9,8 @@ use onair::{
     engine::memory::MemoryEngine,
     proto::Instance,
     registry::{
-        Change, Command, Context, Decision, Filter, FilterSet, Guarded, Matcher, Outcome, Presence, Principal,
-        Register, Registration, Registry, ReplyBudget, Secret, StateLimits,
+        Change, Command, Context, Decision, Filter, FilterSet, Guarded, Matcher, Outcome, Principal, Register,
+        Registration, Registry, ReplyBudget, Secret, StateLimits,
     },
     watch::{Hub, HubOptions},
 };
@@ -122,6 +122,6 @@ fn watched_change(bencher: Bencher<'_, '_>, size: u32) {
         revision += 1;
         let events = registry.fold(revision, &changes);
         hub.log().publish(revision, events);
-        feed.next(hub.log(), before, &|| (0, Presence::default()))
+        feed.next(hub.log(), before, &mut None)
     });
 }

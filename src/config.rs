@@ -207,6 +207,8 @@ settings! {
         max_namespaces: usize = 10_000, Count<1, { u32::MAX as u64 }>;
         /// Limit on watches and subscriptions open at once. Default 100000.
         max_watches: usize = 100_000, Count<1, { u32::MAX as u64 }>;
+        /// Limit on the bytes of what the summaries of all watches are counted by. Default 256MiB.
+        max_summary_bytes: u64 = 256 * MIB, Size<{ 1 << 10 }, { 1 << 40 }>;
         /// Limit on subscriptions of one Subscribe stream. Default 10000.
         max_subscriptions: usize = 10_000, Count<1, { u32::MAX as u64 }>;
         /// Limit on selectors of one watch or subscription. Default 100.

@@ -98,7 +98,7 @@ fn breaker(breaker: &Breaker) -> String {
     }
 }
 
-fn limits(limits: &Limits) -> [(&'static str, String); 22] {
+fn limits(limits: &Limits) -> [(&'static str, String); 23] {
     [
         ("max instances", human_count(limits.max_instances)),
         ("max services", human_count(limits.max_services)),
@@ -114,6 +114,7 @@ fn limits(limits: &Limits) -> [(&'static str, String); 22] {
         ("max metadata depth", human_count(limits.max_metadata_depth)),
         ("max page size", human_count(limits.max_page_size)),
         ("max log", human_bytes(limits.max_log_bytes)),
+        ("max summaries", human_bytes(limits.max_summary_bytes)),
         ("max inbox", human_count(limits.max_inbox)),
         ("max name", human_bytes(limits.max_name_bytes)),
         ("max selector", human_bytes(limits.max_selector_bytes)),

@@ -90,6 +90,11 @@ impl Namespace {
         self.keys.get(key)
     }
 
+    /// How many partitions there may be, at most.
+    pub(super) fn all_partitions(&self) -> u64 {
+        (self.services.len() + self.partitions.len()) as u64
+    }
+
     /// Takes in what became of a service's partition. Whether its key stands otherwise.
     pub(super) fn follow(&mut self, service: &SmolStr, moved: &Moved) -> bool {
         let Moved { key, before, after } = moved;
@@ -120,12 +125,6 @@ impl Namespace {
             }
         }
         assert_eq!((&self.partitions, &self.keys), (&partitions, &keys));
-    }
-
-    /// How many partitions are held.
-    #[cfg(test)]
-    pub(super) fn partitions(&self) -> usize {
-        self.partitions.len()
     }
 }
 

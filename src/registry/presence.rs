@@ -57,20 +57,58 @@ pub struct Summary {
 
 /// How many replicas each partition has that has one. Cloning is O(1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Presence(OrdMap<Partition, u64>);
+pub struct Presence {
+    counts: OrdMap<Partition, u64>,
+    bytes: usize,
+}
+
+/// A longer name is kept beside the entry.
+const INLINE_BYTES: usize = 23;
 
 impl Presence {
+    /// About what a partition with short names takes.
+    pub const ENTRY_BYTES: usize = 128;
+
+    /// About the memory that it takes by itself.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// One replica more; whether it is the first.
     pub fn add(&mut self, of: Partition) -> bool {
-        let count = self.0.entry(of).or_default();
+        let bytes = bytes_of(&of);
+        let count = self.counts.entry(of).or_default();
         *count += 1;
-        *count == 1
+        let first = *count == 1;
+        self.bytes += if first { bytes } else { 0 };
+        first
     }
 
     fn remove(&mut self, of: &Partition) {
-        match self.0.get_mut(of) {
+        match self.counts.get_mut(of) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => _ = self.0.remove(of),
+            Some(_) => {
+                self.counts.remove(of);
+                self.bytes -= bytes_of(of);
+            }
+            None => {}
+        }
+    }
+
+    /// So many replicas more, or less.
+    pub fn shift(&mut self, of: &Partition, by: i64) {
+        let count = self.counts.get(of).copied().unwrap_or(0);
+        match (count, count.saturating_add_signed(by)) {
+            (before, after) if before == after => {}
+            (_, 0) => {
+                self.counts.remove(of);
+                self.bytes -= bytes_of(of);
+            }
+            (before, after) => {
+                self.counts.insert(of.clone(), after);
+                self.bytes += if before == 0 { bytes_of(of) } else { 0 };
+            }
         }
     }
 
@@ -88,22 +126,21 @@ impl Presence {
         summaries
     }
 
-    /// What it was before a revision that it has taken in.
-    pub fn unfold(&mut self, steps: &[Step]) {
-        steps.iter().filter(|step| !step.came).for_each(|step| _ = self.add(step.of.clone()));
-        steps.iter().filter(|step| step.came).for_each(|step| self.remove(&step.of));
-    }
-
     /// Whether a partition has a replica.
     #[must_use]
     pub fn is_online(&self, of: &Partition) -> bool {
-        self.0.contains_key(of)
+        self.counts.contains_key(of)
     }
 
     /// Those that have one, in order.
     pub fn online(&self) -> impl Iterator<Item = &Partition> {
-        self.0.keys()
+        self.counts.keys()
     }
+}
+
+fn bytes_of(of: &Partition) -> usize {
+    let beside = |name: &SmolStr| if name.len() > INLINE_BYTES { name.len() + 16 } else { 0 };
+    Presence::ENTRY_BYTES + beside(&of.namespace) + beside(&of.service) + beside(&of.key)
 }
 
 #[cfg(test)]
@@ -154,9 +191,14 @@ mod tests {
                 prop_assert!(presence.online().eq(after.iter()));
                 past.push((was, steps));
             }
-            while let Some((was, steps)) = past.pop() {
-                presence.unfold(&steps);
-                prop_assert_eq!(&presence, &was);
+            // Back, over one revision or many at once.
+            let mut net = BTreeMap::<Partition, i64>::new();
+            for (was, steps) in past.into_iter().rev() {
+                steps.iter().for_each(|step| *net.entry(step.of.clone()).or_default() -= if step.came { 1 } else { -1 });
+                let mut back = presence.clone();
+                net.iter().for_each(|(of, by)| back.shift(of, *by));
+                prop_assert_eq!(back.bytes(), back.online().count() * Presence::ENTRY_BYTES);
+                prop_assert_eq!(back, was);
             }
         }
     }

@@ -201,6 +201,12 @@ impl ServiceSet {
         self.partitions.iter()
     }
 
+    /// How many partitions have a name.
+    #[must_use]
+    pub fn named_partitions(&self) -> usize {
+        self.partitions.len()
+    }
+
     /// What becomes of them when the service is forgotten.
     pub(super) fn gone(&self) -> Vec<Moved> {
         self.partitions.iter().map(gone).collect()

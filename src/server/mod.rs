@@ -279,6 +279,7 @@ fn actor_options(settings: &ServeSettings, metrics: Arc<Metrics>) -> ActorOption
         hub: HubOptions {
             max_log_bytes: settings.max_log_bytes as usize,
             max_watches: settings.max_watches as u64,
+            max_summary_bytes: settings.max_summary_bytes as usize,
             state: StateLimits {
                 instances: settings.max_instances as u64,
                 services: settings.max_services as u64,
@@ -354,6 +355,7 @@ impl Services {
             max_header_bytes: u64::from(settings.max_header_bytes),
             max_concurrent_streams: u64::from(settings.max_concurrent_streams),
             max_log_bytes: settings.max_log_bytes,
+            max_summary_bytes: settings.max_summary_bytes,
             max_inbox: settings.max_inbox as u64,
             max_json_values: max_json_values(settings) as u64,
             max_connections: settings.max_connections as u64,

@@ -1,30 +1,23 @@
 //! The messages of one filter set, made once for all who watch it. A feed reads the log as far as its first reader
 //! wants; the others take what it made.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    frame::{EVENTS_BYTES_MAX, Trailer, WATCH_FRONTENDS, push_event, push_frontend, push_summary, watch_response},
+    budget::{Budget, Charge},
+    frame::{Trailer, WATCH_FRONTENDS, push_event, push_frontend, push_summary, watch_response},
     judge::{judge, judge_turn},
     log::{Entry, EventLog, Forgotten},
-    partitions::{Partitions, View, Way},
+    partitions::{Known, Place, Scans},
+    pieces::Pieces,
+    recent::Recent,
     resume::ResumeToken,
 };
-use crate::registry::{Event, EventType, Frontend, Matcher, Revision, Step, Turn};
+use crate::registry::{Event, EventType, Frontend, Matcher, Presence, Revision, Step, Turn};
 
-/// Most messages that a feed keeps for readers that are a little behind; others read the log by themselves.
-const RECENT_MAX: usize = 256;
-/// Most bytes of them.
-const RECENT_BYTES_MAX: usize = 1024 * 1024;
 /// Most log entries taken at a time.
 const READ_MAX: usize = 64;
 
@@ -48,18 +41,13 @@ pub enum Next {
     Message(Arc<Message>),
     /// Nothing, up to this revision.
     UpToDate(Revision),
+    /// Something, but it is not known which partitions are there at the cursor: that has to be counted first.
+    Uncounted,
 }
 
-/// The part of a feed's history that it keeps.
-#[derive(Debug, Default)]
-struct Recent {
-    /// Complete after this revision…
-    from: Revision,
-    /// …up to this one.
-    through: Revision,
-    messages: VecDeque<Arc<Message>>,
-    bytes: usize,
-}
+/// An entry cannot be told of before it is known which partitions are there.
+#[derive(Debug)]
+struct Uncounted;
 
 /// Where frontends point, in the order in which a matcher names them.
 pub type Pointing = Vec<Option<Arc<Frontend>>>;
@@ -71,34 +59,18 @@ struct Meaning {
     matcher: Arc<Matcher>,
 }
 
-/// What all feeds together keep, and how much that may be.
+/// What all feeds together may keep.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    /// Of messages.
+    pub messages: Arc<Budget>,
+    /// Of what summaries are counted by.
+    pub summaries: Arc<Budget>,
+}
+
+/// The right to count the partitions for a feed while reading a snapshot: one at a time.
 #[derive(Debug)]
-pub struct FeedBudget {
-    used: AtomicUsize,
-    max: usize,
-}
-
-impl FeedBudget {
-    /// A budget of `max` bytes.
-    #[must_use]
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), max })
-    }
-
-    /// Whether more is kept than may be.
-    #[must_use]
-    pub fn is_exceeded(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.max
-    }
-
-    fn changed(&self, before: usize, after: usize) {
-        if after > before {
-            self.used.fetch_add(after - before, Ordering::Relaxed);
-        } else if before > after {
-            self.used.fetch_sub(before - after, Ordering::Relaxed);
-        }
-    }
-}
+pub(super) struct Claim(#[expect(dead_code, reason = "it counts by being there")] Arc<()>);
 
 /// The messages of one filter set in one stretch of history.
 #[derive(Debug)]
@@ -111,15 +83,11 @@ pub struct Feed {
     registry: Uuid,
     epoch: u64,
     recent: Mutex<Recent>,
-    /// Of those whose watchers are told summaries.
-    partitions: Partitions,
-    budget: Arc<FeedBudget>,
-}
-
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.budget.changed(self.recent().bytes, 0);
-    }
+    budgets: Budgets,
+    /// Room for what summaries will be counted by, until they are.
+    reserved: Mutex<Option<Charge>>,
+    scans: Scans,
+    claim: Mutex<Weak<()>>,
 }
 
 impl Message {
@@ -138,7 +106,7 @@ impl Message {
     }
 
     /// The memory that it takes once a watch has read it.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         size_of::<Self>() + self.token.len() + 2 * self.pieces.iter().map(Bytes::len).sum::<usize>()
     }
 }
@@ -146,16 +114,24 @@ impl Message {
 impl Feed {
     /// A feed that begins at `from`.
     #[must_use]
-    pub fn new(matcher: Matcher, registry: Uuid, epoch: u64, from: Revision, budget: Arc<FeedBudget>) -> Self {
-        let recent = Recent { from, through: from, ..Recent::default() };
+    pub fn new(matcher: Matcher, registry: Uuid, epoch: u64, from: Revision, budgets: Budgets) -> Self {
         let fingerprint = matcher.set().fingerprint();
-        let (matcher, meaning) = (Arc::new(matcher), Mutex::new(None));
-        let (recent, partitions) = (Mutex::new(recent), Partitions::default());
-        Self { matcher, meaning, fingerprint, registry, epoch, recent, partitions, budget }
+        Self {
+            matcher: Arc::new(matcher),
+            meaning: Mutex::new(None),
+            fingerprint,
+            registry,
+            epoch,
+            recent: Mutex::new(Recent::after(from, &budgets.messages)),
+            budgets,
+            reserved: Mutex::default(),
+            scans: Scans::default(),
+            claim: Mutex::default(),
+        }
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.recent)
     }
 
     /// What its filters mean while their frontends point so: made once, until another is asked for.
@@ -164,7 +140,7 @@ impl Feed {
         if pointing.is_empty() {
             return Arc::clone(&self.matcher);
         }
-        let mut held = self.meaning.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.meaning);
         if let Some(meaning) = held.as_ref().filter(|meaning| same(&meaning.pointing, pointing)) {
             return Arc::clone(&meaning.matcher);
         }
@@ -186,21 +162,25 @@ impl Feed {
         ResumeToken { registry: self.registry, epoch: self.epoch, revision, fingerprint }.encode()
     }
 
-    /// What comes after `cursor`; `view` is asked only for who is told summaries.
+    /// What comes after `cursor`; `place` is what is there at it, if its reader counted that, and afterwards what is there
+    /// at what was found.
     ///
     /// # Errors
     /// `Forgotten` when the log does not go back so far.
-    pub fn next(self: &Arc<Self>, log: &EventLog, cursor: Revision, view: View<'_>) -> Result<Next, Forgotten> {
+    pub fn next(
+        self: &Arc<Self>,
+        log: &EventLog,
+        cursor: Revision,
+        place: &mut Option<Place>,
+    ) -> Result<Next, Forgotten> {
         let mut recent = self.recent();
-        let before = recent.bytes;
         if Arc::strong_count(self) == 1 {
             // Nobody else wants what this reader has seen. Whoever comes later reads the log by itself.
             recent.forget_through(cursor);
         }
-        let next = self.next_of_recent(&mut recent, log, cursor, view);
-        self.budget.changed(before, recent.bytes);
+        let next = self.next_of_recent(&mut recent, log, cursor, place);
         drop(recent);
-        next.unwrap_or_else(|| self.next_of_a_laggard(log, cursor, view))
+        next.unwrap_or_else(|| self.next_of_a_laggard(log, cursor, place))
     }
 
     /// What comes after `cursor`, unless that is further back than what the feed keeps.
@@ -209,9 +189,13 @@ impl Feed {
         recent: &mut Recent,
         log: &EventLog,
         cursor: Revision,
-        view: View<'_>,
+        place: &mut Option<Place>,
     ) -> Option<Result<Next, Forgotten>> {
         while cursor >= recent.from {
+            // Here the feed counts for all.
+            if let Some(place) = place.take() {
+                recent.take_over(cursor, place);
+            }
             if let Some(message) = recent.first_after(cursor) {
                 return Some(Ok(Next::Message(message)));
             }
@@ -220,19 +204,23 @@ impl Feed {
                 Err(forgotten) if cursor < forgotten.oldest => return Some(Err(forgotten)),
                 // The feed was idle for so long that the log moved on; this reader was not.
                 Err(_) => {
-                    *recent = Recent { from: cursor, through: cursor, ..Recent::default() };
+                    *recent = Recent::after(cursor, &self.budgets.messages);
                     continue;
                 }
             };
             let moved = batch.through > recent.through;
             for entry in &batch.entries {
-                match self.message(log, entry, view) {
+                match self.message(log, entry, recent.place.as_mut()) {
                     Ok(message) => message.into_iter().for_each(|message| recent.push(message)),
-                    Err(forgotten) => return Some(Err(forgotten)),
+                    // Messages that were made before it are told before it.
+                    Err(Uncounted) if recent.first_after(cursor).is_some() => break,
+                    Err(Uncounted) => return Some(Ok(Next::Uncounted)),
                 }
                 recent.through = entry.revision;
             }
-            recent.through = batch.through;
+            if batch.entries.last().is_none_or(|last| last.revision == recent.through) {
+                recent.through = batch.through;
+            }
             if !moved {
                 return Some(Ok(Next::UpToDate(cursor.max(batch.through))));
             }
@@ -242,21 +230,23 @@ impl Feed {
 
     /// Lets go of the older half of what it keeps: who has not read it reads the log by itself.
     pub(super) fn shed(&self) {
-        let mut recent = self.recent();
-        let before = recent.bytes;
-        for _ in 0..recent.messages.len().div_ceil(2) {
-            recent.forget_oldest();
-        }
-        self.budget.changed(before, recent.bytes);
+        self.recent().shed();
     }
 
     /// As `next`, for a reader that is further behind than what the feed keeps.
-    fn next_of_a_laggard(&self, log: &EventLog, mut cursor: Revision, view: View<'_>) -> Result<Next, Forgotten> {
+    fn next_of_a_laggard(
+        &self,
+        log: &EventLog,
+        mut cursor: Revision,
+        place: &mut Option<Place>,
+    ) -> Result<Next, Forgotten> {
         loop {
             let batch = log.read(self.matcher.scopes(), cursor, READ_MAX)?;
             for entry in &batch.entries {
-                if let Some(message) = self.message(log, entry, view)? {
-                    return Ok(Next::Message(Arc::new(message)));
+                match self.message(log, entry, place.as_mut()) {
+                    Ok(Some(message)) => return Ok(Next::Message(Arc::new(message))),
+                    Ok(None) => {}
+                    Err(Uncounted) => return Ok(Next::Uncounted),
                 }
             }
             if batch.through <= cursor {
@@ -264,6 +254,61 @@ impl Feed {
             }
             cursor = batch.through;
         }
+    }
+
+    /// How it stands to a reader at `cursor` that needs to know which partitions are there.
+    pub(super) fn known(&self, cursor: Revision) -> Known {
+        let recent = self.recent();
+        match &recent.place {
+            None => Known::Nowhere,
+            Some(_) if cursor >= recent.from => Known::Here,
+            Some(place) => Known::Ahead(recent.through, place.presence().clone()),
+        }
+    }
+
+    /// Tells it which partitions are there when `revision` is over, if it does not know.
+    pub fn hand_over(&self, revision: Revision, presence: Presence) {
+        self.recent().take_over(revision, Place::new(presence, &self.budgets.summaries));
+        *lock(&self.reserved) = None;
+    }
+
+    /// Keeps room for what summaries will be counted by, at most about so many `bytes`. Whether there is.
+    pub(super) fn reserve(&self, bytes: impl FnOnce() -> usize) -> bool {
+        let mut reserved = lock(&self.reserved);
+        if reserved.is_none() && self.recent().place.is_none() {
+            *reserved = self.budgets.summaries.reserve(bytes());
+            return reserved.is_some();
+        }
+        true
+    }
+
+    /// The right to count the partitions for it, if it needs that and nobody else has the right.
+    pub(super) fn claim(&self) -> Option<Claim> {
+        if !self.matcher.set().summaries() || self.recent().place.is_some() {
+            return None;
+        }
+        let mut held = lock(&self.claim);
+        if held.strong_count() > 0 {
+            return None;
+        }
+        let claim = Arc::new(());
+        *held = Arc::downgrade(&claim);
+        Some(Claim(claim))
+    }
+
+    /// Who counts the state for it.
+    pub(super) fn scans(&self) -> &Scans {
+        &self.scans
+    }
+
+    /// What summaries are counted by is charged to it.
+    pub(super) fn summary_budget(&self) -> &Arc<Budget> {
+        &self.budgets.summaries
+    }
+
+    /// Who joined and left the partitions in an entry.
+    pub(super) fn steps(&self, log: &EventLog, entry: &Entry) -> Vec<Step> {
+        self.about(log, entry).steps(entry)
     }
 
     /// What an entry is about: the turns of frontends that are followed, and what the filters mean before and after it.
@@ -284,8 +329,14 @@ impl Feed {
         About { turns, old, new }
     }
 
-    fn message(&self, log: &EventLog, entry: &Entry, view: View<'_>) -> Result<Option<Message>, Forgotten> {
-        let About { turns, old, new } = self.about(log, entry);
+    /// The message of an entry, if it is one; `place` is what is there before it.
+    fn message(&self, log: &EventLog, entry: &Entry, place: Option<&mut Place>) -> Result<Option<Message>, Uncounted> {
+        let about = self.about(log, entry);
+        let summaries = match self.matcher.set().summaries().then(|| about.steps(entry)) {
+            Some(steps) if !steps.is_empty() => place.ok_or(Uncounted)?.fold(&steps),
+            _ => Vec::new(),
+        };
+        let About { turns, old, new } = about;
         let mut pieces = Pieces::default();
         for turn in &turns {
             pieces.make_room(turn.after.as_ref().map_or(0, |frontend| frontend.document.body.len()) + 600);
@@ -296,13 +347,9 @@ impl Feed {
             pieces.make_room(seen.record.bytes().len());
             push_event(seen.kind, seen.cause, &seen.record, &mut pieces.last);
         }
-        if self.matcher.set().summaries() {
-            let steps = |entry: &Entry| self.about(log, entry).steps(entry);
-            let way = Way { log, scopes: self.matcher.scopes(), steps };
-            for summary in self.partitions.summaries(entry, &way, view)? {
-                pieces.make_room(1_024);
-                push_summary(&summary.of, summary.online, &mut pieces.last);
-            }
+        for summary in &summaries {
+            pieces.make_room(1_024);
+            push_summary(&summary.of, summary.online, &mut pieces.last);
         }
         let (revision, token) = (entry.revision, self.token(entry.revision));
         Ok(pieces.done().map(|pieces| Message { revision, token, pieces, watch: OnceLock::new() }))
@@ -350,60 +397,8 @@ fn same(one: &Pointing, other: &Pointing) -> bool {
     one.len() == other.len() && one.iter().zip(other).all(same)
 }
 
-/// Elements of a message's fields, in pieces that fit into a message.
-#[derive(Default)]
-struct Pieces {
-    full: Vec<Bytes>,
-    last: Vec<u8>,
-}
-
-impl Pieces {
-    /// Begins another piece if so many bytes do not fit into this one.
-    fn make_room(&mut self, bytes: usize) {
-        if !self.last.is_empty() && self.last.len() + bytes > EVENTS_BYTES_MAX {
-            self.full.push(Bytes::from(std::mem::take(&mut self.last)));
-        }
-    }
-
-    /// All of them; none if there is nothing in them.
-    fn done(mut self) -> Option<Box<[Bytes]>> {
-        if !self.last.is_empty() {
-            self.full.push(self.last.into());
-        }
-        (!self.full.is_empty()).then(|| self.full.into())
-    }
-}
-
-impl Recent {
-    fn forget_through(&mut self, cursor: Revision) {
-        while let Some(seen) = self.messages.pop_front_if(|message| message.revision <= cursor) {
-            self.bytes -= seen.bytes();
-            self.from = seen.revision;
-        }
-        if self.messages.is_empty() && self.messages.capacity() > 0 {
-            self.messages = VecDeque::new();
-        }
-    }
-
-    fn first_after(&self, cursor: Revision) -> Option<Arc<Message>> {
-        let place = self.messages.partition_point(|message| message.revision <= cursor);
-        self.messages.get(place).cloned()
-    }
-
-    fn push(&mut self, message: Message) {
-        self.bytes += message.bytes();
-        self.messages.push_back(Arc::new(message));
-        while self.messages.len() > RECENT_MAX || (self.bytes > RECENT_BYTES_MAX && self.messages.len() > 1) {
-            self.forget_oldest();
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        if let Some(oldest) = self.messages.pop_front() {
-            self.bytes -= oldest.bytes();
-            self.from = oldest.revision;
-        }
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -411,7 +406,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::registry::{Cause, FilterSet, Instance, Lease, Presence, Record, SecretHash, Status};
+    use crate::registry::{Cause, FilterSet, Instance, Lease, Record, SecretHash, Status};
 
     fn publish(log: &EventLog, revision: Revision) {
         let (namespace, service, id) = ("default".to_owned(), "web".to_owned(), revision.to_string());
@@ -427,7 +422,7 @@ mod tests {
 
     fn read(feed: &Arc<Feed>, log: &EventLog, mut cursor: Revision) -> Vec<Revision> {
         let mut revisions = Vec::new();
-        while let Ok(Next::Message(message)) = feed.next(log, cursor, &|| (0, Presence::default())) {
+        while let Ok(Next::Message(message)) = feed.next(log, cursor, &mut None) {
             cursor = message.revision;
             revisions.push(cursor);
         }
@@ -438,39 +433,40 @@ mod tests {
     #[test]
     fn a_feed_keeps_only_what_another_reader_may_want() {
         let log = EventLog::new(1 << 20, 0);
-        let budget = FeedBudget::new(1 << 20);
-        let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 0, 0, Arc::clone(&budget)));
+        let budgets = Budgets { messages: Budget::new(1 << 20), summaries: Budget::new(0) };
+        let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 0, 0, budgets.clone()));
         (1..=40).for_each(|revision| publish(&log, revision));
         let all: Vec<_> = (1..=40).collect();
         let other = Arc::clone(&feed);
         assert_eq!(read(&feed, &log, 0), all);
-        assert_eq!(feed.recent.lock().expect("no panic").messages.len(), 40);
+        assert_eq!(feed.recent().len(), 40);
         assert_eq!(read(&other, &log, 0), all);
         drop(other);
         assert_eq!(read(&feed, &log, 20), all[20..]);
-        let recent = feed.recent.lock().expect("no panic");
-        assert_eq!((recent.messages.len(), recent.bytes, recent.from), (0, 0, 40));
+        let recent = feed.recent();
+        assert_eq!((recent.len(), budgets.messages.used(), recent.from), (0, 0, 40));
         drop(recent);
         // A reader that is further behind still finds everything.
         assert_eq!(read(&feed, &log, 5), all[5..]);
         drop(feed);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budgets.messages.used(), 0);
     }
 
     /// What a feed lets go of costs its slower readers time, and nothing else.
     #[test]
     fn who_has_not_read_what_was_let_go_reads_the_log() {
         let log = EventLog::new(1 << 20, 0);
-        let budget = FeedBudget::new(1);
-        let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 0, 0, Arc::clone(&budget)));
+        let budget = Budget::new(1);
+        let budgets = Budgets { messages: Arc::clone(&budget), summaries: Budget::new(0) };
+        let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 0, 0, budgets));
         let other = Arc::clone(&feed);
         (1..=40).for_each(|revision| publish(&log, revision));
         let all: Vec<_> = (1..=40).collect();
         assert_eq!(read(&feed, &log, 0), all);
-        let mut kept = vec![budget.used.load(Ordering::Relaxed)];
+        let mut kept = vec![budget.used()];
         while budget.is_exceeded() {
             feed.shed();
-            kept.push(budget.used.load(Ordering::Relaxed));
+            kept.push(budget.used());
             assert_eq!(read(&other, &log, 7), all[7..]);
             assert_eq!(read(&other, &log, 39), all[39..]);
         }

@@ -16,12 +16,15 @@ use uuid::Uuid;
 
 use super::{
     board::Board,
+    budget::Budget,
     drain::Drain,
-    feed::{Feed, FeedBudget, Next},
+    feed::{Budgets, Feed, Next},
     lag::Lags,
     log::{EventLog, Forgotten},
+    pages::Snapshots,
+    partitions::{Counting, Place, Turn},
     resume::{ResetReason, ResumeToken},
-    snapshot::{Snapshots, presence},
+    snapshot::{pages, summary_bytes},
 };
 use crate::{
     engine::{Epoch, Recovered, TailEntry},
@@ -39,6 +42,8 @@ pub struct HubOptions {
     pub max_log_bytes: usize,
     /// Bytes of messages that all feeds together keep for readers that are a little behind. Default 64 MiB.
     pub max_feed_bytes: usize,
+    /// Bytes of what summaries are counted by, of all feeds together. Default 256 MiB.
+    pub max_summary_bytes: usize,
     /// Watches and subscriptions at once. Default 100,000.
     pub max_watches: u64,
     /// A quiet stream says something after this long. Default 10 s, advertised as 15 s.
@@ -56,6 +61,7 @@ impl Default for HubOptions {
         Self {
             max_log_bytes: 64 * 1024 * 1024,
             max_feed_bytes: 64 * 1024 * 1024,
+            max_summary_bytes: 256 * 1024 * 1024,
             max_watches: 100_000,
             bookmark_interval: Duration::from_secs(10),
             state: StateLimits::default(),
@@ -71,7 +77,7 @@ pub struct Hub {
     registry: RwLock<Registry>,
     log: EventLog,
     feeds: Mutex<Feeds>,
-    feed_budget: Arc<FeedBudget>,
+    feed_budgets: Budgets,
     snapshots: Snapshots,
     id: Uuid,
     epochs: RwLock<Vec<Epoch>>,
@@ -117,11 +123,12 @@ impl Hub {
     #[must_use]
     pub fn new(recovered: Recovered, options: HubOptions) -> Arc<Self> {
         let id = recovered.registry_id;
+        let (messages, summaries) = (Budget::new(options.max_feed_bytes), Budget::new(options.max_summary_bytes));
         let hub = Self {
             registry: RwLock::new(Registry::new(tag_of(id), options.state)),
             log: EventLog::new(options.max_log_bytes, 0),
             feeds: Mutex::default(),
-            feed_budget: FeedBudget::new(options.max_feed_bytes),
+            feed_budgets: Budgets { messages, summaries },
             snapshots: Snapshots::default(),
             id,
             epochs: RwLock::default(),
@@ -337,18 +344,41 @@ impl Hub {
         }
         // Both are read while the feeds are held, so that a feed of an older history does not outlive `replace`.
         let (epoch, from) = (self.epoch().id, self.log.bounds().0);
-        let feed = Arc::new(Feed::new(Matcher::new(filters), self.id, epoch, from, Arc::clone(&self.feed_budget)));
+        let feed = Arc::new(Feed::new(Matcher::new(filters), self.id, epoch, from, self.feed_budgets.clone()));
         feeds.by_name.insert(name, Arc::downgrade(&feed));
         feed
     }
 
-    /// What comes after `cursor` in a feed. Where all feeds together keep too much, each lets the older half go.
+    /// As `feed`, for one more reader.
+    ///
+    /// # Errors
+    /// `Limit` when there is no room for what summaries are counted by.
+    pub fn feed_for_one_more(&self, filters: FilterSet) -> Result<Arc<Feed>, Error> {
+        let feed = self.feed(filters);
+        let summaries = &self.feed_budgets.summaries;
+        if feed.matcher().set().summaries() && !feed.reserve(|| summary_bytes(self, &feed)) {
+            let (maximum, usage) = (summaries.max() as u64, summaries.used() as u64);
+            return Err(Error::Limit { limit: "max_summary_bytes", maximum, usage });
+        }
+        Ok(feed)
+    }
+
+    /// Goes on to count the partitions that are there for a reader at `cursor`, for a turn.
+    ///
+    /// # Errors
+    /// `Forgotten` when the reader has to begin anew.
+    pub(super) fn count(&self, feed: &Feed, cursor: Revision, counting: &mut Counting) -> Result<Turn, Forgotten> {
+        counting.turn(feed, &self.log, cursor, &|| pages(self, feed))
+    }
+
+    /// What comes after `cursor` in a feed, and what is there at it, as `Feed::next` has it. Where all feeds together keep
+    /// too much, each lets the older half go.
     ///
     /// # Errors
     /// `Forgotten` when the log does not go back so far.
-    pub fn next(&self, feed: &Arc<Feed>, cursor: Revision) -> Result<Next, Forgotten> {
-        let next = feed.next(&self.log, cursor, &|| presence(self, feed));
-        if self.feed_budget.is_exceeded() {
+    pub fn next(&self, feed: &Arc<Feed>, cursor: Revision, place: &mut Option<Place>) -> Result<Next, Forgotten> {
+        let next = feed.next(&self.log, cursor, place);
+        if self.feed_budgets.messages.is_exceeded() {
             let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
             let open: Vec<Arc<Feed>> = feeds.by_name.values().filter_map(Weak::upgrade).collect();
             // One that nobody else holds by now goes when nobody waits for the others.

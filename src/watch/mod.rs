@@ -2,6 +2,7 @@
 //! beyond the bytes of a message, and nothing of commands.
 
 mod board;
+mod budget;
 mod drain;
 mod feed;
 mod frame;
@@ -10,20 +11,25 @@ mod judge;
 mod lag;
 mod listener;
 mod log;
+mod pages;
 mod partitions;
+mod pieces;
 mod pointers;
 mod rate;
 mod ready;
+mod recent;
 mod resume;
 mod snapshot;
 mod stream;
+mod subscription;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
 
 pub use board::{BOX_BYTES_MAX, BOX_EVENTS_MAX, Board, Handed, Letterbox, Post};
+pub use budget::{Budget, Charge};
 pub use drain::{Drain, Standings};
-pub use feed::{Feed, FeedBudget, Message, Next};
+pub use feed::{Budgets, Feed, Message, Next};
 pub use frame::{LOOKUP_FRONTENDS, push_frontend};
 pub use hub::WatchPermit;
 pub use hub::{Hub, HubOptions};
@@ -31,7 +37,7 @@ pub use judge::{Seen, judge, judge_turn};
 pub use lag::{Lag, Lagging, Lags};
 pub use listener::{Listener, ONLY_PART};
 pub use log::{Entry, EventLog, Extent, Forgotten};
-pub use partitions::View;
+pub use partitions::Place;
 pub use rate::{RATE_MAX, RATE_TOTAL_MAX, Rates};
 pub use ready::{Progress, ReadyWatch};
 pub use resume::{ResetReason, ResumeToken};

@@ -19,6 +19,7 @@ use super::{
     frame::{EVENTS_BYTES_MAX, Trailer, watch_response},
     hub::{Hub, WatchPermit},
     listener::{Listener, ONLY_PART},
+    partitions::{Counting, Place, Turn},
     resume::ResetReason,
     snapshot::{Part, SnapshotPart},
 };
@@ -43,6 +44,8 @@ pub enum Ending {
 #[derive(Debug)]
 enum Phase {
     Snapshot(Box<SnapshotPart>),
+    /// It is to be told summaries, and has to know what is there at its cursor.
+    Counting(Box<Counting>),
     Live,
     /// The last frames are queued.
     Closing,
@@ -60,6 +63,8 @@ pub struct WatchStream {
     phase: Phase,
     /// Everything up to it was queued.
     cursor: Revision,
+    /// What is there at it, while it is far behind.
+    place: Option<Place>,
     queue: VecDeque<Bytes>,
     /// Something has to be said at once, even if there is nothing.
     greet: bool,
@@ -73,7 +78,7 @@ impl WatchStream {
     /// Begins a watch of `filters`, after what `resume_token` stands for if it is not empty.
     ///
     /// # Errors
-    /// `Limit` when too many are open, `ShuttingDown`.
+    /// `Limit` when too many are open, or no room is left for summaries, `ShuttingDown`.
     pub fn start(hub: &Arc<Hub>, filters: FilterSet, resume_token: &str) -> Result<Self, Error> {
         let permit = hub.permit()?;
         let listener = Listener::of_stream(hub.lags());
@@ -82,10 +87,11 @@ impl WatchStream {
             "" => Err(None),
             token => hub.resume(token, &filters).map_err(Some),
         };
-        let feed = hub.feed(filters);
+        let feed = hub.feed_for_one_more(filters)?;
         // Listening comes before looking, so that nothing falls between.
         let listening = hub.log().follow(feed.matcher(), &listener, ONLY_PART);
         let (phase, cursor) = match resumed {
+            Ok(revision) if feed.matcher().set().summaries() => (Phase::Counting(Box::default()), revision),
             Ok(revision) => (Phase::Live, revision),
             Err(reset) => (snapshot(hub, &feed, reset), 0),
         };
@@ -98,6 +104,7 @@ impl WatchStream {
             generation,
             phase,
             cursor,
+            place: None,
             queue: VecDeque::new(),
             greet: true,
             timer,
@@ -120,10 +127,27 @@ impl WatchStream {
 
     /// The state was replaced: the watch begins anew with a feed of the new history.
     fn begin_anew(&mut self) {
-        self.listener.begins_anew(self.listening, self.cursor);
         self.generation = self.hub.generation();
         self.feed = self.hub.feed(self.feed.matcher().set().clone());
-        self.phase = snapshot(&self.hub, &self.feed, Some((ResetReason::AnotherEpoch, 0)));
+        self.reset(ResetReason::AnotherEpoch, 0);
+    }
+
+    /// What it has not read it finds in a snapshot.
+    fn reset(&mut self, reason: ResetReason, oldest: Revision) {
+        self.listener.begins_anew(self.listening, self.cursor);
+        self.place = None;
+        self.phase = snapshot(&self.hub, &self.feed, Some((reason, oldest)));
+    }
+
+    /// Goes on to count what is there. False: there is more to do, on another turn.
+    fn count(&mut self) -> bool {
+        let Phase::Counting(counting) = &mut self.phase else { return true };
+        match self.hub.count(&self.feed, self.cursor, counting) {
+            Ok(Turn::More) => return false,
+            Ok(Turn::Done(place)) => (self.phase, self.place) = (Phase::Live, place),
+            Err(forgotten) => self.reset(ResetReason::FellBehind, forgotten.oldest),
+        }
+        true
     }
 
     /// Queues the next part of the snapshot. False: it has to be asked again, on another turn.
@@ -168,7 +192,7 @@ impl WatchStream {
 
     /// Queues what is new. False: nothing is, for now.
     fn read_log(&mut self) -> bool {
-        match self.hub.next(&self.feed, self.cursor) {
+        match self.hub.next(&self.feed, self.cursor, &mut self.place) {
             Ok(Next::Message(message)) => {
                 self.cursor = message.revision;
                 self.listener.has_read(self.cursor);
@@ -180,17 +204,19 @@ impl WatchStream {
                 self.listener.has_caught_up();
                 false
             }
+            Ok(Next::Uncounted) => {
+                self.phase = Phase::Counting(Box::default());
+                true
+            }
             Err(forgotten) => {
-                self.listener.begins_anew(self.listening, self.cursor);
-                let reset = Some((ResetReason::FellBehind, forgotten.oldest));
-                self.phase = snapshot(&self.hub, &self.feed, reset);
+                self.reset(ResetReason::FellBehind, forgotten.oldest);
                 true
             }
         }
     }
 }
 
-fn snapshot(hub: &Hub, feed: &Feed, reset: Option<(ResetReason, Revision)>) -> Phase {
+fn snapshot(hub: &Hub, feed: &Arc<Feed>, reset: Option<(ResetReason, Revision)>) -> Phase {
     Phase::Snapshot(Box::new(SnapshotPart::new(hub, feed, reset)))
 }
 
@@ -217,13 +243,19 @@ impl Stream for WatchStream {
                     this.phase = Phase::Closing;
                     continue;
                 }
-                Phase::Snapshot(_) | Phase::Live => {}
+                Phase::Counting(_) if this.hub.is_closing() => {
+                    // What it has not read it reads from the next server.
+                    this.bookmark();
+                    this.phase = Phase::Closing;
+                    continue;
+                }
+                Phase::Snapshot(_) | Phase::Counting(_) | Phase::Live => {}
             }
             if this.generation != this.hub.generation() {
                 this.begin_anew();
             }
-            if matches!(this.phase, Phase::Snapshot(_)) {
-                if !this.read_snapshot() {
+            if !matches!(this.phase, Phase::Live) {
+                if !this.read_snapshot() || !this.count() {
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }

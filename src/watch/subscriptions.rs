@@ -15,42 +15,21 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    board::Letterbox,
     drain::{Ask, Standing},
-    feed::{Feed, Message, Next},
+    feed::{Message, Next},
     frame::{EVENTS_BYTES_MAX, Group, Share, push_group, subscribe_response, subscribe_responses},
-    hub::{Hub, WatchPermit},
+    hub::Hub,
     listener::Listener,
+    partitions::Turn,
     resume::ResetReason,
     snapshot::{Part, SnapshotPart},
     stream::{Ending, WatchItem},
+    subscription::{Phase, Subscription},
 };
 use crate::registry::{Error, Filter, FilterSet, Revision};
 
 /// Messages that wait for a reader before no more is read from its requests.
 const QUEUE_MAX: usize = 256;
-
-#[derive(Debug)]
-enum Phase {
-    Snapshot(Box<SnapshotPart>),
-    Live,
-}
-
-/// One watch among many.
-#[derive(Debug)]
-struct Subscription {
-    id: Box<str>,
-    feed: Arc<Feed>,
-    listening: u64,
-    phase: Phase,
-    /// Everything up to it was queued.
-    cursor: Revision,
-    /// It was not answered yet.
-    greet: bool,
-    /// What is published for those who asked.
-    published: Option<Letterbox>,
-    _permit: WatchPermit,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -72,8 +51,10 @@ pub struct Subscriptions {
     dirty: BTreeSet<u32>,
     /// Parts that may have something in their letterboxes.
     published: BTreeSet<u32>,
-    /// Parts that read a snapshot.
-    snapshots: VecDeque<u32>,
+    /// Parts that read a snapshot, or count.
+    unready: VecDeque<u32>,
+    /// Those of them for which the others wait, so that the groups of a revision come together.
+    awaited: BTreeSet<u32>,
     /// What was read and not queued yet: at most one message of each part.
     pending: BTreeMap<Revision, Vec<(u32, Arc<Message>)>>,
     queue: VecDeque<Bytes>,
@@ -99,7 +80,8 @@ impl Subscriptions {
             free: Vec::new(),
             dirty: BTreeSet::new(),
             published: BTreeSet::new(),
-            snapshots: VecDeque::new(),
+            unready: VecDeque::new(),
+            awaited: BTreeSet::new(),
             pending: BTreeMap::new(),
             queue: VecDeque::new(),
             generation: hub.generation(),
@@ -127,7 +109,7 @@ impl Subscriptions {
             "" => Err(None),
             token => self.hub.resume(token, &filters).map_err(Some),
         };
-        let feed = self.hub.feed(filters);
+        let feed = self.hub.feed_for_one_more(filters)?;
         let part = self.free.pop().unwrap_or_else(|| {
             self.parts.push(None);
             (self.parts.len() - 1) as u32
@@ -135,12 +117,13 @@ impl Subscriptions {
         // Listening comes before looking, so that nothing falls between.
         let listening = self.hub.log().follow(feed.matcher(), &self.listener, part);
         let (phase, cursor) = match resumed {
+            Ok(revision) if feed.matcher().set().summaries() => (Phase::Counting(Box::default()), revision),
             Ok(revision) => (Phase::Live, revision),
             Err(reset) => (Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &feed, reset))), 0),
         };
         match phase {
             Phase::Live => _ = self.dirty.insert(part),
-            Phase::Snapshot(_) => self.snapshots.push_back(part),
+            Phase::Snapshot(_) | Phase::Counting(_) => self.unready.push_back(part),
         }
         let subscription = Subscription {
             id: id.into(),
@@ -148,9 +131,10 @@ impl Subscriptions {
             listening,
             phase,
             cursor,
+            place: None,
             greet: true,
             published: None,
-            _permit: permit,
+            permit,
         };
         self.parts[part as usize] = Some(subscription);
         self.by_id.insert(id.into(), part);
@@ -222,7 +206,8 @@ impl Subscriptions {
         self.hub.log().ignore(gone.feed.matcher().scopes(), gone.listening);
         self.dirty.remove(&part);
         self.published.remove(&part);
-        self.snapshots.retain(|other| *other != part);
+        self.awaited.remove(&part);
+        self.unready.retain(|other| *other != part);
         for messages in self.pending.values_mut() {
             messages.retain(|(other, _)| *other != part);
         }
@@ -235,15 +220,23 @@ impl Subscriptions {
         self.generation = self.hub.generation();
         self.pending.clear();
         self.dirty.clear();
-        self.snapshots.clear();
-        for (part, subscription) in self.parts.iter_mut().enumerate() {
-            let Some(subscription) = subscription else { continue };
-            self.listener.begins_anew(subscription.listening, subscription.cursor);
+        self.unready.clear();
+        self.awaited.clear();
+        for part in 0..self.parts.len() {
+            let Some(subscription) = &mut self.parts[part] else { continue };
             subscription.feed = self.hub.feed(subscription.feed.matcher().set().clone());
-            let reset = Some((ResetReason::AnotherEpoch, 0));
-            subscription.phase = Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &subscription.feed, reset)));
-            self.snapshots.push_back(part as u32);
+            self.reset(part as u32, ResetReason::AnotherEpoch, 0);
         }
+    }
+
+    /// What a part has not read it finds in a snapshot.
+    fn reset(&mut self, part: u32, reason: ResetReason, oldest: Revision) {
+        let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return };
+        self.listener.begins_anew(subscription.listening, subscription.cursor);
+        subscription.place = None;
+        let reset = Some((reason, oldest));
+        subscription.phase = Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &subscription.feed, reset)));
+        self.unready.push_back(part);
     }
 
     /// Reads the log for every part that may have something, until no mark is left, and queues the oldest revision.
@@ -259,7 +252,13 @@ impl Subscriptions {
             let Some(part) = self.dirty.pop_first() else { break };
             self.fetch(part);
         }
-        let Some((revision, messages)) = self.pending.pop_first() else { return false };
+        let waits_at =
+            self.awaited.iter().filter_map(|part| Some(self.parts.get(*part as usize)?.as_ref()?.cursor)).min();
+        let Some(first) = self.pending.first_entry() else { return false };
+        if waits_at.is_some_and(|cursor| cursor < *first.key()) {
+            return false;
+        }
+        let (revision, messages) = first.remove_entry();
         self.queue_revision(revision, &messages);
         self.listener.has_read(revision);
         for (part, _) in messages {
@@ -276,10 +275,10 @@ impl Subscriptions {
     fn fetch(&mut self, part: u32) {
         let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return };
         let waits = |messages: &Vec<(u32, _)>| messages.iter().any(|(other, _)| *other == part);
-        if matches!(subscription.phase, Phase::Snapshot(_)) || self.pending.values().any(waits) {
+        if !matches!(subscription.phase, Phase::Live) || self.pending.values().any(waits) {
             return;
         }
-        match self.hub.next(&subscription.feed, subscription.cursor) {
+        match self.hub.next(&subscription.feed, subscription.cursor, &mut subscription.place) {
             Ok(Next::Message(message)) => {
                 self.pending.entry(message.revision).or_default().push((part, message));
             }
@@ -291,12 +290,14 @@ impl Subscriptions {
                     self.answer(Group { id: &id, token: &token, ..Group::default() });
                 }
             }
-            Err(forgotten) => {
-                self.listener.begins_anew(subscription.listening, subscription.cursor);
-                let reset = Some((ResetReason::FellBehind, forgotten.oldest));
-                subscription.phase = Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &subscription.feed, reset)));
-                self.snapshots.push_back(part);
+            Ok(Next::Uncounted) => {
+                subscription.phase = Phase::Counting(Box::default());
+                self.unready.push_back(part);
+                if !subscription.greet {
+                    self.awaited.insert(part);
+                }
             }
+            Err(forgotten) => self.reset(part, ResetReason::FellBehind, forgotten.oldest),
         }
     }
 
@@ -311,18 +312,37 @@ impl Subscriptions {
         self.queue.extend(subscribe_responses(revision, &shares));
     }
 
-    /// Queues the next part of the first snapshot that is read. False: nothing came of it in this turn.
-    fn read_snapshot(&mut self, part: u32) -> bool {
+    /// Goes on to count what is there for a part. False: there is more to do, on another turn.
+    fn count(&mut self, part: u32) -> bool {
         let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return true };
-        let Phase::Snapshot(snapshot) = &mut subscription.phase else { return true };
+        let Phase::Counting(counting) = &mut subscription.phase else { return true };
+        match self.hub.count(&subscription.feed, subscription.cursor, counting) {
+            Ok(Turn::More) => {
+                self.unready.push_back(part);
+                return false;
+            }
+            Ok(Turn::Done(place)) => {
+                (subscription.phase, subscription.place) = (Phase::Live, place);
+                self.dirty.insert(part);
+            }
+            Err(forgotten) => self.reset(part, ResetReason::FellBehind, forgotten.oldest),
+        }
+        self.awaited.remove(&part);
+        true
+    }
+
+    /// Queues the next part of a snapshot, or goes on to count. False: nothing came of it in this turn.
+    fn make_ready(&mut self, part: u32) -> bool {
+        let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return true };
+        let Phase::Snapshot(snapshot) = &mut subscription.phase else { return self.count(part) };
         let Some(Part { events, reset, end }) = snapshot.read(&subscription.feed) else {
             **snapshot = snapshot.again(&self.hub, &subscription.feed);
-            self.snapshots.push_back(part);
+            self.unready.push_back(part);
             return true;
         };
         let revision = snapshot.revision();
         if events.is_empty() && !end {
-            self.snapshots.push_back(part);
+            self.unready.push_back(part);
             return false;
         }
         let token = if end { subscription.feed.token(revision) } else { String::new() };
@@ -342,7 +362,7 @@ impl Subscriptions {
             (subscription.phase, subscription.cursor, subscription.greet) = (Phase::Live, revision, false);
             self.dirty.insert(part);
         } else {
-            self.snapshots.push_back(part);
+            self.unready.push_back(part);
         }
         true
     }
@@ -351,7 +371,7 @@ impl Subscriptions {
     /// them have seen everything up to `head`. False: nothing was.
     fn read_published(&mut self, head: Revision) -> bool {
         let reading = |part: &u32| match self.parts.get(*part as usize) {
-            Some(Some(subscription)) => matches!(subscription.phase, Phase::Snapshot(_)),
+            Some(Some(subscription)) => !matches!(subscription.phase, Phase::Live),
             _ => false,
         };
         // What comes while a snapshot is read comes after it.
@@ -430,13 +450,13 @@ impl Subscriptions {
             let head = self.hub.log().bounds().0;
             if self.read_log() {
                 // Snapshots have their turn, however much happens.
-                if let Some(part) = self.snapshots.pop_front() {
-                    self.read_snapshot(part);
+                if let Some(part) = self.unready.pop_front() {
+                    self.make_ready(part);
                 }
                 continue;
             }
-            if let Some(part) = self.snapshots.pop_front() {
-                if !self.read_snapshot(part) && self.queue.is_empty() {
+            if let Some(part) = self.unready.pop_front() {
+                if !self.make_ready(part) && self.queue.is_empty() {
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }

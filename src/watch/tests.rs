@@ -11,13 +11,17 @@ use prost::Message as _;
 use prost_types::Timestamp;
 use uuid::Uuid;
 
-use super::*;
+use super::{
+    pages::Snapshots,
+    partitions::{Counting, Turn},
+    *,
+};
 use crate::{
     proto::{Cause, EventType, Frontend as Shown, ServicePresence, WatchResponse},
     registry::{
         Action, Cause as Why, Change, Command, Decision, Delete, Deploy, DocumentEvent, Event, Filter, FilterSet,
-        Instance, Key, Lease, Matcher, Partition, Presence, Principal, Put, Registry, Revision, SecretHash, Stamp,
-        StateLimits, Status, Stored, TargetText, rewind,
+        Instance, Key, Lease, Matcher, Partition, Principal, Put, Registry, Revision, SecretHash, Stamp, StateLimits,
+        Status, Stored, TargetText, rewind,
     },
 };
 
@@ -248,40 +252,81 @@ impl Folder {
     }
 }
 
-/// Reads a feed from every revision on, and compares with the truth at each.
-fn judge_feed(log: &EventLog, steps: &[Step], set: &FilterSet, place: usize) {
-    // What is known of partitions is what is there at the end: each reader's beginning is found by going back.
-    let last = steps.last().unwrap();
-    let view = || {
-        let mut presence = Presence::default();
-        partitions(&last.found[place]).for_each(|of| _ = presence.add(of));
-        (last.revision, presence)
-    };
-    for from in 0..steps.len() {
-        let feed = Arc::new(Feed::new(
-            Matcher::new(set.clone()),
-            Uuid::nil(),
-            1,
-            steps[from].revision,
-            FeedBudget::new(1 << 20),
-        ));
-        let view_then = steps[from].found[place].clone();
-        let there = partitions(&view_then).collect();
-        let (mut folder, mut cursor) = (Folder { view: view_then, there }, steps[from].revision);
-        for step in &steps[from + 1..] {
-            while cursor < step.revision {
-                match feed.next(log, cursor, &view).expect("all of it is kept") {
-                    Next::Message(message) if message.revision <= step.revision => {
-                        folder.take(&message);
-                        cursor = message.revision;
-                    }
-                    Next::Message(_) | Next::UpToDate(_) => break,
-                }
+/// A reader of a feed that others read, too.
+struct Reader {
+    folder: Folder,
+    cursor: Revision,
+    place: Option<Place>,
+    counting: Option<Counting>,
+}
+
+impl Reader {
+    /// Reads a message, or counts for a turn. Whether there is more.
+    fn read(
+        &mut self,
+        feed: &Arc<Feed>,
+        log: &EventLog,
+        registry: &Registry,
+        truth: impl Fn(&Folder, Revision),
+    ) -> bool {
+        if let Some(counting) = &mut self.counting {
+            let snapshots = Snapshots::default();
+            let view = || {
+                let names = feed.matcher().frontends().iter();
+                let pointing = names.map(|(namespace, name)| registry.deployments().frontend(namespace, name).cloned());
+                let matcher = feed.meaning(&pointing.collect());
+                let reader = registry.snapshot(matcher.scopes()).reader();
+                (matcher, snapshots.keep(reader, feed.matcher().scopes()))
+            };
+            if let Turn::Done(place) = counting.turn(feed, log, self.cursor, &view).expect("all of it is kept") {
+                (self.place, self.counting) = (place, None);
             }
-            assert_eq!(folder.there, partitions(&folder.view).collect(), "{set} from {}", steps[from].revision);
-            assert_eq!(folder.view, step.found[place], "{set} from {} at {}", steps[from].revision, step.revision);
+            return true;
+        }
+        match feed.next(log, self.cursor, &mut self.place).expect("all of it is kept") {
+            Next::Message(message) => {
+                (self.cursor + 1..message.revision).for_each(|revision| truth(&self.folder, revision));
+                self.folder.take(&message);
+                self.cursor = message.revision;
+                truth(&self.folder, self.cursor);
+            }
+            Next::UpToDate(revision) => {
+                (self.cursor + 1..=revision).for_each(|revision| truth(&self.folder, revision));
+                return false;
+            }
+            Next::Uncounted => self.counting = Some(Counting::default()),
+        }
+        true
+    }
+}
+
+/// Readers from every revision on take turns on one feed, and each is compared with the truth at every revision.
+fn judge_feed(world: &World, log: &EventLog, steps: &[Step], (set, place): (&FilterSet, usize), turns: &[u8]) {
+    let budgets = Budgets { messages: Budget::new(1 << 20), summaries: Budget::new(1 << 20) };
+    let matcher = Matcher::new(set.clone());
+    let feed = Arc::new(Feed::new(matcher, Uuid::nil(), 1, world.revision, budgets.clone()));
+    let truth = |folder: &Folder, revision| {
+        let step = steps.iter().rfind(|step| step.revision <= revision).unwrap();
+        assert_eq!(folder.there, partitions(&folder.view).collect(), "{set} at {revision}");
+        assert_eq!(folder.view, step.found[place], "{set} at {revision}");
+    };
+    let reader = |step: &Step| {
+        let view = step.found[place].clone();
+        let folder = Folder { there: partitions(&view).collect(), view };
+        Reader { folder, cursor: step.revision, place: None, counting: None }
+    };
+    let mut readers: Vec<Reader> = steps.iter().map(reader).collect();
+    for turn in turns.iter().cycle() {
+        if readers.is_empty() {
+            break;
+        }
+        let next = usize::from(*turn) % readers.len();
+        if !readers[next].read(&feed, log, &world.registry, truth) {
+            readers.swap_remove(next);
         }
     }
+    drop(feed);
+    assert_eq!((budgets.messages.used(), budgets.summaries.used()), (0, 0));
 }
 
 fn sets() -> Vec<FilterSet> {
@@ -304,6 +349,7 @@ proptest! {
     #[test]
     fn a_watch_of_frontends_folded_to_any_revision_is_a_lookup_there(
         groups in vec(vec(op(), 1..5), 2..24),
+        turns in vec(any::<u8>(), 1..32),
     ) {
         let (mut world, sets) = (World::new(), sets());
         let first = [0, 1, 2].map(|name| Op::Backend { name, service: name % 2, version: name });
@@ -319,8 +365,8 @@ proptest! {
         let restored = EventLog::new(1 << 20, 0);
         restored.restore(0, world.revision, rewound.frontends, rewound.tail);
         for (place, set) in sets.iter().enumerate() {
-            judge_feed(&world.log, &world.steps, set, place);
-            judge_feed(&restored, &world.steps, set, place);
+            judge_feed(&world, &world.log, &world.steps, (set, place), &turns);
+            judge_feed(&world, &restored, &world.steps, (set, place), &turns);
         }
     }
 }
@@ -367,5 +413,5 @@ fn a_log_that_forgets_knows_where_frontends_pointed() {
     let oldest = world.log.bounds().1;
     assert!(oldest > 20);
     let kept = world.steps.iter().position(|step| step.revision >= oldest).unwrap();
-    judge_feed(&world.log, &world.steps[kept..], &sets[0], 0);
+    judge_feed(&world, &world.log, &world.steps[kept..], (&sets[0], 0), &[5, 0, 3, 1]);
 }

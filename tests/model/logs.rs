@@ -6,10 +6,10 @@ use bytes::Bytes;
 use onair::{
     proto::WatchResponse,
     registry::{
-        Cause, Change, Delete, Event, Filter, FilterSet, Instance, Key, Lease, Matcher, Presence, Put, Registry, Scope,
+        Cause, Change, Delete, Event, Filter, FilterSet, Instance, Key, Lease, Matcher, Put, Registry, Scope,
         SecretHash, Stamp, StateLimits, Status, disjoint,
     },
-    watch::{EventLog, Feed, FeedBudget, Next},
+    watch::{Budget, Budgets, EventLog, Feed, Next},
 };
 use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
@@ -155,17 +155,24 @@ fn readers_far_behind_get_the_same() {
         let set = FilterSet::new(services.iter().map(|service| filter(service)));
         let matcher = Matcher::new(set);
         let scopes = matcher.scopes().to_vec();
-        let feed = Arc::new(Feed::new(matcher, Uuid::nil(), 1, 0, FeedBudget::new(1 << 20)));
+        let feed = Arc::new(Feed::new(
+            matcher,
+            Uuid::nil(),
+            1,
+            0,
+            Budgets { messages: Budget::new(1 << 20), summaries: Budget::new(0) },
+        ));
         let _others = Arc::clone(&feed);
         let mut cursors: Vec<(u64, Vec<u64>)> = vec![(0, vec![]); 5];
         let read = |cursor: &mut (u64, Vec<u64>), most: usize| {
             for _ in 0..most {
-                match feed.next(log, cursor.0, &|| (0, Presence::default())).expect("everything is kept") {
+                match feed.next(log, cursor.0, &mut None).expect("everything is kept") {
                     Next::Message(message) => {
                         cursor.0 = message.revision;
                         cursor.1.push(message.revision);
                     }
                     Next::UpToDate(revision) => return cursor.0 = revision,
+                    Next::Uncounted => panic!("nobody asked for summaries"),
                 }
             }
         };
@@ -193,7 +200,13 @@ fn readers_far_behind_get_the_same() {
 fn a_large_revision_spans_messages() {
     let mut registry = Registry::new(1, StateLimits::default());
     let log = EventLog::new(1 << 30, 0);
-    let feed = Arc::new(Feed::new(Matcher::new(FilterSet::default()), Uuid::nil(), 1, 0, FeedBudget::new(1 << 20)));
+    let feed = Arc::new(Feed::new(
+        Matcher::new(FilterSet::default()),
+        Uuid::nil(),
+        1,
+        0,
+        Budgets { messages: Budget::new(1 << 20), summaries: Budget::new(0) },
+    ));
     let ids: Vec<_> = (0..1_000).map(|number| format!("{number:04}")).collect();
     let sizes = [10, 900, 5_000, 16_000];
     let puts = ids.iter().enumerate().map(|(number, id)| put("default", "web", id, sizes[number % sizes.len()]));
@@ -201,7 +214,7 @@ fn a_large_revision_spans_messages() {
     let deletes: Vec<_> = ids.iter().map(|id| delete("default", "web", id)).collect();
     for (revision, changes) in [(1, puts), (2, deletes)] {
         log.publish(revision, registry.fold(revision, &changes));
-        let Ok(Next::Message(message)) = feed.next(&log, revision - 1, &|| (0, Presence::default())) else {
+        let Ok(Next::Message(message)) = feed.next(&log, revision - 1, &mut None) else {
             panic!("there is a revision to tell")
         };
         let frames = message.watch_frames();

@@ -9,7 +9,7 @@ use std::{
 use onair::{
     proto::{ServicePresence, WatchResponse},
     registry::{EventType, Instance, Key, Matcher, Partition, Presence},
-    watch::{EventLog, Feed, FeedBudget, Message, Next, ResumeToken},
+    watch::{Budget, Budgets, EventLog, Feed, Message, Next, Place, ResumeToken},
 };
 use prost::Message as _;
 use uuid::Uuid;
@@ -70,6 +70,8 @@ struct Reader {
     set: BTreeMap<Key, Instance>,
     /// As summaries tell.
     there: BTreeSet<Partition>,
+    /// As it counted them, when it had to.
+    counted: Option<Place>,
     resets: usize,
 }
 
@@ -77,7 +79,7 @@ impl Reader {
     /// Reads all there is.
     fn read(&mut self, truth: &Truth, log: &EventLog, now: &Committed, place: usize) {
         loop {
-            match self.feed.next(log, self.cursor, &|| (now.revision, presence(truth.at(now.revision)))) {
+            match self.feed.next(log, self.cursor, &mut self.counted) {
                 Ok(Next::Message(message)) => self.take(truth, &message),
                 Ok(Next::UpToDate(revision)) => {
                     assert_eq!(revision, now.revision);
@@ -87,7 +89,12 @@ impl Reader {
                     assert_eq!(self.set, *truth.at(revision));
                     return;
                 }
+                Ok(Next::Uncounted) => {
+                    assert!(self.counted.is_none(), "the reader from {} has counted", self.began);
+                    self.counted = Some(Place::new(presence(&self.set), &Budget::new(0)));
+                }
                 Err(forgotten) => {
+                    self.counted = None;
                     assert!(forgotten.oldest > self.cursor, "{} is still kept: {forgotten:?}", self.cursor);
                     assert!(forgotten.oldest <= log.bounds().1, "{forgotten:?} of {:?}", log.bounds());
                     (self.cursor, self.set) = (now.revision, snapshot(now, place, self.feed.matcher()));
@@ -154,14 +161,16 @@ pub fn snapshot(step: &Committed, place: usize, matcher: &Matcher) -> BTreeMap<K
 pub fn replay(truth: &Truth, place: usize, history: &[Committed], bytes: usize, paces: &[u8]) -> usize {
     let log = EventLog::new(bytes, 0);
     let matcher = Matcher::new(truth.union.set());
-    let feed =
-        |from| Arc::new(Feed::new(Matcher::new(truth.union.set()), REGISTRY, EPOCH, from, FeedBudget::new(1 << 20)));
+    let feed = |from| {
+        let budgets = Budgets { messages: Budget::new(1 << 20), summaries: Budget::new(1 << 20) };
+        Arc::new(Feed::new(Matcher::new(truth.union.set()), REGISTRY, EPOCH, from, budgets))
+    };
     let shared = feed(0);
     let reader = |number: usize, cursor, set| {
         // Some have a feed of their own, which keeps nothing for others.
         let feed = if paces[number % paces.len()] > 12 { feed(log.bounds().1) } else { Arc::clone(&shared) };
         let there = partitions(&set).collect();
-        Reader { feed, began: cursor, cursor, set, there, resets: 0 }
+        Reader { feed, began: cursor, cursor, set, there, counted: None, resets: 0 }
     };
     let mut readers = vec![reader(0, 0, BTreeMap::new())];
     for (turn, step) in history.iter().enumerate() {

@@ -326,6 +326,8 @@ label! {
         Imports = "max_imports",
         /// Bytes of an imported list.
         ImportBytes = "max_import_bytes",
+        /// Bytes of what summaries are counted by.
+        SummaryBytes = "max_summary_bytes",
     }
 }
 
@@ -374,6 +376,7 @@ impl Limit {
             Self::ReplyBytes => limits.max_reply_bytes,
             Self::Imports => limits.max_imports,
             Self::ImportBytes => limits.max_import_bytes,
+            Self::SummaryBytes => limits.max_summary_bytes,
         }
     }
 
