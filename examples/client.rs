@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 Some(LeaseEvent::Registered { .. }) => println!("registered again"),
                 Some(LeaseEvent::Failing(failed)) => println!("{failed}"),
                 Some(LeaseEvent::Recovered { outage }) => println!("the registry is back after {outage:?}"),
-                Some(LeaseEvent::Superseded) | None => return Err("another program has taken its place".into()),
+                Some(LeaseEvent::Superseded { .. }) | None => return Err("another program has taken its place".into()),
                 Some(event) => println!("{event:?}"),
             },
             connection = listener.accept() => drop(connection?),

@@ -8,7 +8,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
-use tonic::{Request, Response, Status, body::Body, server::Grpc, transport::Server};
+use tonic::{Request, Response, Status, Streaming, body::Body, server::Grpc, transport::Server};
 use tonic_prost::ProstCodec;
 use tower::service_fn;
 
@@ -91,6 +91,12 @@ async fn serve(request: http::Request<Body>, calls: Calls) -> http::Response<Bod
     match method.as_str() {
         "Register" => unary(request, calls, Call::Register).await,
         "Heartbeat" => unary(request, calls, Call::Heartbeat).await,
+        "HeartbeatStream" => {
+            let answers = service_fn(move |request: Request<Streaming<HeartbeatRequest>>| {
+                std::future::ready(Ok::<_, Status>(Response::new(beats(request.into_inner(), calls.clone()))))
+            });
+            Grpc::new(ProstCodec::default()).streaming(answers, request).await
+        }
         "Deregister" => unary(request, calls, Call::Deregister).await,
         "Lookup" => unary(request, calls, Call::Lookup).await,
         "Watch" => {
@@ -109,6 +115,24 @@ async fn serve(request: http::Request<Body>, calls: Calls) -> http::Response<Bod
         }
         other => Status::unimplemented(other).into_http(),
     }
+}
+
+/// Each message is a call; a refusal ends the stream.
+fn beats(
+    mut requests: Streaming<HeartbeatRequest>,
+    calls: Calls,
+) -> UnboundedReceiverStream<Result<HeartbeatResponse, Status>> {
+    let (to, answers) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok(Some(request)) = requests.message().await {
+            let answer = ask(request, calls.clone(), Call::Heartbeat).await;
+            let refused = answer.is_err();
+            if to.send(answer).is_err() || refused {
+                return;
+            }
+        }
+    });
+    UnboundedReceiverStream::new(answers)
 }
 
 async fn unary<Q, R>(request: http::Request<Body>, calls: Calls, call: fn(Q, Answer<R>) -> Call) -> http::Response<Body>

@@ -15,6 +15,7 @@ mod fake;
 mod health;
 mod info;
 mod join;
+mod lease;
 mod lookup;
 mod needs;
 mod package;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{failure::Failure, print::Printer};
 pub use crate::client::{Backoff, Line, chance, from_wire, to_wire};
 use crate::{
-    client::{Connection, InvalidConnection, Means},
+    client::{Client, Connection, InvalidConnection, Means},
     config::{self, ClientSettings, Given, Origin, Refused},
 };
 
@@ -51,6 +51,14 @@ impl Session {
             ttl: connection.ttl,
             print: Printer::new(settings.output),
         })
+    }
+}
+
+impl Session {
+    /// A client over connections of its own.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.line.another(), self.namespace.clone(), self.ttl)
     }
 }
 

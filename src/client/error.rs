@@ -32,6 +32,12 @@ impl CallFailed {
         self.last().is_none_or(Cause::is_transient)
     }
 
+    /// Where the instance is that holds the key, of a call that was `SUPERSEDED`.
+    #[must_use]
+    pub fn holder(&self) -> Option<String> {
+        self.last().and_then(|cause| cause.told("holder"))
+    }
+
     /// The `reason` that the server gave, if one answered: `SUPERSEDED`, for instance.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
@@ -120,9 +126,14 @@ impl Cause {
     /// Whether a change may have been made nevertheless.
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
-        let Self::Status(status) = self else { return true };
-        let info = status.get_details_error_info();
-        info.is_none_or(|info| info.metadata.get("outcome_unknown").is_none_or(|unknown| unknown != "false"))
+        self.told("outcome_unknown").is_none_or(|unknown| unknown != "false")
+    }
+
+    /// What else `ErrorInfo` tells by this name.
+    #[must_use]
+    pub fn told(&self, name: &str) -> Option<String> {
+        let Self::Status(status) = self else { return None };
+        status.get_details_error_info()?.metadata.remove(name)
     }
 
     /// Each field of `BadRequest` and what is wrong with it, made safe.

@@ -2,13 +2,15 @@
 //! docs/protocol.md.
 
 use std::{
+    mem,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tonic::transport::Channel;
 use uuid::Uuid;
@@ -19,8 +21,8 @@ use super::{
     line::{Backoff, chance, from_wire, to_wire},
 };
 use crate::proto::{
-    Beat, BeatResult, BeatState, DeregisterRequest, DeregisterResponse, DrainRequest, DrainResponse, IfMissing,
-    Instance, RegisterRequest, RegisterResponse, Status, registry_client::RegistryClient,
+    Beat, BeatState, DeregisterRequest, DeregisterResponse, DrainRequest, DrainResponse, IfMissing, Instance,
+    RegisterRequest, RegisterResponse, Status, registry_client::RegistryClient,
 };
 
 /// How long a call under way, and the deregistration after it, may take once it is to end.
@@ -51,7 +53,10 @@ pub enum LeaseEvent {
         outage: Duration,
     },
     /// Another process has registered the same instance. This is the end: nothing is tried any more.
-    Superseded,
+    Superseded {
+        /// Where that one is, if the registry tells.
+        holder: String,
+    },
     /// It was refused, and trying again is no use. This is the end.
     Refused(CallFailed),
 }
@@ -102,7 +107,7 @@ impl Joined {
         lock(&self.held).ended
     }
 
-    /// What happens next; none after the end. Who does not ask loses what comes after the first 64.
+    /// What happens next; none after the end. Who does not ask loses what comes after the first 64, but for the end.
     pub async fn event(&mut self) -> Option<LeaseEvent> {
         self.events.recv().await
     }
@@ -166,18 +171,19 @@ struct Keeper {
     outage: Option<Instant>,
     backoff: Backoff,
     commands: mpsc::Receiver<Command>,
+    /// Beats that were asked for while a call was under way.
+    asked: Vec<oneshot::Sender<Result<(), CallFailed>>>,
     events: mpsc::Sender<LeaseEvent>,
 }
 
 /// To whom it is told what came of leaving.
 type Left = Option<oneshot::Sender<Result<DeregisterResponse, CallFailed>>>;
 
-/// What the guard wants.
-enum Wanted {
-    Nothing,
-    Beat(oneshot::Sender<Result<(), CallFailed>>),
-    /// It is gone, or asks to leave.
-    End(Left),
+/// What came of a call.
+enum Called<T> {
+    Answered(T),
+    /// The guard left meanwhile; the answer, if it came soon.
+    Left(Left, Option<T>),
 }
 
 /// Why the beats have come to an end.
@@ -211,6 +217,7 @@ pub(super) async fn join(client: &Arc<Inner>, mut request: RegisterRequest) -> R
         outage: None,
         backoff: Backoff::default(),
         commands: taken,
+        asked: Vec::new(),
         events,
     };
     keeper.accept(&response);
@@ -236,12 +243,12 @@ impl Keeper {
             let lost = match self.beats().await {
                 Ended::Lost(lost) => lost,
                 Ended::Leave(answer) => return self.leave(answer).await,
-                Ended::Over(event) => return self.end(event),
+                Ended::Over(event) => return self.end(event).await,
             };
             match self.register_again(lost).await {
                 None | Some(Ended::Lost(_)) => {}
                 Some(Ended::Leave(answer)) => return self.leave(answer).await,
-                Some(Ended::Over(event)) => return self.end(event),
+                Some(Ended::Over(event)) => return self.end(event).await,
             }
         }
     }
@@ -269,19 +276,23 @@ impl Keeper {
     async fn beats(&mut self) -> Ended {
         let mut wait = self.interval.mul_f64(1.0 - 0.1 * chance());
         loop {
-            let asked = match self.within(wait).await {
-                Wanted::End(answer) => return Ended::Leave(answer),
-                // Somebody who waits for a beat gets it at once.
-                Wanted::Beat(answer) => Some(answer),
-                Wanted::Nothing => None,
+            if let Some(left) = self.within(wait).await {
+                return Ended::Leave(left);
+            }
+            let asked = mem::take(&mut self.asked);
+            let (beat, status) = self.news();
+            let (client, limit) = (Arc::clone(&self.client), self.patience());
+            let beaten = match self.let_end(async move { client.beater().beat(beat, limit).await }).await {
+                Called::Answered(beaten) => beaten,
+                Called::Left(left, _) => return Ended::Leave(left),
             };
-            let beaten = self.beat().await;
-            if let Some(answer) = asked {
+            for answer in asked {
                 let _ = answer.send(beaten.as_ref().map(|_| ()).map_err(Clone::clone));
             }
             let failed = match beaten {
                 Ok(result) => match result.state() {
                     BeatState::Renewed => {
+                        self.said = status;
                         if let Some(ttl) = from_wire(result.ttl) {
                             self.interval = (ttl / 3).max(SHORTEST_INTERVAL);
                         }
@@ -292,7 +303,7 @@ impl Keeper {
                     BeatState::Expired => return Ended::Lost("EXPIRED"),
                     BeatState::Unknown => return Ended::Lost("UNKNOWN"),
                     BeatState::Denied => return Ended::Lost("DENIED"),
-                    BeatState::Superseded => return Ended::Over(LeaseEvent::Superseded),
+                    BeatState::Superseded => return Ended::Over(LeaseEvent::Superseded { holder: result.holder }),
                     BeatState::Unspecified => self.unjudged(),
                 },
                 Err(failed) => failed,
@@ -301,20 +312,16 @@ impl Keeper {
         }
     }
 
-    /// Beats, with the status if that is news.
-    async fn beat(&mut self) -> Result<BeatResult, CallFailed> {
-        let (beat, status) = {
-            let held = lock(&self.held);
-            let status = if held.status == self.said { Status::Unspecified } else { held.status };
-            (Beat { lease_token: held.token.clone(), status: status.into() }, held.status)
-        };
-        // A beat that hangs is worth less than the next attempt.
-        let limit = self.client.calls.timeout().min(self.interval.max(Duration::from_millis(500)));
-        let result = self.client.beater().beat(beat, limit).await?;
-        if result.state() == BeatState::Renewed {
-            self.said = status;
-        }
-        Ok(result)
+    /// The next beat, with the status if that is news, and the status.
+    fn news(&self) -> (Beat, Status) {
+        let held = lock(&self.held);
+        let status = if held.status == self.said { Status::Unspecified } else { held.status };
+        (Beat { lease_token: held.token.clone(), status: status.into() }, held.status)
+    }
+
+    /// A beat that hangs is worth less than the next attempt.
+    fn patience(&self) -> Duration {
+        self.client.calls.timeout().min(self.interval.max(Duration::from_millis(500)))
     }
 
     /// Registers, as often as it takes; none when it is done.
@@ -326,7 +333,19 @@ impl Keeper {
             if let Some(instance) = &mut self.request.instance {
                 instance.set_status(status);
             }
-            let failed = match register(&self.client, &self.request, Duration::ZERO).await {
+            let (client, request) = (Arc::clone(&self.client), self.request.clone());
+            let registered = self.let_end(async move { register(&client, &request, Duration::ZERO).await }).await;
+            let registered = match registered {
+                Called::Answered(registered) => registered,
+                Called::Left(left, registered) => {
+                    // What was made is taken away.
+                    if let Some(Ok(response)) = registered {
+                        self.accept(&response);
+                    }
+                    return Some(Ended::Leave(left));
+                }
+            };
+            let failed = match registered {
                 Ok(response) => {
                     self.recovered();
                     self.accept(&response);
@@ -335,28 +354,51 @@ impl Keeper {
                     return None;
                 }
                 Err(failed) if failed.reason().as_deref() == Some("SUPERSEDED") => {
-                    return Some(Ended::Over(LeaseEvent::Superseded));
+                    let holder = failed.holder().unwrap_or_default();
+                    return Some(Ended::Over(LeaseEvent::Superseded { holder }));
                 }
                 Err(failed) if !failed.is_transient() => return Some(Ended::Over(LeaseEvent::Refused(failed))),
                 Err(failed) => failed,
             };
             let wait = self.trouble(failed.clone());
-            match self.within(wait).await {
-                Wanted::End(answer) => return Some(Ended::Leave(answer)),
-                Wanted::Beat(answer) => _ = answer.send(Err(failed)),
-                Wanted::Nothing => {}
+            for answer in self.asked.drain(..) {
+                let _ = answer.send(Err(failed.clone()));
+            }
+            if let Some(left) = self.within(wait).await {
+                return Some(Ended::Leave(left));
             }
         }
     }
 
-    /// What the guard wants, if it wants something within `pause`.
-    async fn within(&mut self, pause: Duration) -> Wanted {
-        match timeout(pause, self.commands.recv()).await {
-            Err(_) => Wanted::Nothing,
-            Ok(None) => Wanted::End(None),
-            Ok(Some(Command::Leave(answer))) => Wanted::End(Some(answer)),
-            Ok(Some(Command::Beat(answer))) => Wanted::Beat(answer),
+    /// Lets `pause` pass, unless the guard wants a beat. Or it leaves.
+    async fn within(&mut self, pause: Duration) -> Option<Left> {
+        let until = Instant::now() + pause;
+        while self.asked.is_empty() {
+            match timeout_at(until, self.commands.recv()).await {
+                Err(_) => return None,
+                Ok(None) => return Some(None),
+                Ok(Some(Command::Leave(answer))) => return Some(Some(answer)),
+                Ok(Some(Command::Beat(answer))) => self.asked.push(answer),
+            }
         }
+        None
+    }
+
+    /// Lets `call` end; not for long if the guard leaves meanwhile: it may have changed something already.
+    async fn let_end<T>(&mut self, call: impl Future<Output = T>) -> Called<T> {
+        let mut call = pin!(call);
+        let left = loop {
+            tokio::select! {
+                biased;
+                answer = &mut call => return Called::Answered(answer),
+                command = self.commands.recv() => match command {
+                    None => break None,
+                    Some(Command::Leave(answer)) => break Some(answer),
+                    Some(Command::Beat(answer)) => self.asked.push(answer),
+                },
+            }
+        };
+        Called::Left(left, timeout(GOODBYE, call).await.ok())
     }
 
     /// Tells of trouble. How long to wait before the next attempt.
@@ -385,9 +427,13 @@ impl Keeper {
         let _ = self.events.try_send(event);
     }
 
-    fn end(&mut self, event: LeaseEvent) {
+    /// Nobody is to miss how it ended, and nobody has to wait for anything after it.
+    async fn end(&mut self, event: LeaseEvent) {
         lock(&self.held).ended = true;
-        self.tell(event);
+        self.commands.close();
+        while self.commands.recv().await.is_some() {}
+        self.asked.clear();
+        let _ = self.events.send(event).await;
     }
 
     /// Takes the instance away.

@@ -140,7 +140,8 @@ impl Client {
             instance.namespace.clone_from(&self.0.namespace);
         }
         request.ttl = request.ttl.or(self.0.ttl.and_then(to_wire));
-        lease::join(&self.0, request).await
+        // What a call takes is large; who joins many keeps only the result.
+        Box::pin(lease::join(&self.0, request)).await
     }
 
     /// The instances of a service that can take traffic now.

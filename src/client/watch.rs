@@ -23,12 +23,14 @@ use super::{
     line::{Backoff, from_wire},
 };
 use crate::proto::{
-    Acknowledge, AddSubscription, GetServerInfoRequest, Selector, SubscribeRequest, SubscribeResponse,
-    registry_client::RegistryClient, subscribe_request::Command,
+    Acknowledge, AddSubscription, Selector, SubscribeRequest, SubscribeResponse, registry_client::RegistryClient,
+    subscribe_request::Command,
 };
 
-/// A quiet stream says something at least this often, where the server does not tell.
+/// A quiet stream says something at least this often, until it has told how often.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+/// Beyond two silent intervals, for the way.
+const SILENCE_MARGIN: Duration = Duration::from_secs(1);
 /// Commands that may wait for the transport.
 const COMMANDS_MAX: usize = 64;
 /// The subscription's id; it is alone on its stream.
@@ -68,7 +70,7 @@ impl Watch {
             to,
             acted: acknowledged,
             fold: Fold::default(),
-            silence: BOOKMARK_INTERVAL * 2,
+            silence: silence(BOOKMARK_INTERVAL),
             standing: Arc::clone(&standing),
         };
         tokio::spawn(follower.run());
@@ -136,6 +138,10 @@ enum Ended {
     Broken(Cause),
     /// It would not.
     Refused(Cause),
+}
+
+fn silence(bookmark_interval: Duration) -> Duration {
+    bookmark_interval * 2 + SILENCE_MARGIN
 }
 
 impl Follower {
@@ -207,18 +213,13 @@ impl Follower {
                 // There is room: it is new.
                 let _ = commands.try_send(SubscribeRequest { command: Some(command) });
             }
-            let (info, request) = (line.request(GetServerInfoRequest {}), line.request(ReceiverStream::new(outgoing)));
+            let request = line.request(ReceiverStream::new(outgoing));
             async move {
                 let mut stub = RegistryClient::new(channel).max_decoding_message_size(usize::MAX);
-                let info = stub.get_server_info(info).await?;
-                let interval = info.into_inner().intervals.and_then(|intervals| from_wire(intervals.bookmark_interval));
-                let opened = stub.subscribe(request).await?;
-                Ok(opened.map(|messages| (Open { commands, messages }, interval)))
+                Ok(stub.subscribe(request).await?.map(|messages| Open { commands, messages }))
             }
         };
-        let (open, interval) = line.attempt("watch", line.timeout(), open).await?;
-        self.silence = interval.unwrap_or(BOOKMARK_INTERVAL) * 2;
-        Ok(open)
+        line.attempt("watch", line.timeout(), open).await
     }
 
     async fn read(&mut self, mut open: Open) -> Ended {
@@ -259,6 +260,9 @@ impl Follower {
 
     /// Takes a message in, and hands on what came of it.
     async fn take(&mut self, message: SubscribeResponse, open: &mut Open) -> Option<Ended> {
+        if let Some(interval) = from_wire(message.bookmark_interval).filter(|interval| !interval.is_zero()) {
+            self.silence = silence(interval);
+        }
         for group in message.groups.into_iter().filter(|group| group.id == ID) {
             if let Some(error) = group.error {
                 let details = error.encode_to_vec();

@@ -74,7 +74,7 @@ async fn a_join_outlives_its_lease_and_its_registry_and_yields_to_another_progra
 
     // Another program registers the same instance.
     server.api().await.register(register("orders", "a", 60.0)).await.unwrap();
-    let Some(LeaseEvent::Superseded) = told(&mut joined).await else { panic!("it fights") };
+    let Some(LeaseEvent::Superseded { .. }) = told(&mut joined).await else { panic!("it fights") };
     assert!(joined.event().await.is_none() && joined.has_ended());
     joined.leave().await.unwrap();
     assert_eq!(ids(client.lookup("orders").await.unwrap()), ["a"], "the other one's stays");

@@ -19,7 +19,6 @@ use crate::{
     config::{ClientSettings, Given},
     proto::{Instance, RegisterRequest, Status},
 };
-pub(in crate::cli) use keeper::address;
 use keeper::{Keeper, Stop};
 
 const EXAMPLES: &str = "\
@@ -141,10 +140,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     // Before the registration, so that no signal in between leaves an instance behind.
     let stop = Stop::listen()?;
-    let waits = args.if_missing == IfMissing::Wait;
-    let patience = session.line.timeout() + if waits { args.wait } else { Duration::ZERO };
     let request = request(args, &session)?;
-    let mut keeper = Keeper::new(session, stop, request, patience);
+    let mut keeper = Keeper::new(session, stop, request);
     keeper.keep().await?;
     keeper.leave().await
 }

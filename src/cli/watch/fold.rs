@@ -9,7 +9,7 @@ use std::{
 use prost::Message;
 
 use crate::{
-    cli::{join::address, lookup::status_name, print::enum_name},
+    cli::{lease::address, lookup::status_name, print::enum_name},
     proto::{Cause, Event, EventType, Instance, ServicePresence, Status, WatchResponse},
 };
 

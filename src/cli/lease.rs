@@ -1,0 +1,134 @@
+//! What is said of a registration that is kept: on standard output, or beside a program whose output that is. The keeping
+//! is the client's.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{
+    failure::{CallFailed, Failure, Report as _},
+    print::{Printer, note, to_json},
+    session::from_wire,
+    text::{host_port, human, safe},
+};
+use crate::proto::{DeregisterResponse, Instance, RegisterResponse};
+
+/// An outage that goes on is told again this often.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// Tells what becomes of one registration.
+pub(super) struct Teller {
+    /// Where it is told; none: on standard error.
+    print: Option<Printer>,
+    /// `service`, or `service/id` once that is known.
+    name: String,
+    /// Where watchers see it.
+    address: String,
+    /// When what was told last.
+    trouble: Option<(Instant, String)>,
+}
+
+impl Teller {
+    pub(super) fn new(print: Option<Printer>, service: &str) -> Self {
+        Self { print, name: service.to_owned(), address: String::new(), trouble: None }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It is registered; again, if it says what became of the lease before.
+    ///
+    /// # Errors
+    /// The answer lacks what was registered, or nothing can be written.
+    pub(super) fn registered(&mut self, response: &RegisterResponse, lost: Option<&str>) -> Result<(), Failure> {
+        let (Some(instance), Some(lease)) = (&response.instance, &response.lease) else {
+            return Err(Failure::Other("the server's answer lacks the instance or the lease".to_owned()));
+        };
+        self.name = format!("{}/{}", instance.service, instance.id);
+        self.address = address(instance);
+        let ttl = from_wire(lease.ttl).unwrap_or_default();
+        let interval = from_wire(lease.heartbeat_interval).unwrap_or(ttl / 3);
+        let again = lost.map_or_else(String::new, |why| format!(" again, since its lease was {why}"));
+        let text = format!(
+            "registered {} at {}{again}; its lease lasts {}, a beat every {}",
+            safe(&self.name),
+            safe(&self.address),
+            human(ttl),
+            human(interval)
+        );
+        let needed = response.dependencies.iter().map(|(name, url)| format!("\n  {} is at {}", safe(name), safe(url)));
+        let text = text + &needed.collect::<String>();
+        let mut told = response.clone();
+        if let Some(lease) = &mut told.lease {
+            // A secret.
+            lease.token.clear();
+        }
+        self.say(&text, "REGISTERED", || to_json("RegisterResponse", &told))
+    }
+
+    /// Something failed, and is tried again.
+    ///
+    /// # Errors
+    /// Nothing can be written.
+    pub(super) fn failing(&mut self, failed: &CallFailed) -> Result<(), Failure> {
+        let (now, text) = (Instant::now(), failed.short());
+        if self.trouble.as_ref().is_some_and(|(told, before)| *before == text && now - *told < REMINDER) {
+            return Ok(());
+        }
+        let deed = if self.address.is_empty() { "register" } else { "renew the lease of" };
+        note(&format!("cannot {deed} {}, trying again: {text}", safe(&self.name)));
+        if let Some(print) = self.print.as_ref().filter(|print| print.is_json()) {
+            print.value(&json!({"event": "FAILING", "error": text}))?;
+        }
+        self.trouble = Some((now, text));
+        Ok(())
+    }
+
+    /// The registry answers again.
+    pub(super) fn recovered(&mut self, outage: Duration) {
+        if self.trouble.take().is_some() {
+            note(&format!("the registry answers again, after {}", human(outage)));
+        }
+    }
+
+    /// It was taken away.
+    ///
+    /// # Errors
+    /// Nothing can be written.
+    pub(super) fn left(&self, response: &DeregisterResponse) -> Result<(), Failure> {
+        let gone = if response.removed == 0 { ", its lease had ended already" } else { "" };
+        let text = format!("took {} away{gone}", safe(&self.name));
+        self.say(&text, "LEFT", || to_json("DeregisterResponse", response))
+    }
+
+    /// The end: another process has its key.
+    pub(super) fn superseded(&self, holder: &str) -> Failure {
+        let newer = match holder {
+            "" => "a newer registration".to_owned(),
+            holder => format!("a newer registration at {holder}"),
+        };
+        Failure::Superseded(format!(
+            "{} at {} was superseded by {newer}: this process stops, and does not register again",
+            self.name, self.address
+        ))
+    }
+
+    fn say(&self, text: &str, event: &str, json: impl FnOnce() -> Result<Value, Failure>) -> Result<(), Failure> {
+        match &self.print {
+            None => note(text),
+            Some(print) if print.is_json() => {
+                let mut json = json()?;
+                json["event"] = json!(event);
+                print.value(&json)?;
+            }
+            Some(print) => print.line(text)?,
+        }
+        Ok(())
+    }
+}
+
+/// Where an instance is, for people.
+pub(super) fn address(instance: &Instance) -> String {
+    if instance.port == 0 { instance.url.clone() } else { host_port(&instance.host, instance.port) }
+}
