@@ -9,8 +9,13 @@ use std::{
 };
 
 /// The files that have all of the API with what they import.
-const API: [&str; 4] =
-    ["onair/v1/registry.proto", "onair/v1/deployments.proto", "onair/v1/catalog.proto", "onair/v1/error.proto"];
+const API: [&str; 5] = [
+    "onair/v1/registry.proto",
+    "onair/v1/deployments.proto",
+    "onair/v1/catalog.proto",
+    "onair/v1/admin.proto",
+    "onair/v1/error.proto",
+];
 /// Types that `src/registry` owns; the generated code uses those.
 const REGISTRY_TYPES: [&str; 4] = ["Instance", "Status", "EventType", "Cause"];
 /// Replies that a server sends as bytes made once (`grpc::raw`).

@@ -9,6 +9,7 @@ use divan::{Bencher, black_box};
 use http::{HeaderMap, Request, header::CONTENT_TYPE, uri::PathAndQuery};
 use http_body_util::BodyExt as _;
 use onair::{
+    access::Gate,
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     grpc::{
@@ -64,7 +65,7 @@ impl Scene {
         let service = RegistryServer::new(RegistryService::new(handle, options));
         let services = Routes::new(CanonicalErrors::new(service, 4 << 20, metrics));
         let grpc = Grpc::new(services.clone());
-        let api = router(services, ApiOptions { max_message_bytes: 4 << 20, max_json_values: VALUES })
+        let api = router(services, ApiOptions { max_message_bytes: 4 << 20, max_json_values: VALUES }, Gate::open())
             .expect("the protos are right");
         let table = Table::of_api().expect("the protos are right");
         let mut scene = Self { runtime, grpc, api: api.with_state(()), table, token: String::new() };

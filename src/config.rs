@@ -18,16 +18,20 @@ use std::{
 
 pub use authority::{Authority, Host, Namespace, WebOrigin};
 pub use kind::{LogFormat, Output, Shape};
-pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, locate, misspelt, platform_file, resolve};
+pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, TOKEN, locate, misspelt, platform_file, resolve};
 
 use kind::{
     Addresses, Choice, Count, Directory, Filter, HostPort, Hosts, Kind, Location, Name, Namespaces, OnOff, Origins,
-    Size, Span, Switch, Zone,
+    Realms, Size, Span, Switch, Zone,
 };
 use lists::{Blocks, Ports};
-use pem::PemOrFile;
+use pem::{FilePath, PemOrFile};
 
-use crate::registry::catalog::{BlockPattern, PortRules};
+use crate::registry::{
+    Realm,
+    catalog::{BlockPattern, PortRules},
+};
+
 use crate::tls::{ClientAuth, ClientFiles, Pem, ServerFiles};
 
 pub use crate::{
@@ -178,6 +182,15 @@ settings! {
         /// Hosts, besides localhost and the addresses listened on, by which browsers and HTTP clients may call this server:
         /// names that lead to it, without ports. Default: that of `advertise`.
         http_hosts: Vec<Host> = Vec::new(), Hosts;
+        /// Ask everybody who they are, and let them do what their token allows. The first start with it writes an operator's
+        /// token to `operator_token`. Default false.
+        auth: bool = false, Switch;
+        /// The file for the operator's token, readable by its owner alone. It is written when no token that is good may do
+        /// everything. Default: operator.token in `data_dir`.
+        operator_token: Option<PathBuf> = None, FilePath;
+        /// What may be read by who has no token: namespaces, or parts of them, as in public/status-*; * is everything.
+        /// Default none.
+        anonymous_read: Vec<Realm> = Vec::new(), Realms;
         /// Take registrations without a lease token by the routes under `/registrations`: on or off. Default on.
         unfenced_http: bool = true, OnOff;
         /// Origins of other servers' pages that may call this one from a browser, like `https://shop.example`. Default
@@ -237,6 +250,9 @@ settings! {
         url: String = format!("http://127.0.0.1:{DEFAULT_PORT}"), Location;
         /// The namespace to speak of; in reads * means all. Default: the url's, else `default`.
         namespace: String = String::new(), Name;
+        /// File with the token that calls are made with. Without it the environment's ONAIR_TOKEN is the token itself, if it
+        /// is set; no flag is, since everybody on a machine can read flags. Default: none.
+        token_file: Option<PathBuf> = None, FilePath;
         /// How long one call to one host may take. Default 10s.
         timeout: Duration = Duration::from_secs(10), Span<1, { 24 * HOUR }>;
         /// Authorities in PEM by which a registry at https:// is believed: a file, or the PEM itself. Default: those that
@@ -283,8 +299,8 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
         wrong.extend(bound.iter().filter(|(_, address)| !is_loopback(address)).map(|(setting, address)| {
             format!(
                 "{setting}: {address} can be reached from other machines, and there is neither TLS nor a token: give \
-                 --tls-cert and --tls-key (`onair tls init` makes both), or add --insecure if whoever reaches the port \
-                 may do everything"
+                 --tls-cert and --tls-key (`onair tls init` makes both), or --auth, or add --insecure if whoever reaches \
+                 the port may do everything"
             )
         }));
     }
@@ -305,12 +321,21 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
     }
     let faults = settings.port_rules().faults();
     wrong.extend(faults.into_iter().map(|(setting, fault)| format!("catalog_{setting}: {fault}")));
+    if settings.auth && settings.ephemeral && settings.operator_token.is_none() {
+        wrong.push(
+            "operator_token: nothing is kept, so --auth needs --operator-token to say where the operator's goes"
+                .to_owned(),
+        );
+    }
+    if !settings.auth && !settings.anonymous_read.is_empty() {
+        wrong.push("anonymous_read: says nothing without --auth: everybody may do everything".to_owned());
+    }
     wrong
 }
 
 /// Whether somebody who only reaches the port can do nothing: the one place that says what is enough (promise 19).
 fn is_protected(settings: &ServeSettings) -> bool {
-    settings.tls_cert.is_some()
+    settings.tls_cert.is_some() || settings.auth
 }
 
 fn check_tls(settings: &ServeSettings) -> Vec<String> {
@@ -376,6 +401,9 @@ mod tests {
                 "ops_listen",
                 "zone",
                 "breaker_off",
+                "operator_token",
+                "anonymous_read",
+                "token_file",
             ]
             .contains(&key.as_str())
                 || key.starts_with("tls_")

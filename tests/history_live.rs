@@ -10,6 +10,7 @@ use history::{AnyWatched, Client, Fold, Recorder, Settings, Way};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use onair::{
+    access::Gate,
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     grpc::{
@@ -86,8 +87,12 @@ async fn serve() -> (Channel, SocketAddr, RegistryHandle) {
 
 /// The same services by HTTP.
 async fn serve_http(services: Routes) -> SocketAddr {
-    let routes =
-        onair::http::router(services, ApiOptions { max_message_bytes: 1 << 22, max_json_values: 1 << 16 }).unwrap();
+    let routes = onair::http::router(
+        services,
+        ApiOptions { max_message_bytes: 1 << 22, max_json_values: 1 << 16 },
+        Gate::open(),
+    )
+    .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -42,12 +42,15 @@ const fn rule(entry: Entry, reach: Reach) -> Rule {
     Rule { entry, reach }
 }
 
-const OPEN: Rule = rule(Entry::Open, Reach::Nothing);
+/// Of what shows nothing of what is registered.
+pub const OPEN: Rule = rule(Entry::Open, Reach::Nothing);
 const KNOWN: Rule = rule(Entry::Known, Reach::Nothing);
 const READ: Entry = Entry::Any(&[Permission::Read]);
 const REGISTER: Entry = Entry::Any(&[Permission::Register]);
 const DEPLOY: Entry = Entry::Any(&[Permission::Deploy]);
 const CATALOG: Entry = Entry::Any(&[Permission::Catalog]);
+/// In all parts of the registry that a token speaks of.
+const ADMIN: Rule = rule(Entry::Any(&[Permission::Admin]), Reach::Named);
 /// Health of the server itself is everybody's; that of a service is judged by its name.
 const HEALTH: Rule = rule(Entry::Open, Reach::Named);
 
@@ -123,7 +126,14 @@ pub const RPCS: &[(&str, Rule)] = &[
     // What the sources of onair say anyway.
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", OPEN),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", OPEN),
-    ("/onair.bench.v1.Floor/Echo", KNOWN),
+    // What benchmarks compare with; it knows nothing.
+    ("/onair.bench.v1.Floor/Echo", OPEN),
+    ("/onair.v1.Admin/CreateToken", ADMIN),
+    ("/onair.v1.Admin/GetToken", ADMIN),
+    ("/onair.v1.Admin/ListTokens", rule(Entry::Any(&[Permission::Admin]), Reach::Narrowed)),
+    ("/onair.v1.Admin/UpdateToken", ADMIN),
+    ("/onair.v1.Admin/RotateToken", ADMIN),
+    ("/onair.v1.Admin/RevokeToken", ADMIN),
 ];
 
 /// The paths of HTTP that stand for no call: by their first segment or, where they have more, as they are. Then what it
@@ -205,6 +215,7 @@ mod tests {
                 .iter()
                 .any(|verb| name.starts_with(verb));
             let Entry::Any(permissions) = rule.entry else { continue };
+            let reads = reads && !path.starts_with("/onair.v1.Admin/");
             assert_eq!(permissions.contains(&Permission::Read), reads, "{path}");
             assert!(!reads || rule.reach != Reach::Lease, "{path}");
         }

@@ -169,7 +169,8 @@ impl RegistryHandle {
                 continue;
             }
             for (name, one) in of(held).iter().filter(|(name, _)| name.starts_with(query.prefix.as_str())) {
-                if after.as_ref().is_some_and(|(first, second)| (namespace, name) <= (first, second)) {
+                let is_before = after.as_ref().is_some_and(|(first, second)| (namespace, name) <= (first, second));
+                if is_before || !query.shows(namespace, name) {
                     continue;
                 }
                 if let Some((namespace, name)) = last.filter(|_| page.found.len() >= limit) {

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     RegistryHandle,
+    list::ListQuery,
     sleeper::{Sleeper, may_match},
 };
 use crate::registry::{
@@ -111,21 +112,6 @@ pub struct Found {
     pub next_page_token: String,
     /// The revision that this shows.
     pub revision: Revision,
-}
-
-/// Which services to list.
-#[derive(Clone, Debug, Default)]
-pub struct ListQuery {
-    /// None: of all namespaces.
-    pub namespace: Option<SmolStr>,
-    /// Names that begin so.
-    pub prefix: String,
-    /// Only those that have, or had lately, a partition of this key; empty: all.
-    pub partition_key: String,
-    /// How many at most; 0 is 1,000.
-    pub limit: usize,
-    /// Where the last page ended.
-    pub page_token: String,
 }
 
 /// The services found.
@@ -266,7 +252,7 @@ impl RegistryHandle {
                 if !service.starts_with(&query.prefix) {
                     break;
                 }
-                if resumed.as_ref() == Some(service) {
+                if resumed.as_ref() == Some(service) || !query.shows(namespace, service) {
                     continue;
                 }
                 services.push((namespace.clone(), service.clone(), set.clone()));
@@ -452,7 +438,8 @@ fn shares<'a>(frontend: &'a Frontend, instances: &[crate::registry::Instance]) -
 
 /// Why a lookup of this filter finds nothing.
 fn why_empty(namespaces: &OrdMap<SmolStr, Namespace>, filter: Option<&Filter>) -> WhyEmpty {
-    let Some(filter) = filter else { return WhyEmpty::NoMatch };
+    // What somebody may see but a part of is said to be empty, and no more.
+    let Some(filter) = filter.filter(|filter| !filter.is_narrowed()) else { return WhyEmpty::NoMatch };
     let within = match filter.scope() {
         Scope::All => namespaces.values().collect(),
         Scope::Namespace(namespace)

@@ -11,6 +11,7 @@ mod handle;
 mod import;
 mod latch;
 mod leases;
+mod list;
 mod lists;
 mod lookup;
 mod publish;
@@ -26,6 +27,7 @@ mod unfenced;
 mod verified;
 mod vitals;
 mod waiting;
+mod write;
 
 use std::{
     collections::HashMap,
@@ -60,8 +62,9 @@ pub use self::{
     drain::Drained,
     handle::{ActorOptions, RegistryHandle},
     import::{CatalogPage, Import, Imported, Progress},
+    list::ListQuery,
     lists::{BY_ID, CatalogList, Standings},
-    lookup::{Found, ListQuery, Listed, LookupQuery, PickKind, WhyEmpty},
+    lookup::{Found, Listed, LookupQuery, PickKind, WhyEmpty},
     request::{Beat, BeatOutcome, BeatReply, Reply, Standing},
     resolve::{Resolution, ResolveQuery},
     vitals::Lifeless,

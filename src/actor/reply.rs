@@ -80,6 +80,7 @@ fn deployed(registry: &Registry, key: &DocumentKey) -> Standing {
         Kind::ServiceType => book.types().get(&key.name).cloned().map(Standing::ServiceType),
         Kind::Application => book.applications().get(&key.name).cloned().map(Standing::Application),
         Kind::CatalogVersion => None,
+        Kind::Token => registry.tokens().get(&key.name).cloned().map(Standing::Token),
     };
     found.unwrap_or(Standing::Gone)
 }

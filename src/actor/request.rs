@@ -109,6 +109,8 @@ pub enum Standing {
     ServiceType(Arc<Entry<ServiceType>>),
     /// An application.
     Application(Arc<Entry<Application>>),
+    /// A token's document.
+    Token(Arc<Document>),
     /// Nothing.
     Gone,
 }

@@ -6,6 +6,7 @@ use prost_reflect::DynamicMessage;
 
 use super::{failure::Failure, session::Session};
 use crate::{
+    config,
     http::{
         compose::{Composed, compose},
         curl::Curl,
@@ -19,13 +20,15 @@ use crate::{
 const OPTIONS: [&str; 2] = ["-sS", "--fail-with-body"];
 /// Shell variable that holds the token of the lease that the commands before it have got.
 const VARIABLE: &str = "LEASE_TOKEN";
+/// Shell variable that holds what proves who calls.
+const TOKEN: &str = config::TOKEN;
 
 /// Prints the call of `method` with this request.
 ///
 /// # Errors
 /// It cannot be written.
 pub fn show(session: &Session, method: &str, request: &impl Message) -> Result<(), Failure> {
-    session.print.line(&call(session, method, request)?.to_string())
+    session.print.line(&text(&call(session, method, request)?))
 }
 
 /// Prints the call of a `method` that streams its replies.
@@ -37,7 +40,7 @@ pub fn show_stream(session: &Session, method: &str, request: &impl Message) -> R
     // Each event when it comes.
     curl.options.push("-N".to_owned());
     curl.headers.push(("Accept".to_owned(), "text/event-stream".to_owned()));
-    session.print.line(&curl.to_string())
+    session.print.line(&text(&curl))
 }
 
 /// Prints the life of a lease: a script that registers, beats once, and leaves.
@@ -49,8 +52,8 @@ pub fn show_lease(session: &Session, request: &RegisterRequest) -> Result<(), Fa
     let beats = HeartbeatRequest { beats: vec![beat], ..HeartbeatRequest::default() };
     let goodbye = DeregisterRequest { lease_token: VARIABLE.to_owned(), ..DeregisterRequest::default() };
     // Within single quotes the shell would not put the token in.
-    let filled = |curl: Curl| curl.to_string().replace(VARIABLE, &format!("'\"${VARIABLE}\"'"));
-    let register = call(session, "Register", request)?;
+    let filled = |curl: Curl| text(&curl).replace(VARIABLE, &format!("'\"${VARIABLE}\"'"));
+    let register = text(&call(session, "Register", request)?);
     session.print.line("# Registers; the answer has the token of the lease.")?;
     session.print.line(&format!("ANSWER=$({register}) && printf '%s\\n' \"$ANSWER\""))?;
     session.print.line(&format!(
@@ -62,6 +65,11 @@ pub fn show_lease(session: &Session, request: &RegisterRequest) -> Result<(), Fa
     session.print.line(&filled(call(session, "Deregister", &goodbye)?))
 }
 
+/// The command, with the token as a variable: it belongs into no history.
+fn text(curl: &Curl) -> String {
+    curl.to_string().replace(&format!("Bearer {TOKEN}"), &format!("Bearer '\"${TOKEN}\"'"))
+}
+
 fn call(session: &Session, method: &str, request: &impl Message) -> Result<Curl, Failure> {
     let table = Table::of_api().map_err(|error| Failure::Internal(error.to_string()))?;
     let route = table.routes().iter().find(|route| route.rpc.name() == method);
@@ -71,6 +79,9 @@ fn call(session: &Session, method: &str, request: &impl Message) -> Result<Curl,
     let mut curl = curl(&session.line.host(), composed);
     if let Some(tls) = session.line.tls() {
         curl.options.extend(of_tls(&tls.files)?);
+    }
+    if session.line.has_token() {
+        curl.headers.push(("Authorization".to_owned(), format!("Bearer {TOKEN}")));
     }
     Ok(curl)
 }

@@ -27,6 +27,7 @@ mod session;
 mod switch;
 mod text;
 mod tls;
+mod token;
 mod watch;
 
 use std::{env, io, path::PathBuf, process::ExitCode};
@@ -98,6 +99,8 @@ enum Command {
     Env(catalog::EnvArgs),
     /// Write the catalog as a file of another program.
     Export(catalog::ExportArgs),
+    /// Make, show, list, change, rotate and revoke tokens: who may do what.
+    Token(token::Args),
     /// Ask for the health of the registry, or of a service.
     Health(health::Args),
     /// Show the server's identity, limits and counts.
@@ -157,6 +160,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Graph(args) => client(catalog::graph(args)),
         Command::Env(args) => client(catalog::env(args)),
         Command::Export(args) => client(catalog::export_for(args)),
+        Command::Token(args) => client(token::run(args)),
         Command::Health(args) => client(health::run(args)),
         Command::Info(args) => client(info::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),

@@ -1,11 +1,11 @@
 //! What every client command starts with: its settings, and the line to the registry that they name. Knows no command.
 
-use std::time::Duration;
+use std::{env, fs, time::Duration};
 
 use super::{failure::Failure, print::Printer};
 pub use crate::client::{Backoff, Line, chance, from_wire, to_wire};
 use crate::{
-    client::{Client, Connection, InvalidConnection, Means},
+    client::{Client, Connection, InvalidConnection, Means, Token},
     config::{self, ClientSettings, Given, Origin, Refused},
 };
 
@@ -40,7 +40,7 @@ impl Session {
             (Origin::Default, Some(of_url)) => of_url,
             _ => settings.timeout,
         };
-        let means = Means { timeout: Some(timeout), tls: settings.tls() };
+        let means = Means { timeout: Some(timeout), tls: settings.tls(), token: token(settings)? };
         let line = connection.line(means).map_err(|invalid| match invalid {
             InvalidConnection::Text(why) => wrong(why),
             InvalidConnection::Tls(why) => Refused(why).into(),
@@ -60,6 +60,22 @@ impl Session {
     pub fn client(&self) -> Client {
         Client::new(self.line.another(), self.namespace.clone(), self.ttl)
     }
+}
+
+/// The token of the settings, or of the environment.
+fn token(settings: &ClientSettings) -> Result<Option<Token>, Failure> {
+    let (text, place) = match &settings.token_file {
+        Some(path) => {
+            let unread = |error| Failure::Usage(format!("token_file: {} cannot be read: {error}", path.display()));
+            (fs::read_to_string(path).map_err(unread)?, path.display().to_string())
+        }
+        None => match env::var(config::TOKEN) {
+            Ok(text) => (text, config::TOKEN.to_owned()),
+            Err(_) => return Ok(None),
+        },
+    };
+    // What is wrong with it is not said: it would be shown.
+    Token::new(&text).map(Some).ok_or_else(|| Failure::Usage(format!("{place} has no token")))
 }
 
 /// Reads a duration for clap.

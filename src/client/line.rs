@@ -18,7 +18,7 @@ use tonic::{
 use super::{
     connection::Host,
     error::{CallFailed, Cause},
-    means::{Tls, by_tls},
+    means::{Tls, Token, by_tls},
 };
 
 /// How long a connection may take to come about.
@@ -34,6 +34,7 @@ pub struct Line {
     at: AtomicUsize,
     timeout: Duration,
     tls: Option<Arc<Tls>>,
+    token: Option<Token>,
 }
 
 impl Line {
@@ -42,7 +43,19 @@ impl Line {
     pub fn new(hosts: impl Into<Arc<[Host]>>, timeout: Duration, tls: Option<Arc<Tls>>) -> Self {
         let hosts = hosts.into();
         let channels = hosts.iter().map(|_| Mutex::default()).collect();
-        Self { hosts, channels, at: AtomicUsize::new(0), timeout, tls }
+        Self { hosts, channels, at: AtomicUsize::new(0), timeout, tls, token: None }
+    }
+
+    /// With a token beside every call.
+    #[must_use]
+    pub fn with(self, token: Option<Token>) -> Self {
+        Self { token, ..self }
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
     }
 
     /// Another line to the same hosts, with connections of its own.
@@ -58,7 +71,7 @@ impl Line {
     }
 
     fn to(&self, hosts: impl Into<Arc<[Host]>>) -> Self {
-        Self::new(hosts, self.timeout, self.tls.clone())
+        Self::new(hosts, self.timeout, self.tls.clone()).with(self.token.clone())
     }
 
     /// How TLS is spoken, if it is.
@@ -87,7 +100,11 @@ impl Line {
 
     /// A request as every call makes it.
     pub(super) fn request<Q>(&self, message: Q) -> Request<Q> {
-        Request::new(message)
+        let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            token.beside(&mut request);
+        }
+        request
     }
 
     /// A unary call, each host tried once, beginning with the one in use; `what` is for the error: `look up web`.

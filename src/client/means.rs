@@ -6,7 +6,11 @@ use std::{io, sync::Arc, time::Duration};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use tonic::codegen::{Service, http::Uri};
+use tonic::{
+    Request,
+    codegen::{Service, http::Uri},
+    metadata::{Ascii, MetadataValue},
+};
 use tower::service_fn;
 
 use super::{
@@ -26,6 +30,28 @@ pub struct Means {
     /// By whom a registry at `https://` is believed, and what is shown to it. Default: whom this system believes, and
     /// nothing. Given, a connection string without a protocol means `https://`.
     pub tls: ClientFiles,
+    /// What every call proves who it is with. Default: nothing.
+    pub token: Option<Token>,
+}
+
+/// What proves to a registry who calls: a token of its own, or one that it believes. It is shown nowhere.
+#[derive(Clone, Debug)]
+pub struct Token(MetadataValue<Ascii>);
+
+impl Token {
+    /// Takes the text of one; none if it cannot be one.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let text = Some(text.trim()).filter(|text| !text.is_empty())?;
+        let mut value = MetadataValue::try_from(format!("Bearer {text}")).ok()?;
+        value.set_sensitive(true);
+        Some(Self(value))
+    }
+
+    /// Puts it beside a request.
+    pub(super) fn beside<Q>(&self, request: &mut Request<Q>) {
+        request.metadata_mut().insert("authorization", self.0.clone());
+    }
 }
 
 /// How TLS is spoken with a registry.
@@ -72,7 +98,7 @@ impl Connection {
             }
             false => None,
         };
-        Ok(Line::new(hosts, means.timeout.or(self.timeout).unwrap_or(TIMEOUT), tls))
+        Ok(Line::new(hosts, means.timeout.or(self.timeout).unwrap_or(TIMEOUT), tls).with(means.token))
     }
 }
 

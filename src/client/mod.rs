@@ -65,7 +65,7 @@ pub use self::{
     fold::Change,
     lease::{Joined, LeaseEvent},
     line::{Backoff, Line, chance, from_wire, to_wire},
-    means::{InvalidConnection, Means, Tls},
+    means::{InvalidConnection, Means, Tls, Token},
     registration::Registration,
     service::{Instances, Pick, Service},
     watch::{Standing, Watch},

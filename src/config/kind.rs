@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::authority::{Host, Namespace, WebOrigin};
-use crate::text::{duration, show_duration, show_size, size};
+use crate::{
+    registry::Realm,
+    text::{duration, show_duration, show_size, size},
+};
 
 /// How many values a setting takes on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,11 @@ listed! {
 listed! {
     /// Origins of pages.
     Origins of WebOrigin as "ORIGIN", not like "an origin like https://shop.example or http://localhost:3000, without a path"
+}
+
+listed! {
+    /// Parts of the registry.
+    Realms of Realm as "NAMESPACE[/SERVICES]", not like "a namespace like public, public-* or public/status-*"
 }
 
 /// A path.

@@ -1,4 +1,6 @@
-//! How certificates and keys are written in settings. Knows no table and no source.
+//! How certificates and keys are written in settings, and the files that secrets are in. Knows no table and no source.
+
+use std::path::PathBuf;
 
 use super::kind::{Kind, Word};
 use crate::tls::{ClientAuth, Pem};
@@ -14,6 +16,20 @@ impl Kind<Option<Pem>> for PemOrFile {
 
     fn show(value: &Option<Pem>) -> String {
         value.as_ref().map_or_else(String::new, Pem::to_string)
+    }
+}
+
+/// The path of a file; none is said by nothing.
+pub(super) struct FilePath;
+impl Kind<Option<PathBuf>> for FilePath {
+    const VALUE_NAME: &'static str = "FILE";
+
+    fn read(text: &str) -> Result<Option<PathBuf>, String> {
+        Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+    }
+
+    fn show(value: &Option<PathBuf>) -> String {
+        value.as_ref().map_or_else(String::new, |path| path.display().to_string())
     }
 }
 

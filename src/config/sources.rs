@@ -214,12 +214,15 @@ fn has_table(text: &str, section: &'static str) -> bool {
     names.any(|name| name == section || (!SECTIONS.contains(&name) && !nearest(name, [section]).is_empty()))
 }
 
+/// The variable that holds a client's token. It is no setting: what shows settings must not show it.
+pub const TOKEN: &str = "ONAIR_TOKEN";
+
 /// A sentence for each variable that looks like a misspelt one of ours. Others that begin like ours are left alone: an
 /// orchestrator sets `ONAIR_SERVICE_HOST` for a service that is called onair.
 pub fn misspelt(variables: impl Iterator<Item = String>) -> Vec<String> {
     let serve = super::ServeSettings::table().iter().map(|row| row.variable.as_str());
     let client = super::ClientSettings::table().iter().map(|row| row.variable.as_str());
-    let known: Vec<&'static str> = serve.chain(client).chain(["ONAIR_CONFIG", "ONAIR_OUTPUT"]).collect();
+    let known: Vec<&'static str> = serve.chain(client).chain(["ONAIR_CONFIG", "ONAIR_OUTPUT", TOKEN]).collect();
     let ours = variables.filter(|name| name.starts_with("ONAIR_") && !known.contains(&name.as_str()));
     let told = ours.filter_map(|name| {
         let hint = nearest(&name, known.iter().copied());

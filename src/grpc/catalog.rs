@@ -21,10 +21,11 @@ use super::{
     status::{self, Reason},
 };
 use crate::{
-    actor::{CatalogList, Deployment, RegistryHandle, Standing, anyone},
+    access::{Gate, Permission, Who},
+    actor::{CatalogList, Deployment, RegistryHandle, Standing},
     proto::*,
     registry::{
-        ALL_NAMESPACES, Error,
+        ALL_NAMESPACES, Error, Kind,
         catalog::{self, Book, CatalogAction},
     },
 };
@@ -33,25 +34,42 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct CatalogService {
     handle: RegistryHandle,
+    gate: Gate,
 }
 
 /// Which entry a change is about, and of which revision it has to be.
 struct About {
     namespace: smol_str::SmolStr,
     expected: u64,
+    asked: Asked,
+}
+
+/// Who asks, and until when they wait.
+struct Asked {
+    who: Who,
     deadline: Option<tokio::time::Instant>,
 }
 
 impl CatalogService {
-    /// The service over `handle`.
+    /// The service over `handle`, for those whom the gate let in.
     #[must_use]
-    pub fn new(handle: RegistryHandle) -> Self {
-        Self { handle }
+    pub fn new(handle: RegistryHandle, gate: Gate) -> Self {
+        Self { handle, gate }
+    }
+
+    /// Who asks, and until when they wait.
+    fn asked<T>(&self, request: &Request<T>) -> Result<Asked, Status> {
+        Ok(Asked { who: self.gate.who(request.extensions())?, deadline: deadline::of(request) })
     }
 
     async fn change(&self, about: About, action: CatalogAction) -> Result<Deployment, Status> {
-        let About { namespace, expected, deadline } = about;
-        Ok(self.handle.change_catalog(namespace, action, expected, anyone(), deadline).await?)
+        let About { namespace, expected, asked: Asked { who, deadline } } = about;
+        // An application is judged by its name, as a service is; the kinds of programs are all of the namespace's.
+        match action.subject() {
+            (Kind::Application, id) => who.need(Permission::Catalog, &namespace, id)?,
+            _ => who.need_all(Permission::Catalog, &namespace)?,
+        }
+        Ok(self.handle.change_catalog(namespace, action, expected, who.allowed(), deadline).await?)
     }
 
     async fn change_application(&self, about: About, action: CatalogAction) -> Result<Changed<Application>, Status> {
@@ -76,9 +94,13 @@ impl CatalogService {
         }
     }
 
-    /// The catalog of a namespace that a read names.
-    fn book(&self, namespace: &str) -> Result<(smol_str::SmolStr, Book, u64), Status> {
+    /// The catalog of a namespace that a read names, for who may read this entry of it, or all.
+    fn book(&self, who: &Who, namespace: &str, id: Option<&str>) -> Result<(smol_str::SmolStr, Book, u64), Status> {
         let namespace = read::namespace_to_read(namespace)?;
+        match id {
+            Some(id) => who.need(Permission::Read, &namespace, id)?,
+            None => who.need_all(Permission::Read, &namespace)?,
+        }
         let (book, revision) = self.handle.book(&namespace);
         Ok((namespace, book, revision))
     }
@@ -105,10 +127,10 @@ impl Catalog for CatalogService {
         &self,
         request: Request<CreateServiceTypeRequest>,
     ) -> Result<Response<CreateServiceTypeResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let CreateServiceTypeRequest { namespace, id, default_port, offset } = request.into_inner();
         let (namespace, draft) = read::service_type(&namespace, id, default_port, offset);
-        let (about, action) = (About { namespace, expected: 0, deadline }, CatalogAction::CreateType(draft));
+        let (about, action) = (About { namespace, expected: 0, asked }, CatalogAction::CreateType(draft));
         let Changed { now, revision, .. } = self.change_type(about, action).await?;
         Ok(Response::new(CreateServiceTypeResponse { service_type: Some(now), revision }))
     }
@@ -117,8 +139,9 @@ impl Catalog for CatalogService {
         &self,
         request: Request<GetServiceTypeRequest>,
     ) -> Result<Response<GetServiceTypeResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let GetServiceTypeRequest { namespace, id } = request.into_inner();
-        let (namespace, book, revision) = self.book(&namespace)?;
+        let (namespace, book, revision) = self.book(&who, &namespace, Some(&id))?;
         let entry = book.types().get(id.as_str()).ok_or_else(|| no_such("ServiceType", &namespace, &id))?;
         let service_type = Some(answer::service_type(&namespace, entry));
         Ok(Response::new(GetServiceTypeResponse { service_type, revision }))
@@ -128,10 +151,12 @@ impl Catalog for CatalogService {
         &self,
         request: Request<ListServiceTypesRequest>,
     ) -> Result<Response<ListServiceTypesResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let mut request = request.into_inner();
         let namespace = std::mem::take(&mut request.namespace);
         let namespace = read::namespace_to_read(&namespace)?;
         let (ids, read::Part { sort, page, after }) = read::service_types(request)?;
+        who.need_all(Permission::Read, &namespace)?;
         let list = self.handle.list_service_types(namespace, &ids, sort, page, after).await;
         let CatalogList { found, total, next_page_token, revision } = list;
         let service_types = found.iter().map(|(of, entry)| answer::service_type(of, entry)).collect();
@@ -142,10 +167,10 @@ impl Catalog for CatalogService {
         &self,
         request: Request<PutServiceTypeRequest>,
     ) -> Result<Response<PutServiceTypeResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let PutServiceTypeRequest { namespace, id, default_port, offset, expected_revision } = request.into_inner();
         let (namespace, draft) = read::service_type(&namespace, id, default_port, offset);
-        let about = About { namespace, expected: expected_revision, deadline };
+        let about = About { namespace, expected: expected_revision, asked };
         let action = CatalogAction::PutType(draft);
         let Changed { now, created, revision } = self.change_type(about, action).await?;
         Ok(Response::new(PutServiceTypeResponse { service_type: Some(now), revision, created }))
@@ -155,9 +180,9 @@ impl Catalog for CatalogService {
         &self,
         request: Request<DeleteServiceTypeRequest>,
     ) -> Result<Response<DeleteServiceTypeResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let DeleteServiceTypeRequest { namespace, id, expected_revision } = request.into_inner();
-        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
+        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, asked };
         let Deployment { revision, .. } = self.change(about, CatalogAction::DeleteType(id.into())).await?;
         Ok(Response::new(DeleteServiceTypeResponse { revision }))
     }
@@ -166,9 +191,9 @@ impl Catalog for CatalogService {
         &self,
         request: Request<CreateApplicationRequest>,
     ) -> Result<Response<CreateApplicationResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let (namespace, draft) = read::create(request.into_inner());
-        let about = About { namespace, expected: 0, deadline };
+        let about = About { namespace, expected: 0, asked };
         let Changed { now, revision, .. } = self.change_application(about, CatalogAction::Create(draft)).await?;
         Ok(Response::new(CreateApplicationResponse { application: Some(now), revision }))
     }
@@ -177,8 +202,9 @@ impl Catalog for CatalogService {
         &self,
         request: Request<GetApplicationRequest>,
     ) -> Result<Response<GetApplicationResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let GetApplicationRequest { namespace, id } = request.into_inner();
-        let (namespace, book, revision) = self.book(&namespace)?;
+        let (namespace, book, revision) = self.book(&who, &namespace, Some(&id))?;
         let entry = book.applications().get(id.as_str()).ok_or_else(|| no_such("Application", &namespace, &id))?;
         let application = Some(answer::application(&namespace, entry));
         Ok(Response::new(GetApplicationResponse { application, revision }))
@@ -188,10 +214,15 @@ impl Catalog for CatalogService {
         &self,
         request: Request<ListApplicationsRequest>,
     ) -> Result<Response<ListApplicationsResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let mut request = request.into_inner();
         let namespace = std::mem::take(&mut request.namespace);
         let one = (namespace != ALL_NAMESPACES).then(|| read::namespace_to_read(&namespace)).transpose()?;
         let (query, read::Part { sort, page, after }) = read::applications(request)?;
+        match &one {
+            Some(namespace) => who.need_all(Permission::Read, namespace)?,
+            None => who.need_everywhere(Permission::Read)?,
+        }
         let list = self.handle.list_applications(one, &query, sort, page, after).await;
         let CatalogList { found, total, next_page_token, revision } = list;
         let applications = found.iter().map(|(of, entry)| answer::application(of, entry)).collect();
@@ -202,11 +233,11 @@ impl Catalog for CatalogService {
         &self,
         request: Request<PutApplicationRequest>,
     ) -> Result<Response<PutApplicationResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let request = request.into_inner();
         let expected = request.expected_revision;
         let (namespace, draft) = read::put(request);
-        let about = About { namespace, expected, deadline };
+        let about = About { namespace, expected, asked };
         let Changed { now, created, revision } = self.change_application(about, CatalogAction::Put(draft)).await?;
         Ok(Response::new(PutApplicationResponse { application: Some(now), revision, created }))
     }
@@ -215,9 +246,9 @@ impl Catalog for CatalogService {
         &self,
         request: Request<DeleteApplicationRequest>,
     ) -> Result<Response<DeleteApplicationResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let DeleteApplicationRequest { namespace, id, expected_revision } = request.into_inner();
-        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
+        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, asked };
         let Deployment { revision, .. } = self.change(about, CatalogAction::Delete(id.into())).await?;
         Ok(Response::new(DeleteApplicationResponse { revision }))
     }
@@ -226,9 +257,9 @@ impl Catalog for CatalogService {
         &self,
         request: Request<AddDependencyRequest>,
     ) -> Result<Response<AddDependencyResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let AddDependencyRequest { namespace, id, dependency, expected_revision } = request.into_inner();
-        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
+        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, asked };
         let action = CatalogAction::Depend(id.into(), dependency.into());
         let Changed { now, revision, .. } = self.change_application(about, action).await?;
         Ok(Response::new(AddDependencyResponse { application: Some(now), revision }))
@@ -238,9 +269,9 @@ impl Catalog for CatalogService {
         &self,
         request: Request<RemoveDependencyRequest>,
     ) -> Result<Response<RemoveDependencyResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let RemoveDependencyRequest { namespace, id, dependency, expected_revision } = request.into_inner();
-        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, deadline };
+        let about = About { namespace: read::namespace(&namespace)?, expected: expected_revision, asked };
         let action = CatalogAction::Undepend(id.into(), dependency.into());
         let Changed { now, revision, .. } = self.change_application(about, action).await?;
         Ok(Response::new(RemoveDependencyResponse { application: Some(now), revision }))
@@ -250,10 +281,12 @@ impl Catalog for CatalogService {
         &self,
         request: Request<ListCatalogVersionsRequest>,
     ) -> Result<Response<ListCatalogVersionsResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let mut request = request.into_inner();
         let namespace = std::mem::take(&mut request.namespace);
         let namespace = read::namespace_to_read(&namespace)?;
         let (query, page, after) = read::versions(request)?;
+        who.need_all(Permission::Read, &namespace)?;
         let list = self.handle.list_catalog_versions(&namespace, &query, page, after).await;
         let CatalogList { found, total, next_page_token, revision } = list;
         let versions = found.iter().map(|version| answer::version(&namespace, version)).collect();
@@ -264,9 +297,10 @@ impl Catalog for CatalogService {
         &self,
         request: Request<GetStartOrderRequest>,
     ) -> Result<Response<GetStartOrderResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let GetStartOrderRequest { namespace, applications } = request.into_inner();
         let wanted = read::start(applications)?;
-        let (namespace, book, revision) = self.book(&namespace)?;
+        let (namespace, book, revision) = self.book(&who, &namespace, None)?;
         let missing = wanted.iter().flatten().find(|id| !book.applications().contains_key(*id));
         if let Some(missing) = missing {
             return Err(no_such("Application", &namespace, missing));
@@ -281,8 +315,9 @@ impl Catalog for CatalogService {
         &self,
         request: Request<GetDependencyReportRequest>,
     ) -> Result<Response<GetDependencyReportResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let GetDependencyReportRequest { namespace, application, numbers_only } = request.into_inner();
-        let (namespace, book, revision) = self.book(&namespace)?;
+        let (namespace, book, revision) = self.book(&who, &namespace, None)?;
         if !application.is_empty() && !book.applications().contains_key(application.as_str()) {
             return Err(no_such("Application", &namespace, &application));
         }
@@ -298,8 +333,9 @@ impl Catalog for CatalogService {
     type WaitReadyStream = ReadyReplies;
 
     async fn wait_ready(&self, request: Request<WaitReadyRequest>) -> Result<Response<ReadyReplies>, Status> {
-        let deadline = deadline::of(&request);
+        let (who, deadline) = (self.gate.who(request.extensions())?, deadline::of(&request));
         let (namespace, services, wait) = read::wait_ready(request.into_inner())?;
+        services.iter().try_for_each(|service| who.need(Permission::Read, &namespace, service))?;
         Ok(Response::new(ReadyReplies(self.handle.wait_ready(namespace, services, wait, deadline)?)))
     }
 
@@ -307,9 +343,11 @@ impl Catalog for CatalogService {
         &self,
         request: Request<GetCatalogStatusRequest>,
     ) -> Result<Response<GetCatalogStatusResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let mut request = request.into_inner();
         let namespace = read::namespace_to_read(&std::mem::take(&mut request.namespace))?;
         let (query, states, page, after) = read::status(request)?;
+        who.need_all(Permission::Read, &namespace)?;
         let standings = self.handle.standings(&namespace, &query, &states, page, after).await;
         Ok(Response::new(live::standings(standings)))
     }
@@ -320,26 +358,30 @@ impl Catalog for CatalogService {
         &self,
         request: Request<ImportApplicationsRequest>,
     ) -> Result<Response<ImportApplicationsResponse>, Status> {
-        Ok(Response::new(import::whole(&self.handle, request).await?))
+        Ok(Response::new(import::whole(&self.handle, &self.gate.who(request.extensions())?, request).await?))
     }
 
     async fn import_applications_stream(
         &self,
         request: Request<Streaming<ImportApplicationsStreamRequest>>,
     ) -> Result<Response<import::Progressing>, Status> {
-        Ok(Response::new(import::streamed(self.handle.clone(), request)))
+        Ok(Response::new(import::streamed(self.handle.clone(), self.gate.who(request.extensions())?, request)))
     }
 
     async fn list_catalog(
         &self,
         request: Request<ListCatalogRequest>,
     ) -> Result<Response<ListCatalogResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let (namespace, limit, page_token) = read::page_of_catalog(request.into_inner())?;
+        who.need_all(Permission::Read, &namespace)?;
         Ok(Response::new(answer::page_of_catalog(self.handle.catalog_page(&namespace, limit, &page_token)?)))
     }
 
     async fn list_ports(&self, request: Request<ListPortsRequest>) -> Result<Response<ListPortsResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let (namespace, first, last) = read::ports(request.into_inner())?;
+        who.need_all(Permission::Read, &namespace)?;
         let (book, revision) = self.handle.book(&namespace);
         let (blocks, next) = catalog::blocks(&book, &self.handle.port_rules(), first, last);
         let next_page_token = next.map(|next| next.to_string()).unwrap_or_default();

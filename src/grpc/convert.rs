@@ -383,7 +383,7 @@ pub(super) fn list(request: proto::ListServicesRequest) -> Result<ListQuery, Err
         violations.push(violation("partition_key", sentence));
     }
     checked(violations)?;
-    Ok(ListQuery { namespace, prefix, partition_key, limit: limit as usize, page_token })
+    Ok(ListQuery { namespace, within: None, prefix, partition_key, limit: limit as usize, page_token })
 }
 
 /// The field 1 that holds an instance, or one of them.

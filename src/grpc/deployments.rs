@@ -11,7 +11,8 @@ use super::{
     status::{self, Reason},
 };
 use crate::{
-    actor::{Deployment, Impact, ListQuery, RegistryHandle, Standing, anyone},
+    access::{Gate, Permission, Who},
+    actor::{Deployment, Impact, ListQuery, RegistryHandle, Standing},
     proto::{self, *},
     registry::{
         self, Action, DEFAULT_NAMESPACE, Error, Frontend as Pointer, Past, TargetText, Unmoved, Violation, check_name,
@@ -23,30 +24,45 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct DeploymentsService {
     handle: RegistryHandle,
+    gate: Gate,
+}
+
+/// Who asks, and until when they wait.
+struct Asked {
+    who: Who,
+    deadline: Option<tokio::time::Instant>,
 }
 
 /// A change as it was read, or everything that is wrong with it.
 type Read = Result<(smol_str::SmolStr, Action), Vec<Violation>>;
 
 impl DeploymentsService {
-    /// The service over `handle`.
+    /// The service over `handle`, for those whom the gate let in.
     #[must_use]
-    pub fn new(handle: RegistryHandle) -> Self {
-        Self { handle }
+    pub fn new(handle: RegistryHandle, gate: Gate) -> Self {
+        Self { handle, gate }
     }
 
-    async fn change(&self, deadline: Option<tokio::time::Instant>, read: Read) -> Result<Deployment, Status> {
-        Ok(self.handle.deploy(read.map_err(Error::Invalid)?, anyone(), deadline).await?)
+    async fn change(&self, asked: &Asked, read: Read) -> Result<Deployment, Status> {
+        let read = read.map_err(Error::Invalid)?;
+        asked.who.deploys(&read)?;
+        Ok(self.handle.deploy(read, asked.who.allowed(), asked.deadline).await?)
     }
 
-    async fn switch_to(
-        &self,
-        deadline: Option<tokio::time::Instant>,
-        read: Read,
-        dry_run: bool,
-    ) -> Result<SwitchResponse, Status> {
+    /// Who asks, and until when they wait.
+    fn asked<T>(&self, request: &Request<T>) -> Result<Asked, Status> {
+        Ok(Asked { who: self.gate.who(request.extensions())?, deadline: deadline::of(request) })
+    }
+
+    /// Whether a backend is there, for all that the caller may know: who may not read it is refused later.
+    fn has_backend(&self, asked: &Asked, namespace: &str, name: &str) -> bool {
+        !asked.who.may(Permission::Read, namespace, name) || self.handle.has_backend(namespace, name)
+    }
+
+    async fn switch_to(&self, asked: &Asked, read: Read, dry_run: bool) -> Result<SwitchResponse, Status> {
         if dry_run {
             let read = read.map_err(Error::Invalid)?;
+            asked.who.deploys(&read)?;
             let (Unmoved { before, splits }, impact, revision) = self.handle.try_switch(read)?;
             let after = proto::Frontend {
                 namespace: before.namespace().to_string(),
@@ -57,7 +73,7 @@ impl DeploymentsService {
             };
             return Ok(switched(frontend(&before), after, impact, revision));
         }
-        let Deployment { deployed, before, revision } = self.change(deadline, read).await?;
+        let Deployment { deployed, before, revision } = self.change(asked, read).await?;
         let (Standing::Frontend(after), Some(before)) = (deployed, before.as_ref().and_then(Pointer::of)) else {
             return Err(misanswered());
         };
@@ -139,8 +155,10 @@ fn named(namespace: String, field: &str, name: String, missing: &str) -> Result<
     if violations.is_empty() { Ok((namespace, name)) } else { Err(Error::Invalid(violations)) }
 }
 
-fn list(namespace: String, prefix: String, limit: u32, page_token: String) -> Result<ListQuery, Error> {
-    convert::list(ListServicesRequest { namespace, prefix, limit, page_token, ..Default::default() })
+fn list(who: &Who, namespace: String, prefix: String, limit: u32, page_token: String) -> Result<ListQuery, Error> {
+    let query = convert::list(ListServicesRequest { namespace, prefix, limit, page_token, ..Default::default() })?;
+    let within = who.lists(query.namespace.as_deref())?;
+    Ok(ListQuery { within, ..query })
 }
 
 fn made_backend(deployed: &Standing) -> Result<proto::Backend, Status> {
@@ -163,16 +181,18 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<CreateBackendRequest>,
     ) -> Result<Response<CreateBackendResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let CreateBackendRequest { namespace, name, service, version, fields } = request.into_inner();
         let read = Action::create_backend(&namespace, &name, (&service, &version), fields);
-        let Deployment { deployed, revision, .. } = self.change(deadline, read).await?;
+        let Deployment { deployed, revision, .. } = self.change(&asked, read).await?;
         Ok(Response::new(CreateBackendResponse { backend: Some(made_backend(&deployed)?), revision }))
     }
 
     async fn get_backend(&self, request: Request<GetBackendRequest>) -> Result<Response<GetBackendResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let GetBackendRequest { namespace, name } = request.into_inner();
         let (namespace, name) = named(namespace, "name", name, "Backend name is required")?;
+        who.need(Permission::Read, &namespace, &name)?;
         let (found, revision) = self.handle.backend(&namespace, &name)?;
         Ok(Response::new(GetBackendResponse { backend: Some(backend(&found)), revision }))
     }
@@ -181,8 +201,9 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<ListBackendsRequest>,
     ) -> Result<Response<ListBackendsResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let ListBackendsRequest { namespace, prefix, limit, page_token } = request.into_inner();
-        let page = self.handle.list_backends(&list(namespace, prefix, limit, page_token)?)?;
+        let page = self.handle.list_backends(&list(&who, namespace, prefix, limit, page_token)?)?;
         Ok(Response::new(ListBackendsResponse {
             backends: page.found.iter().map(|one| backend(one)).collect(),
             next_page_token: page.next_page_token,
@@ -194,12 +215,12 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<UpdateBackendRequest>,
     ) -> Result<Response<UpdateBackendResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let UpdateBackendRequest { namespace, name, service, version, fields, expected_revision } =
             request.into_inner();
         let words = (service.as_deref(), version.as_deref());
         let read = Action::update_backend(&namespace, &name, words, fields, expected_revision);
-        let Deployment { deployed, revision, .. } = self.change(deadline, read).await?;
+        let Deployment { deployed, revision, .. } = self.change(&asked, read).await?;
         Ok(Response::new(UpdateBackendResponse { backend: Some(made_backend(&deployed)?), revision }))
     }
 
@@ -207,10 +228,10 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<DeleteBackendRequest>,
     ) -> Result<Response<DeleteBackendResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let DeleteBackendRequest { namespace, name, expected_revision } = request.into_inner();
         let read = Action::delete_backend(&namespace, &name, expected_revision);
-        let Deployment { revision, .. } = self.change(deadline, read).await?;
+        let Deployment { revision, .. } = self.change(&asked, read).await?;
         Ok(Response::new(DeleteBackendResponse { revision }))
     }
 
@@ -218,11 +239,11 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<CreateFrontendRequest>,
     ) -> Result<Response<CreateFrontendResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let CreateFrontendRequest { namespace, name, splits, fields } = request.into_inner();
-        let exists = |namespace: &str, name: &str| self.handle.has_backend(namespace, name);
+        let exists = |namespace: &str, name: &str| self.has_backend(&asked, namespace, name);
         let read = Action::create_frontend(&namespace, &name, &targets(splits), fields, &exists);
-        let Deployment { deployed, revision, .. } = self.change(deadline, read).await?;
+        let Deployment { deployed, revision, .. } = self.change(&asked, read).await?;
         Ok(Response::new(CreateFrontendResponse { frontend: Some(made_frontend(&deployed)?), revision }))
     }
 
@@ -230,8 +251,10 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<GetFrontendRequest>,
     ) -> Result<Response<GetFrontendResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let GetFrontendRequest { namespace, name } = request.into_inner();
         let (namespace, name) = named(namespace, "name", name, "Frontend name is required")?;
+        who.need(Permission::Read, &namespace, &name)?;
         let (found, revision) = self.handle.frontend(&namespace, &name)?;
         Ok(Response::new(GetFrontendResponse { frontend: Some(frontend(&found)), revision }))
     }
@@ -240,8 +263,9 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<ListFrontendsRequest>,
     ) -> Result<Response<ListFrontendsResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let ListFrontendsRequest { namespace, prefix, limit, page_token } = request.into_inner();
-        let page = self.handle.list_frontends(&list(namespace, prefix, limit, page_token)?)?;
+        let page = self.handle.list_frontends(&list(&who, namespace, prefix, limit, page_token)?)?;
         Ok(Response::new(ListFrontendsResponse {
             frontends: page.found.iter().map(|one| frontend(one)).collect(),
             next_page_token: page.next_page_token,
@@ -253,11 +277,11 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<UpdateFrontendRequest>,
     ) -> Result<Response<UpdateFrontendResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let UpdateFrontendRequest { namespace, name, splits, fields, expected_revision } = request.into_inner();
-        let exists = |namespace: &str, name: &str| self.handle.has_backend(namespace, name);
+        let exists = |namespace: &str, name: &str| self.has_backend(&asked, namespace, name);
         let read = Action::update_frontend(&namespace, &name, &targets(splits), fields, expected_revision, &exists);
-        let Deployment { deployed, revision, .. } = self.change(deadline, read).await?;
+        let Deployment { deployed, revision, .. } = self.change(&asked, read).await?;
         Ok(Response::new(UpdateFrontendResponse { frontend: Some(made_frontend(&deployed)?), revision }))
     }
 
@@ -265,28 +289,28 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<DeleteFrontendRequest>,
     ) -> Result<Response<DeleteFrontendResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let DeleteFrontendRequest { namespace, name, expected_revision } = request.into_inner();
         let read = Action::delete_frontend(&namespace, &name, expected_revision);
-        let Deployment { revision, .. } = self.change(deadline, read).await?;
+        let Deployment { revision, .. } = self.change(&asked, read).await?;
         Ok(Response::new(DeleteFrontendResponse { revision }))
     }
 
     async fn switch(&self, request: Request<SwitchRequest>) -> Result<Response<SwitchResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let SwitchRequest { namespace, frontend, to, splits, expected_revision, dry_run } = request.into_inner();
-        let exists = |namespace: &str, name: &str| self.handle.has_backend(namespace, name);
+        let exists = |namespace: &str, name: &str| self.has_backend(&asked, namespace, name);
         let wanted = (to.as_str(), &*targets(splits));
         let read = Action::switch(&namespace, &frontend, wanted, expected_revision, &exists);
-        self.switch_to(deadline, read, dry_run).await.map(Response::new)
+        self.switch_to(&asked, read, dry_run).await.map(Response::new)
     }
 
     async fn switch_back(&self, request: Request<SwitchBackRequest>) -> Result<Response<SwitchBackResponse>, Status> {
-        let deadline = deadline::of(&request);
+        let asked = self.asked(&request)?;
         let SwitchBackRequest { namespace, frontend, to_revision, expected_revision, dry_run } = request.into_inner();
         let read = Action::back(&namespace, &frontend, to_revision, expected_revision);
         let SwitchResponse { before, after, joined, left, watchers, revision } =
-            self.switch_to(deadline, read, dry_run).await?;
+            self.switch_to(&asked, read, dry_run).await?;
         Ok(Response::new(SwitchBackResponse { before, after, joined, left, watchers, revision }))
     }
 
@@ -294,8 +318,10 @@ impl Deployments for DeploymentsService {
         &self,
         request: Request<GetFrontendHistoryRequest>,
     ) -> Result<Response<GetFrontendHistoryResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let GetFrontendHistoryRequest { namespace, frontend } = request.into_inner();
         let (namespace, name) = named(namespace, "frontend", frontend, "Frontend name is required")?;
+        who.need(Permission::Read, &namespace, &name)?;
         let (found, revision): (Arc<Pointer>, u64) = self.handle.frontend(&namespace, &name)?;
         Ok(Response::new(GetFrontendHistoryResponse { entries: history(&found), revision }))
     }

@@ -1,6 +1,6 @@
 //! Replies that the transport refuses by itself get the status that we promise: a message over the limit is
 //! RESOURCE_EXHAUSTED here, where the transport says OUT_OF_RANGE, and what is no message INVALID_ARGUMENT; a panic in a handler fails that call alone. Calls are
-//! counted here too, as they end.
+//! counted here too, as they end; and nobody's is handled whom the gate does not let in.
 
 use std::{
     convert::Infallible,
@@ -11,8 +11,10 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
+use http_body::Frame;
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 
@@ -20,7 +22,10 @@ use super::{
     measured::Call,
     status::{self, Reason},
 };
-use crate::metrics::Metrics;
+use crate::{
+    access::{self, Gate, Reach, Tenure},
+    metrics::{Metrics, Rpc},
+};
 
 /// The encodings that a message may have.
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -31,12 +36,35 @@ pub struct CanonicalErrors<S> {
     inner: S,
     max_message_bytes: u64,
     metrics: Arc<Metrics>,
+    gate: Gate,
 }
 
 impl<S> CanonicalErrors<S> {
     /// Wraps `inner`, whose requests are limited to `max_message_bytes`.
     pub fn new(inner: S, max_message_bytes: u64, metrics: Arc<Metrics>) -> Self {
-        Self { inner, max_message_bytes, metrics }
+        Self { inner, max_message_bytes, metrics, gate: Gate::open() }
+    }
+
+    /// For those whom the gate lets in.
+    #[must_use]
+    pub fn behind(self, gate: Gate) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// Lets a request in, with who sends it, or refuses it. A stream may go on as long as its caller may.
+    fn admit(&self, request: &mut Request<Body>) -> Result<Option<Tenure>, Status> {
+        if self.gate.is_open() {
+            return Ok(None);
+        }
+        let path = request.uri().path();
+        let (rule, streams) = (access::of_rpc(path), Rpc::of_path(path).is_stream());
+        let who = self.gate.admit(rule, request.headers())?;
+        let tenure = streams.then(|| Tenure::of(&self.gate, &who)).flatten();
+        // Beats are judged by what they bring.
+        if rule.is_none_or(|rule| rule.reach != Reach::Lease) {
+            request.extensions_mut().insert(who);
+        }
+        Ok(tenure)
     }
 }
 
@@ -57,9 +85,13 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let max_message_bytes = self.max_message_bytes;
         let measured = Call::begin(&self.metrics, &request);
+        let tenure = match self.admit(&mut request) {
+            Ok(tenure) => tenure,
+            Err(refused) => return Box::pin(std::future::ready(Ok(measured.answer(refused.into_http())))),
+        };
         let method = request.uri().path().to_owned();
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
@@ -75,10 +107,44 @@ where
                     explained(&told, &response)
                 }
                 Some(told) if told.code() == Code::Internal => status::of_transport(told).into_http(),
-                _ => response,
+                None => match tenure {
+                    Some(tenure) => response.map(|body| Body::new(Tenured { body, tenure, ended: false })),
+                    None => response,
+                },
+                Some(_) => response,
             };
             Ok(measured.answer(response))
         })
+    }
+}
+
+/// The messages of a stream, as long as its caller may have them.
+struct Tenured {
+    body: Body,
+    tenure: Tenure,
+    ended: bool,
+}
+
+impl http_body::Body for Tenured {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        while let Poll::Ready(judged) = self.tenure.poll(context) {
+            let Err(error) = judged else { continue };
+            self.ended = true;
+            let (status, mut trailers) = (Status::from(error), HeaderMap::new());
+            // What a status says of ours can stand in headers.
+            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
     }
 }
 

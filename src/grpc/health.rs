@@ -16,16 +16,18 @@ use tonic_health::pb::{
 
 use super::status::{self, Reason};
 use crate::{
+    access::{Gate, Permission, Who},
     registry::{DEFAULT_NAMESPACE, Error, KNOWN_SECONDS, MAX_NAME_BYTES, Record, Scope},
     watch::{Hub, Listener, ONLY_PART, WatchPermit},
 };
 
 /// Names that speak of the server itself.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "",
     "onair.v1.Registry",
     "onair.v1.Deployments",
     "onair.v1.Catalog",
+    "onair.v1.Admin",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
@@ -48,6 +50,7 @@ const NAME_BYTES_MAX: usize = 2 * MAX_NAME_BYTES + 1 + FRONTEND.len();
 #[derive(Clone, Debug)]
 pub struct HealthService {
     hub: Arc<Hub>,
+    gate: Gate,
 }
 
 /// What a health name stands for.
@@ -69,7 +72,13 @@ impl HealthService {
     /// Health of what `hub` publishes.
     #[must_use]
     pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub }
+        Self { hub, gate: Gate::open() }
+    }
+
+    /// For those whom the gate let in.
+    #[must_use]
+    pub fn behind(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 }
 
@@ -125,6 +134,18 @@ impl Subject {
         }
     }
 
+    /// Refuses who may not read it. How the server itself is, everybody may know.
+    fn shown_to(&self, who: &Who) -> Result<(), Error> {
+        match self {
+            Self::Own | Self::Store => Ok(()),
+            Self::Service { namespace, service: name } | Self::Frontend { namespace, name } => {
+                who.need(Permission::Read, namespace, name)
+            }
+            // It tells of whatever has the key.
+            Self::Key { namespace, .. } => who.need_all(Permission::Read, namespace),
+        }
+    }
+
     /// Where its changes are; the server's own come with the end of everything.
     fn scope(&self) -> Scope {
         match self {
@@ -152,8 +173,10 @@ fn unix_seconds() -> u64 {
 #[tonic::async_trait]
 impl Health for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
-        let name = request.into_inner().service;
-        match subject(&name).status(&self.hub) {
+        let who = self.gate.who(request.extensions())?;
+        let subject = subject(&request.into_inner().service);
+        subject.shown_to(&who)?;
+        match subject.status(&self.hub) {
             Some(status) => Ok(Response::new(HealthCheckResponse { status: status.into() })),
             None => Err(status::plain(Reason::NotFound, "no service of that name is known")),
         }
@@ -162,12 +185,14 @@ impl Health for HealthService {
     type WatchStream = HealthWatch;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthWatch>, Status> {
+        let who = self.gate.who(request.extensions())?;
         let name = request.into_inner().service;
         if name.len() > NAME_BYTES_MAX {
             // It can never be known, and the watch would keep it.
             return Err(Error::invalid("service", format!("must be at most {NAME_BYTES_MAX} bytes")).into());
         }
         let subject = subject(&name);
+        subject.shown_to(&who)?;
         let permit = self.hub.permit()?;
         let listener = Listener::new();
         let listening = self.hub.log().listen(&[subject.scope()], &listener, ONLY_PART);

@@ -1,6 +1,7 @@
 //! The gRPC front: requests become domain types, the handle is called, and what comes back becomes messages. No rule of
 //! the registry lives here.
 
+mod admin;
 pub mod beats;
 pub mod catalog;
 pub mod codec;
@@ -24,6 +25,7 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/onair.v1.rs"));
 }
 
+pub use admin::AdminService;
 pub use catalog::CatalogService;
 pub use convert::wait;
 pub use deployments::DeploymentsService;

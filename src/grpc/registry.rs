@@ -20,7 +20,8 @@ use super::{
     subscribe::SubscribeReplies,
 };
 use crate::{
-    actor::{RegistryHandle, Reply, WAITING_MAX, WAITING_NEEDS_MAX, anyone},
+    access::{Gate, Permission, Tenure, Wanted, Who},
+    actor::{ListQuery, RegistryHandle, Reply, WAITING_MAX, WAITING_NEEDS_MAX},
     metrics::Metrics,
     proto::{
         Breaker, Counts, DeregisterRequest, DeregisterResponse, DrainRequest, DrainResponse, GetInstanceRequest,
@@ -29,8 +30,9 @@ use crate::{
         ResolveRequest, ResolveResponse, ServiceSummary, SubscribeRequest, WatchRequest,
     },
     registry::{
-        LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES, MAX_PUBLISHED_BYTES,
-        MAX_SELECTOR_BYTES, MAX_SPLITS, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Record,
+        Error, LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES,
+        MAX_PUBLISHED_BYTES, MAX_SELECTOR_BYTES, MAX_SPLITS, MAX_TOKENS, METADATA_BYTES_MAX, METADATA_DEPTH_MAX,
+        Record,
         catalog::{self, MAX_APPLICATIONS, MAX_CATALOG_VERSION_BYTES, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     },
     watch::{Ending, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
@@ -56,6 +58,7 @@ pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug)]
 pub struct RegistryService {
     handle: RegistryHandle,
+    gate: Gate,
     options: std::sync::Arc<ServiceOptions>,
 }
 
@@ -63,7 +66,17 @@ impl RegistryService {
     /// The service over `handle`.
     #[must_use]
     pub fn new(handle: RegistryHandle, options: ServiceOptions) -> Self {
-        Self { handle, options: std::sync::Arc::new(options) }
+        Self { handle, gate: Gate::open(), options: std::sync::Arc::new(options) }
+    }
+
+    /// For those whom the gate let in.
+    #[must_use]
+    pub fn behind(self, gate: Gate) -> Self {
+        Self { gate, ..self }
+    }
+
+    fn who<T>(&self, request: &Request<T>) -> Result<Who, Error> {
+        self.gate.who(request.extensions())
     }
 
     fn max_beats(&self) -> usize {
@@ -94,8 +107,13 @@ fn lease(record: &Record, token: String) -> Lease {
 impl Registry for RegistryService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
         let (deadline, peer) = (deadline::of(&request), convert::peer(&request));
+        let who = self.who(&request)?;
         let (registration, token) = convert::registration(request.into_inner(), peer)?;
-        let reply = self.handle.register(registration, token, anyone(), deadline).await?;
+        let (namespace, service) = (&registration.instance.namespace, &registration.instance.service);
+        who.need(Permission::Register, namespace, service)?;
+        who.needs(&registration.needs)?;
+        let principal = who.principal(namespace, service, registration.exclusive_url);
+        let reply = self.handle.register(registration, token, principal, deadline).await?;
         registered(reply).map(Response::new)
     }
 
@@ -116,8 +134,10 @@ impl Registry for RegistryService {
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterResponse>, Status> {
         let deadline = deadline::of(&request);
+        let who = self.who(&request)?;
         let target = convert::target(request.into_inner(), self.max_beats())?;
-        match self.handle.deregister(target, anyone(), deadline).await? {
+        let principal = who.takes_away(&target)?;
+        match self.handle.deregister(target, principal, deadline).await? {
             Reply::Removed { removed, revision } => Ok(Response::new(DeregisterResponse { removed, revision })),
             Reply::Registered { .. } | Reply::Deployed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {
                 Err(status::plain(status::Reason::Internal, "a removal was answered as something else"))
@@ -127,38 +147,49 @@ impl Registry for RegistryService {
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         let deadline = deadline::of(&request);
+        let who = self.who(&request)?;
         let (claim, wait) = drain::read(request.into_inner())?;
-        Ok(Response::new(drain::answer(self.handle.drain(claim, anyone(), wait, deadline).await?)))
+        let principal = who.claims(&claim)?;
+        Ok(Response::new(drain::answer(self.handle.drain(claim, principal, wait, deadline).await?)))
     }
 
     async fn get_instance(
         &self,
         request: Request<GetInstanceRequest>,
     ) -> Result<Response<raw::GetInstanceResponse>, Status> {
-        let (record, revision) = self.handle.instance(&convert::instance_key(request.get_ref())?)?;
+        let (who, key) = (self.who(&request)?, convert::instance_key(request.get_ref())?);
+        who.need(Permission::Read, &key.namespace, &key.service)?;
+        let (record, revision) = self.handle.instance(&key)?;
         Ok(Response::new(convert::instance_response(&record, revision)))
     }
 
     async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<raw::LookupResponse>, Status> {
+        let who = self.who(&request)?;
         if let Some((namespace, service)) = convert::plain_lookup(request.get_ref())
+            && who.may(Permission::Read, namespace, service)
             && let Some((instances, revision)) = self.handle.lookup_service(namespace, service)
         {
             return Ok(Response::new(convert::plain_response(instances, revision)));
         }
         let deadline = deadline::of(&request);
-        let query = convert::lookup(request.into_inner(), deadline)?;
+        let mut query = convert::lookup(request.into_inner(), deadline)?;
+        query.filters = who.reads(query.filters)?;
         let found = self.handle.lookup(query).await?;
         Ok(Response::new(convert::lookup_response(&found)))
     }
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
         let deadline = deadline::of(&request);
+        let who = self.who(&request)?;
         let query = convert::resolve(request.into_inner(), deadline)?;
+        who.needs(&query.needs)?;
         Ok(Response::new(convert::resolve_response(self.handle.resolve(query).await?)))
     }
 
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        let who = self.who(&request)?;
         let (publication, token) = convert::publication(request.into_inner())?;
+        who.need(Permission::Publish, &publication.namespace, &publication.service)?;
         let handed = self.handle.publish(&publication, token.as_ref())?;
         Ok(Response::new(PublishResponse { watches: handed.watches }))
     }
@@ -167,7 +198,9 @@ impl Registry for RegistryService {
         &self,
         request: Request<ListServicesRequest>,
     ) -> Result<Response<ListServicesResponse>, Status> {
+        let who = self.who(&request)?;
         let query = convert::list(request.into_inner())?;
+        let query = ListQuery { within: who.lists(query.namespace.as_deref())?, ..query };
         let listed = self.handle.list_services(&query)?;
         let summary =
             |(namespace, service, set): (smol_str::SmolStr, smol_str::SmolStr, crate::registry::ServiceSet)| {
@@ -191,11 +224,14 @@ impl Registry for RegistryService {
     type WatchStream = WatchReplies;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<WatchReplies>, Status> {
+        let who = self.who(&request)?;
         let request = request.into_inner();
         let filters = convert::watch(&request, self.options.limits.max_selectors as usize)?;
-        let published = convert::published(&request.selectors)?;
-        let stream = self.handle.watch(filters, request.resume_token).await?;
-        Ok(Response::new(WatchReplies { stream: stream.with_published(published), opening: raw::opening() }))
+        let wanted = Wanted { filters, published: convert::published(&request.selectors)? };
+        let Wanted { filters, published } = wanted.seen_by(&who)?;
+        let stream = self.handle.watch(filters, request.resume_token).await?.with_published(published);
+        let tenure = Tenure::of(&self.gate, &who).map(|tenure| Box::new((tenure, wanted)));
+        Ok(Response::new(WatchReplies { stream, opening: raw::opening(), tenure, ended: false }))
     }
 
     type SubscribeStream = SubscribeReplies;
@@ -204,13 +240,17 @@ impl Registry for RegistryService {
         &self,
         request: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<SubscribeReplies>, Status> {
-        Ok(Response::new(SubscribeReplies::new(request.into_inner(), self.handle.hub(), &self.options.limits)))
+        let who = self.who(&request)?;
+        let replies = SubscribeReplies::new(request.into_inner(), self.handle.hub(), &self.options.limits);
+        Ok(Response::new(replies.of(who, &self.gate)))
     }
 
     async fn get_server_info(
         &self,
-        _request: Request<GetServerInfoRequest>,
+        request: Request<GetServerInfoRequest>,
     ) -> Result<Response<GetServerInfoResponse>, Status> {
+        // How much there is, is for those to know who may see it.
+        let counted = self.who(&request)?.may_everywhere(Permission::Read);
         let hub = self.handle.hub();
         let (_, oldest) = hub.log().bounds();
         let registry = hub.registry();
@@ -241,7 +281,7 @@ impl Registry for RegistryService {
             features: Vec::new(),
             members: self.options.members.clone(),
             durable: self.options.durable,
-            counts: Some(counts),
+            counts: counted.then_some(counts),
             breaker: Some(breaker(self.handle.metrics())),
             store_unavailable: hub.away().map(Into::into).unwrap_or_default(),
         }))
@@ -288,6 +328,7 @@ pub fn fixed_limits() -> Limits {
         max_reply_bytes: REPLY_BYTES_MAX as u64,
         max_imports: IMPORTS_MAX as u64,
         max_import_bytes: LIST_BYTES_MAX as u64,
+        max_tokens: MAX_TOKENS,
         ..Limits::default()
     }
 }
@@ -298,12 +339,34 @@ pub struct WatchReplies {
     stream: WatchStream,
     /// What the first message says beside; empty once it is said.
     opening: Vec<u8>,
+    /// What may end it or change what it shows, and what it was asked to show.
+    tenure: Option<Box<(Tenure, Wanted)>>,
+    ended: bool,
+}
+
+impl WatchReplies {
+    /// Looks whether the caller's rights are others by now.
+    fn judge(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        let Some((tenure, wanted)) = self.tenure.as_deref_mut() else { return Ok(()) };
+        while let Poll::Ready(judged) = tenure.poll(context) {
+            let Wanted { filters, published } = wanted.seen_by(&judged?)?;
+            self.stream.refocus(filters, published);
+        }
+        Ok(())
+    }
 }
 
 impl Stream for WatchReplies {
     type Item = Result<raw::WatchResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Err(error) = self.judge(context) {
+            self.ended = true;
+            return Poll::Ready(Some(Err(error.into())));
+        }
         Pin::new(&mut self.stream).poll_next(context).map(|item| {
             item.map(|item| match item {
                 WatchItem::Frame(shared) => Ok(raw::WatchResponse { shared, own: std::mem::take(&mut self.opening) }),

@@ -66,6 +66,7 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::StoreUnavailable | Reason::ShuttingDown => Code::Unavailable,
         Reason::Deadline | Reason::SlowBody => Code::DeadlineExceeded,
         Reason::NotSupported | Reason::MethodNotAllowed => Code::Unimplemented,
+        Reason::Unauthenticated => Code::Unauthenticated,
     }
 }
 
@@ -201,6 +202,7 @@ impl From<Error> for Status {
                 (Reason::Repeated, instance(Reason::Repeated, key, "registered by a newer call"))
             }
             Error::LeaseDenied => (Reason::LeaseDenied, details(Reason::LeaseDenied, [])),
+            Error::Unauthenticated { .. } => (Reason::Unauthenticated, details(Reason::Unauthenticated, [])),
             Error::Permission { permission } => {
                 (Reason::Permission, details(Reason::Permission, [("permission", (*permission).to_owned())]))
             }

@@ -1,6 +1,7 @@
 //! `Subscribe`: the client's commands in, all its subscriptions' messages out. One bad subscription never ends the stream.
 
 use std::{
+    collections::HashMap,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,6 +12,7 @@ use tonic::{Status, Streaming};
 
 use super::{convert, measured, raw, status};
 use crate::{
+    access::{Gate, Tenure, Wanted, Who},
     metrics::Metrics,
     proto::{AddSubscription, Limits, SubscribeRequest, subscribe_request::Command},
     registry::Error,
@@ -35,6 +37,9 @@ pub struct SubscribeReplies {
     /// The client broke off in the middle of a message, or sent what cannot be read.
     broken: Option<Status>,
     ended: bool,
+    who: Who,
+    /// What may end it or change what it shows, and what each subscription was asked to show.
+    tenure: Option<(Tenure, HashMap<String, Wanted>)>,
 }
 
 impl SubscribeReplies {
@@ -47,7 +52,36 @@ impl SubscribeReplies {
             metrics: Arc::clone(hub.metrics()),
             broken: None,
             ended: false,
+            who: Who::anyone(),
+            tenure: None,
         }
+    }
+
+    /// Of a caller whom the gate let in.
+    pub(super) fn of(self, who: Who, gate: &Gate) -> Self {
+        let tenure = Tenure::of(gate, &who).map(|tenure| (tenure, HashMap::new()));
+        Self { who, tenure, ..self }
+    }
+
+    /// Looks whether the caller's rights are others by now.
+    fn judge(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+        let Some((tenure, wanted)) = &mut self.tenure else { return Ok(()) };
+        while let Poll::Ready(judged) = tenure.poll(context) {
+            self.who = judged?;
+            wanted.retain(|id, wanted| match wanted.seen_by(&self.who) {
+                Ok(Wanted { filters, published }) => {
+                    self.subscriptions.refocus(id, filters, published);
+                    true
+                }
+                Err(error) => {
+                    let status = Status::from(error);
+                    measured::count_refusal(&self.metrics, &status);
+                    self.subscriptions.end(id, status.details());
+                    false
+                }
+            });
+        }
+        Ok(())
     }
 
     fn take_commands(&mut self, context: &mut Context<'_>) {
@@ -76,7 +110,12 @@ impl SubscribeReplies {
                     self.subscriptions.refuse(&add.id, status.details());
                 }
             }
-            Some(Command::Drop(drop)) => self.subscriptions.drop_subscription(&drop.id),
+            Some(Command::Drop(drop)) => {
+                if let Some((_, wanted)) = &mut self.tenure {
+                    wanted.remove(&drop.id);
+                }
+                self.subscriptions.drop_subscription(&drop.id);
+            }
             Some(Command::Ack(ack)) => self.subscriptions.acknowledge(ack.revision),
             // A command of a later version, or none: nothing to answer it by.
             None => {}
@@ -88,9 +127,13 @@ impl SubscribeReplies {
             return Err(Error::invalid("add.id", format!("must have 1 to {ID_BYTES_MAX} bytes")));
         }
         let filters = convert::filters(add, self.max_selectors)?;
-        let published = convert::published(&add.selectors)?;
+        let wanted = Wanted { filters, published: convert::published(&add.selectors)? };
+        let Wanted { filters, published } = wanted.seen_by(&self.who)?;
         self.subscriptions.add(&add.id, filters, &add.resume_token)?;
         self.subscriptions.add_published(&add.id, published);
+        if let Some((_, all)) = &mut self.tenure {
+            all.insert(add.id.clone(), wanted);
+        }
         Ok(())
     }
 }
@@ -102,6 +145,10 @@ impl Stream for SubscribeReplies {
         let this = &mut *self;
         if this.ended {
             return Poll::Ready(None);
+        }
+        if let Err(error) = this.judge(context) {
+            this.ended = true;
+            return Poll::Ready(Some(Err(error.into())));
         }
         this.take_commands(context);
         if let Some(status) = this.broken.take() {

@@ -12,7 +12,7 @@ use http::{
     request::Parts,
 };
 use tokio::sync::Semaphore;
-use tonic::service::Routes;
+use tonic::{Status, service::Routes};
 
 use super::{
     call::{Caller, Grpc},
@@ -24,6 +24,7 @@ use super::{
     watches::{self, Watches},
 };
 use crate::{
+    access::{self, Gate},
     grpc::status::{self, Reason},
     metrics::{Front, Rpc},
 };
@@ -48,21 +49,23 @@ const APART_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Api {
     grpc: Grpc,
+    gate: Gate,
     options: ApiOptions,
     watches: Watches,
     /// The turn to read a large body.
     large: Arc<Semaphore>,
 }
 
-/// Serves every route of the API over these services. One for each thread: nothing in it is shared.
+/// Serves every route of the API over these services, to those whom the gate lets in. One for each thread: nothing in it is shared.
 ///
 /// # Errors
 /// When the protos describe routes that cannot be.
-pub fn router(services: Routes, options: ApiOptions) -> Result<Router, RouteError> {
+pub fn router(services: Routes, options: ApiOptions, gate: Gate) -> Result<Router, RouteError> {
     let mut paths: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
     let table = Table::of_api()?;
     let api = Arc::new(Api {
         grpc: Grpc::new(services),
+        gate,
         options,
         watches: Watches::new(&table)?,
         large: Arc::new(Semaphore::new(1)),
@@ -106,6 +109,8 @@ impl Api {
 
     async fn answer(&self, route: &Route, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
+        // Before its body is read; the service asks again.
+        self.gate.admit(access::of_rpc(route.grpc_path.path()), &parts.headers).map_err(Status::from)?;
         let message = self.message(route, &parts, body).await?;
         if route.rpc.is_server_streaming() && !self.watches.are(route) {
             return progress::answer(&self.grpc, route, parts, &message).await;

@@ -54,6 +54,8 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::{Layer as _, Service};
 use tower_http::cors::CorsLayer;
 
+#[cfg(test)]
+pub(crate) use self::openapi::example_of_request;
 pub use self::{
     api::{ApiOptions, no_route, router},
     guard::Guard,
@@ -63,6 +65,7 @@ use self::{
     web::{Form, Web},
 };
 use crate::{
+    access::{self, Gate},
     grpc::{
         count_refusal, deadline,
         status::{self, Reason},
@@ -94,8 +97,14 @@ impl Front {
         // Without this each call would build the routers anew.
         let (grpc, routes) = (grpc.prepare(), routes.with_state(()));
         let web = Web::new(grpc.clone(), options.max_message_bytes);
-        let inside = Inside { web, routes, metrics: Arc::clone(&metrics) };
+        let inside = Inside { web, routes, gate: Gate::open(), metrics: Arc::clone(&metrics) };
         Self { grpc, cors: cors::layer(&guard), guard, inside, metrics }
+    }
+
+    /// For those whom the gate lets in. Calls of gRPC pass it with their service.
+    #[must_use]
+    pub fn behind(self, gate: Gate) -> Self {
+        Self { inside: Inside { gate, ..self.inside }, ..self }
     }
 
     /// Gives a request to whom it is for.
@@ -144,6 +153,7 @@ impl Front {
 struct Inside {
     web: Web,
     routes: Router,
+    gate: Gate,
     metrics: Arc<Metrics>,
 }
 
@@ -156,7 +166,15 @@ impl Inside {
             return response;
         }
         match Form::of(request.headers()) {
-            Some(form) if request.method() == Method::POST => self.web.call(form, request).await,
+            Some(form) if request.method() == Method::POST => {
+                // Before its body is read; the service asks again.
+                if let Err(refused) = self.gate.admit(access::of_rpc(request.uri().path()), request.headers()) {
+                    let refused = Status::from(refused);
+                    count_refusal(&self.metrics, &refused);
+                    return form.refusal(&refused);
+                }
+                self.web.call(form, request).await
+            }
             Some(_) => {
                 let mut response = refusal(Reason::MethodNotAllowed, "a call of gRPC-Web is a POST");
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
@@ -166,11 +184,27 @@ impl Inside {
                 Reason::UnsupportedMediaType,
                 "gRPC needs HTTP/2, and gRPC-Web is in protobuf, binary or as text",
             ),
-            None => {
-                let Ok(response) = self.routes.call(request).await;
-                response.map(Body::new)
+            None => self.routed(request).await,
+        }
+    }
+}
+
+impl Inside {
+    /// A path without a rule is not there, whoever serves it.
+    async fn routed(&mut self, mut request: Request<AnyBody>) -> Response<Body> {
+        let Some(rule) = access::of_http(request.method(), request.uri().path()) else {
+            return no_route().await.map(Body::new);
+        };
+        // Which methods a path has is no secret.
+        let rule = if request.method() == Method::OPTIONS { &access::OPEN } else { rule };
+        if !self.gate.is_open() {
+            match self.gate.admit(Some(rule), request.headers()) {
+                Ok(who) => _ = request.extensions_mut().insert(who),
+                Err(refused) => return problem::response(&refused.into()).map(Body::new),
             }
         }
+        let Ok(response) = self.routes.call(request).await;
+        response.map(Body::new)
     }
 }
 
@@ -340,7 +374,9 @@ mod tests {
             }
         });
         let front = front(Routes::default(), broken);
-        let response = front.call(asked(Version::HTTP_11, "text/plain")).await.unwrap();
+        let mut request = asked(Version::HTTP_11, "text/plain");
+        *request.uri_mut() = "/v1/broken".parse().expect("a path");
+        let response = front.call(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

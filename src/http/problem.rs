@@ -160,6 +160,9 @@ pub fn of_call(status: &Status) -> Response<Body> {
     let mut response = Response::new(Body::from(json));
     *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, TYPE);
+    if status.code() == Code::Unauthenticated {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if let Some(delay) = retry {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
     }

@@ -11,6 +11,7 @@ use super::{
     deployment::Deploy,
     document::{Document, DocumentKey, catalog_latch_of, latch_of},
     error::Error,
+    held_tokens::Write,
     instance::{Cause, Status},
     key::Key,
     needs::Resolved,
@@ -92,6 +93,8 @@ pub enum Command {
     Deploy(Box<Deploy>),
     /// Change a catalog: strict as well.
     Catalog(Box<CatalogCommand>),
+    /// Write a token's document: strict as well.
+    Write(Box<Write>),
 }
 
 /// A lease that nobody renewed.
@@ -255,6 +258,7 @@ impl Command {
             Self::Forget { .. } => Vec::new(),
             Self::Deploy(deploy) => vec![latch_of(&deploy.namespace)],
             Self::Catalog(command) => vec![catalog_latch_of(&command.namespace)],
+            Self::Write(write) => vec![write.key.latch()],
         }
     }
 }

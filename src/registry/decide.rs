@@ -36,6 +36,7 @@ impl Registry {
             }
             Command::Deploy(deploy) => self.deploy(deploy),
             Command::Catalog(command) => self.change_catalog(command, in_flight),
+            Command::Write(write) => self.write(write),
         }
     }
 

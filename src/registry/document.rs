@@ -21,6 +21,8 @@ pub enum Kind {
     Application,
     /// What a change of the catalog did.
     CatalogVersion,
+    /// What proves who somebody is, and what they may do.
+    Token,
 }
 
 impl Kind {
@@ -33,14 +35,15 @@ impl Kind {
             Self::ServiceType => 3,
             Self::Application => 4,
             Self::CatalogVersion => 5,
+            Self::Token => 16,
         }
     }
 
     /// The kind of this number.
     #[must_use]
     pub fn of(number: u8) -> Option<Self> {
-        const ALL: [Kind; 5] =
-            [Kind::Backend, Kind::Frontend, Kind::ServiceType, Kind::Application, Kind::CatalogVersion];
+        const ALL: [Kind; 6] =
+            [Kind::Backend, Kind::Frontend, Kind::ServiceType, Kind::Application, Kind::CatalogVersion, Kind::Token];
         ALL.into_iter().find(|kind| kind.number() == number)
     }
 
@@ -48,7 +51,7 @@ impl Kind {
     #[must_use]
     pub fn is_of_catalog(self) -> bool {
         match self {
-            Self::Backend | Self::Frontend => false,
+            Self::Backend | Self::Frontend | Self::Token => false,
             Self::ServiceType | Self::Application | Self::CatalogVersion => true,
         }
     }
@@ -76,7 +79,12 @@ impl DocumentKey {
     /// that one command at a time decides by them. No instance has it: the middle part is no name.
     #[must_use]
     pub fn latch(&self) -> Fingerprint {
-        if self.kind.is_of_catalog() { catalog_latch_of(&self.namespace) } else { latch_of(&self.namespace) }
+        match self.kind {
+            Kind::Backend | Kind::Frontend => latch_of(&self.namespace),
+            Kind::ServiceType | Kind::Application | Kind::CatalogVersion => catalog_latch_of(&self.namespace),
+            // Tokens do not speak of each other.
+            Kind::Token => Fingerprint::of("", "\u{1}token", &self.name),
+        }
     }
 }
 

@@ -51,6 +51,11 @@ pub enum Error {
         /// `namespace/service/id`.
         key: String,
     },
+    /// The caller does not prove who they are.
+    Unauthenticated {
+        /// What is the matter, as a sentence.
+        why: &'static str,
+    },
     /// The caller lacks a permission.
     Permission {
         /// The permission's name.
@@ -196,6 +201,7 @@ impl fmt::Display for Error {
             Self::MissingDependency(missing) => write!(f, "No url for: {}", missing.join(", ")),
             Self::Repeated { key } => write!(f, "the registration of {key} was sent again and waits in a newer call"),
             Self::LeaseDenied => f.write_str("the lease token's secret is wrong"),
+            Self::Unauthenticated { why } => f.write_str(why),
             Self::Permission { permission } => write!(f, "the caller lacks the permission `{permission}`"),
             Self::RevisionAhead { wanted, revision } => {
                 write!(f, "revision {wanted} was not reached in time; the registry is at {revision}")

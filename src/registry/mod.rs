@@ -15,6 +15,7 @@ mod document;
 mod drain;
 mod error;
 mod filter;
+mod held_tokens;
 mod instance;
 mod key;
 mod matcher;
@@ -54,6 +55,7 @@ pub use document::{Document, DocumentEvent, DocumentKey, DocumentPut, Kind, latc
 pub use error::{Error, Violation};
 pub(crate) use filter::prefix_faults;
 pub use filter::{Filter, FilterSet, Scope};
+pub use held_tokens::{MAX_TOKENS, Write};
 pub use instance::{Cause, EventType, Instance, Status};
 pub use key::{Fingerprint, Key, Revision, request_fingerprint};
 pub use matcher::Matcher;

@@ -88,6 +88,13 @@ impl Realm {
     /// All of it.
     pub const ALL: Self = Self { namespace: Pattern::Any, service: Pattern::Any };
 
+    /// Reads `namespace/services`; without `/services` it is all of the namespace.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, service) = text.split_once('/').unwrap_or((text, "*"));
+        Some(Self { namespace: Pattern::parse(namespace).ok()?, service: Pattern::parse(service).ok()? })
+    }
+
     /// Whether a namespace's service is in it.
     #[must_use]
     pub fn contains(&self, namespace: &str, service: &str) -> bool {

@@ -65,6 +65,7 @@ pub struct Registry {
     pub(super) deployments: Deployments,
     pub(super) catalogs: Catalogs,
     pub(super) port_rules: Arc<PortRules>,
+    pub(super) tokens: OrdMap<SmolStr, Arc<Document>>,
     pub(super) limits: StateLimits,
 }
 
@@ -89,6 +90,7 @@ impl Registry {
             deployments: Deployments::default(),
             catalogs: Catalogs::default(),
             port_rules: Arc::default(),
+            tokens: OrdMap::new(),
             limits,
         }
     }
@@ -242,7 +244,10 @@ impl Registry {
                 Change::Put(put) => folded.events.push(self.fold_put(revision, place as u32, put)),
                 Change::Delete(delete) => folded.events.extend(self.fold_delete(revision, delete)),
                 Change::Forget { namespace, service } => self.fold_forget(namespace, service),
-                Change::Document(put) => folded.turns.extend(self.fold_document(revision, put)),
+                Change::Document(put) => {
+                    folded.tokens |= put.key.kind == Kind::Token;
+                    folded.turns.extend(self.fold_document(revision, put));
+                }
             }
         }
         // Only now: what a turn is about is as it is when the revision is over.
@@ -277,9 +282,10 @@ impl Registry {
     /// too.
     fn hold_document(&mut self, key: &DocumentKey, document: Option<&Arc<Document>>) -> Option<Arc<Document>> {
         let named_before = self.named_by(key);
-        let before = match key.kind.is_of_catalog() {
-            true => self.catalogs.hold(key, document),
-            false => self.deployments.hold(key, document),
+        let before = match key.kind {
+            Kind::Token => self.hold_token(&key.name, document),
+            Kind::ServiceType | Kind::Application | Kind::CatalogVersion => self.catalogs.hold(key, document),
+            Kind::Backend | Kind::Frontend => self.deployments.hold(key, document),
         };
         let named = self.named_by(key);
         if let Some(service) = &named {
@@ -296,7 +302,7 @@ impl Registry {
         match key.kind {
             Kind::Backend => self.deployments.backend(&key.namespace, &key.name).map(|held| held.service.clone()),
             Kind::Application => self.catalogs.names(&key.namespace, &key.name).then(|| key.name.clone()),
-            Kind::Frontend | Kind::ServiceType | Kind::CatalogVersion => None,
+            Kind::Frontend | Kind::ServiceType | Kind::CatalogVersion | Kind::Token => None,
         }
     }
 

@@ -40,6 +40,8 @@ pub struct Folded {
     pub turns: Vec<Turn>,
     /// Namespace and key of the partition keys that stand otherwise.
     pub keys: Vec<(SmolStr, SmolStr)>,
+    /// Whether a token is another, or no more.
+    pub tokens: bool,
 }
 
 impl From<Vec<Event>> for Folded {

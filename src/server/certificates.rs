@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::ServeError;
+use super::{ServeError, handshake::Handshakes};
 use crate::{
     config::ServeSettings,
     metrics::{Certificate, Metrics, Reload},
@@ -51,6 +51,12 @@ impl Certificates {
     /// What is in force, if there is something.
     pub(super) fn live(&self) -> Option<&Arc<Live>> {
         self.live.as_ref()
+    }
+
+    /// Who does the handshakes of clients, if there are any.
+    pub(super) fn handshakes(&self, settings: &ServeSettings, metrics: &Arc<Metrics>) -> Option<Handshakes> {
+        let live = self.live.as_ref()?;
+        Some(Handshakes::new(Arc::clone(live), false, settings.max_connections, metrics))
     }
 
     /// Has them read again soon; says whether there are any.

@@ -10,7 +10,10 @@ mod itself;
 mod listen;
 mod lobby;
 mod logging;
+mod operator;
 mod ops;
+#[cfg(test)]
+mod rights;
 mod stream;
 
 use std::{io::Write as _, net::SocketAddr, sync::Arc, thread, time::Duration};
@@ -30,12 +33,12 @@ use uuid::Uuid;
 use self::{
     certificates::Certificates,
     connections::Protocols,
-    handshake::Handshakes,
     itself::Itself,
     listen::{Admitted, Door},
     ops::OpsServer,
 };
 use crate::{
+    access::{Gate, Keeper},
     actor::{ActorOptions, RegistryHandle},
     config::ServeSettings,
     engine::{
@@ -44,11 +47,11 @@ use crate::{
         memory::MemoryEngine,
     },
     grpc::{
-        CanonicalErrors, CatalogService, DeploymentsService, RegistryService, ServiceOptions,
+        AdminService, CanonicalErrors, CatalogService, DeploymentsService, RegistryService, ServiceOptions,
         floor::Floor,
         health::HealthService,
         registry::fixed_limits,
-        server::{catalog_server::CatalogServer, deployments_server::DeploymentsServer},
+        server::{admin_server::AdminServer, catalog_server::CatalogServer, deployments_server::DeploymentsServer},
     },
     http::{self, ApiOptions, Front, Guard, legacy::Legacy},
     metrics::Metrics,
@@ -86,6 +89,9 @@ pub enum ServeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// There is no way to give out the first token.
+    #[error("the operator's token: {0}")]
+    Operator(String),
     /// The store can never go on.
     #[error("the store failed for good: {0}")]
     Engine(#[from] EngineError),
@@ -184,6 +190,7 @@ async fn serve<E: Engine>(
     }
     handle.catalog_hints().iter().for_each(|hint| tracing::warn!("the catalog: {hint}"));
     let mut actor = tokio::spawn(actor.run());
+    let keeper = keeper(&settings, &handle).await?;
     let (stop, stopping) = watch::channel(false);
     let services = Arc::new(Services {
         handle: handle.clone(),
@@ -191,13 +198,12 @@ async fn serve<E: Engine>(
         members: itself::members(&settings, &addresses),
         guard: Arc::new(Guard::new(&addresses, &settings, certificates.live())),
         ops: ops.shared(),
-        legacy: Legacy::new(handle.clone(), settings.unfenced_http, settings.max_message_bytes),
+        legacy: Legacy::new(handle.clone(), settings.unfenced_http, settings.max_message_bytes, gate(keeper.as_ref())),
+        keeper,
     });
     // Before anybody can ask.
     let itself = Itself::enter(&handle, &settings, &services.members, ops.addresses()).await;
-    let handshakes = certificates
-        .live()
-        .map(|live| Handshakes::new(Arc::clone(live), false, settings.max_connections, handle.metrics()));
+    let handshakes = certificates.handshakes(&settings, handle.metrics());
     let protocols = Protocols::new(&settings, handshakes, Arc::clone(handle.metrics()));
     let (workers, inputs) = start_workers(&services, &protocols, &stopping)?;
     let door = Door::new(settings.max_connections, handle.metrics());
@@ -236,6 +242,16 @@ async fn serve<E: Engine>(
         }
         failed => ended_early(failed),
     }
+}
+
+/// Who asks everybody who they are, if that is asked: with somebody who may do everything.
+async fn keeper(settings: &ServeSettings, handle: &RegistryHandle) -> Result<Option<Arc<Keeper>>, ServeError> {
+    if !settings.auth {
+        return Ok(None);
+    }
+    let keeper = Keeper::new(Arc::clone(handle.hub()), &settings.anonymous_read, Keeper::wall());
+    operator::ensure(settings, handle, &keeper).await?;
+    Ok(Some(keeper))
 }
 
 /// Ends every stream and connection, then closes the store. False: it did not close.
@@ -338,9 +354,22 @@ struct Services {
     /// Probes and scrapes, if they have no port of their own.
     ops: Router,
     legacy: Legacy,
+    /// Who may do what; none with authentication off.
+    keeper: Option<Arc<Keeper>>,
+}
+
+/// The check, for a thread of its own.
+fn gate(keeper: Option<&Arc<Keeper>>) -> Gate {
+    keeper.map_or_else(Gate::open, |keeper| Gate::new(Arc::clone(keeper)))
 }
 
 impl Services {
+    /// A service whose calls are counted, and made by those alone whom the gate lets in.
+    fn judged<S>(&self, service: S, gate: &Gate) -> CanonicalErrors<S> {
+        let (max_message_bytes, metrics) = (self.settings.max_message_bytes as u64, self.handle.metrics());
+        CanonicalErrors::new(service, max_message_bytes, Arc::clone(metrics)).behind(gate.clone())
+    }
+
     fn front(&self) -> Result<Front, ServeError> {
         let settings = &self.settings;
         let limits = proto::Limits {
@@ -364,15 +393,15 @@ impl Services {
         };
         let metrics = self.handle.metrics();
         metrics.set_limits(&limits);
-        let (max_message_bytes, durable) = (limits.max_message_bytes, !settings.ephemeral);
+        let durable = !settings.ephemeral;
         let options =
             ServiceOptions { limits, restart_grace: settings.restart_grace, durable, members: self.members.clone() };
-        let registry = crate::grpc::server::registry_server::RegistryServer::new(RegistryService::new(
-            self.handle.clone(),
-            options,
-        ))
+        let gate = gate(self.keeper.as_ref());
+        let registry = crate::grpc::server::registry_server::RegistryServer::new(
+            RegistryService::new(self.handle.clone(), options).behind(gate.clone()),
+        )
         .max_decoding_message_size(settings.max_message_bytes);
-        let health = HealthService::new(Arc::clone(self.handle.hub()));
+        let health = HealthService::new(Arc::clone(self.handle.hub())).behind(gate.clone());
         let health = tonic_health::pb::health_server::HealthServer::new(health);
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -382,21 +411,24 @@ impl Services {
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let unreadable = |error| ServeError::Broken(format!("the descriptors cannot be served: {error}"));
-        let deployments = DeploymentsServer::new(DeploymentsService::new(self.handle.clone()))
+        let deployments = DeploymentsServer::new(DeploymentsService::new(self.handle.clone(), gate.clone()))
             .max_decoding_message_size(settings.max_message_bytes);
-        let catalog = CatalogServer::new(CatalogService::new(self.handle.clone()))
+        let catalog = CatalogServer::new(CatalogService::new(self.handle.clone(), gate.clone()))
             .max_decoding_message_size(settings.max_message_bytes);
-        let mut grpc = Routes::new(CanonicalErrors::new(registry, max_message_bytes, Arc::clone(metrics)))
-            .add_service(CanonicalErrors::new(deployments, max_message_bytes, Arc::clone(metrics)))
-            .add_service(CanonicalErrors::new(catalog, max_message_bytes, Arc::clone(metrics)))
-            .add_service(CanonicalErrors::new(health, max_message_bytes, Arc::clone(metrics)))
+        let admin = AdminServer::new(AdminService::new(self.handle.clone(), gate.clone()))
+            .max_decoding_message_size(settings.max_message_bytes);
+        let mut grpc = Routes::new(self.judged(registry, &gate))
+            .add_service(self.judged(deployments, &gate))
+            .add_service(self.judged(catalog, &gate))
+            .add_service(self.judged(admin, &gate))
+            .add_service(self.judged(health, &gate))
             .add_service(reflection().build_v1().map_err(unreadable)?)
             .add_service(reflection().build_v1alpha().map_err(unreadable)?);
         if settings.bench_floor {
             grpc = grpc.add_service(FloorServer::new(Floor::new()));
         }
         let options = api_options(settings);
-        let routes = http::router(grpc.clone(), options)
+        let routes = http::router(grpc.clone(), options, gate.clone())
             .map_err(|error| ServeError::Broken(format!("the API cannot be served by HTTP: {error}")))?;
         let routes = routes
             .merge(http::prometheus::router(grpc.clone()))
@@ -404,7 +436,7 @@ impl Services {
             .merge(http::applications::router(grpc.clone(), options))
             .merge(self.ops.clone());
         let guard = Arc::clone(&self.guard);
-        Ok(Front::new(grpc, routes, guard, options, Arc::clone(metrics)))
+        Ok(Front::new(grpc, routes, guard, options, Arc::clone(metrics)).behind(gate))
     }
 }
 

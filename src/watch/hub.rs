@@ -92,6 +92,10 @@ pub struct Hub {
     board: Arc<Board>,
     /// What drains wait for, all together.
     asks: Arc<AtomicUsize>,
+    /// Grows when somebody may do something else than before.
+    rights_generation: AtomicU64,
+    /// Tells it to those who wait for it.
+    rights: watch::Sender<u64>,
     options: HubOptions,
 }
 
@@ -140,6 +144,8 @@ impl Hub {
             replies: ReplyBudget::new(REPLY_BYTES_MAX),
             board: Arc::default(),
             asks: Arc::default(),
+            rights_generation: AtomicU64::new(0),
+            rights: watch::Sender::new(0),
             options,
         };
         hub.replace(recovered);
@@ -156,6 +162,7 @@ impl Hub {
         // feed that was made meanwhile.
         *self.feeds.lock().unwrap_or_else(PoisonError::into_inner) = Feeds::default();
         self.generation.fetch_add(1, Ordering::Release);
+        self.rights_changed();
         self.log.wake_all();
     }
 
@@ -173,7 +180,7 @@ impl Hub {
         for (revision, folded) in tail.into_iter().filter(|(revision, _)| *revision > known) {
             self.publish(revision, folded);
         }
-        self.publish(head, Folded::default());
+        self.publish(head, Folded { tokens: true, ..Folded::default() });
         // What was forgotten meanwhile is among no events.
         self.log.wake_all();
     }
@@ -183,7 +190,11 @@ impl Hub {
         for event in folded.events.iter().filter(|event| event.is_visible()) {
             self.metrics().events.of((event.cause.into(),)).inc();
         }
+        let tokens = folded.tokens;
         self.log.publish(revision, folded);
+        if tokens {
+            self.rights_changed();
+        }
     }
 
     /// Puts the recovered state in place of this one, and gives the tail that leads up to it.
@@ -225,6 +236,24 @@ impl Hub {
     #[must_use]
     pub fn drain(&self, record: &Record, places: u64) -> Arc<Drain> {
         Drain::begin(&self.log, &self.asks, record, places)
+    }
+
+    /// Somebody may do something else than before: whatever was judged by that is judged anew.
+    pub fn rights_changed(&self) {
+        let generation = self.rights_generation.fetch_add(1, Ordering::Release) + 1;
+        self.rights.send_replace(generation);
+    }
+
+    /// Changes whenever somebody may do something else than before.
+    #[must_use]
+    pub fn rights_generation(&self) -> u64 {
+        self.rights_generation.load(Ordering::Acquire)
+    }
+
+    /// Tells whenever somebody may do something else than before.
+    #[must_use]
+    pub fn rights_changes(&self) -> watch::Receiver<u64> {
+        self.rights.subscribe()
     }
 
     /// What is counted.

@@ -116,7 +116,7 @@ impl EventLog {
 
     /// Appends what was committed at `revision` and wakes whom it may concern.
     pub fn publish(&self, revision: Revision, what: impl Into<Folded>) {
-        let Folded { events, turns, keys } = what.into();
+        let Folded { events, turns, keys, tokens: _ } = what.into();
         let events: Box<[Event]> = events.into_iter().filter(Event::is_visible).collect();
         let turns: Box<[Arc<Turn>]> = turns.into_iter().map(Arc::new).collect();
         let mut inner = self.write();

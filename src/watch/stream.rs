@@ -125,6 +125,22 @@ impl WatchStream {
         self.listener.answer(|ask| Some(if self.cursor >= ask.revision() { Standing::Sent } else { Standing::Unread }));
     }
 
+    /// From now on it is a watch of other filters: it begins anew with a reset, and what was not sent yet never is.
+    pub fn refocus(&mut self, filters: FilterSet, published: Vec<Filter>) {
+        let is_same = *self.feed.matcher().set() == filters;
+        if is_same || matches!(self.phase, Phase::Closing | Phase::Ended) {
+            return;
+        }
+        self.listener.begins_anew(self.listening, self.cursor);
+        self.hub.log().ignore(self.feed.matcher().scopes(), self.listening);
+        self.feed = self.hub.feed(filters);
+        // Listening comes before looking, so that nothing falls between.
+        self.listening = self.hub.log().follow(self.feed.matcher(), &self.listener, ONLY_PART);
+        self.queue.clear();
+        self.published = (!published.is_empty()).then(|| self.hub.board().open(published, &self.listener, ONLY_PART));
+        self.reset(ResetReason::SelectorsChanged, 0);
+    }
+
     /// The state was replaced: the watch begins anew with a feed of the new history.
     fn begin_anew(&mut self) {
         self.generation = self.hub.generation();

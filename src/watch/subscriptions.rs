@@ -28,6 +28,8 @@ use super::{
 };
 use crate::registry::{Error, Filter, FilterSet, Revision};
 
+mod rights;
+
 /// Messages that wait for a reader before no more is read from its requests.
 const QUEUE_MAX: usize = 256;
 
@@ -204,6 +206,12 @@ impl Subscriptions {
     fn remove(&mut self, part: u32) {
         let Some(gone) = self.parts[part as usize].take() else { return };
         self.hub.log().ignore(gone.feed.matcher().scopes(), gone.listening);
+        self.forget(part);
+        self.free.push(part);
+    }
+
+    /// Drops what waits for a part.
+    fn forget(&mut self, part: u32) {
         self.dirty.remove(&part);
         self.published.remove(&part);
         self.awaited.remove(&part);
@@ -212,7 +220,6 @@ impl Subscriptions {
             messages.retain(|(other, _)| *other != part);
         }
         self.pending.retain(|_, messages| !messages.is_empty());
-        self.free.push(part);
     }
 
     /// The state was replaced: everything begins anew with feeds of the new history.

@@ -28,6 +28,7 @@ mod history;
 #[path = "../clients/tools.rs"]
 mod tools;
 
+mod access;
 mod bench;
 mod bender;
 mod breaker;

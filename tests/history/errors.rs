@@ -81,6 +81,7 @@ fn code_of(reason: ErrorReason) -> Code {
         ErrorReason::Superseded | ErrorReason::Repeated | ErrorReason::StaleRevision => Code::Aborted,
         ErrorReason::LeaseDenied | ErrorReason::Permission => Code::PermissionDenied,
         ErrorReason::HostNotAllowed | ErrorReason::OriginNotAllowed => Code::PermissionDenied,
+        ErrorReason::Unauthenticated => Code::Unauthenticated,
         ErrorReason::RevisionAhead | ErrorReason::MissingDependency | ErrorReason::NotReady => Code::FailedPrecondition,
         ErrorReason::MissingBackend | ErrorReason::InUse | ErrorReason::NothingBefore => Code::FailedPrecondition,
         ErrorReason::StoreUnavailable | ErrorReason::ShuttingDown => Code::Unavailable,

@@ -5,7 +5,7 @@
 //! | format | what a reader of the one before would lose |
 //! | --- | --- |
 //! | 1 | |
-//! | 2 | documents: backends and frontends, and their changes in the log; the catalog; which leases nobody holds a token of |
+//! | 2 | documents: backends and frontends, and their changes in the log; the catalog; tokens; which leases nobody holds a token of |
 
 use std::sync::Arc;
 

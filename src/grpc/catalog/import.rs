@@ -13,7 +13,8 @@ use tonic::{Request, Status, Streaming};
 
 use super::read;
 use crate::{
-    actor::{Import, Imported, Progress, RegistryHandle, anyone},
+    access::Who,
+    actor::{Import, Imported, Progress, RegistryHandle},
     grpc::{deadline, status},
     proto::{
         EntryViolation, ImportApplicationsRequest, ImportApplicationsResponse, ImportApplicationsStreamRequest,
@@ -82,6 +83,7 @@ fn failed(error: Error, Progress { taken, to_take }: Progress) -> Status {
 /// Every refusal of it.
 pub(super) async fn whole(
     handle: &RegistryHandle,
+    who: &Who,
     request: Request<ImportApplicationsRequest>,
 ) -> Result<ImportApplicationsResponse, Status> {
     let _permit = IMPORTS.try_acquire().map_err(|_| full())?;
@@ -92,9 +94,10 @@ pub(super) async fn whole(
     read::check_count("applications", applications.len(), APPLICATIONS_MAX, &mut violations);
     let namespace = read::namespace(&namespace);
     read::checked((), violations)?;
-    let list = Arc::new(list(service_types, applications));
+    let (namespace, list) = (namespace?, Arc::new(list(service_types, applications)));
+    who.imports(&namespace, &list)?;
     let count = list.applications.len();
-    let import = Import { namespace: namespace?, list, strict, check_only, principal: anyone(), deadline };
+    let import = Import { namespace, list, strict, check_only, principal: who.allowed(), deadline };
     let mut so_far = Progress::default();
     let imported = handle.import(import, |progress| so_far = progress).await;
     Ok(response(count, imported.map_err(|error| failed(error, so_far))?))
@@ -104,6 +107,7 @@ pub(super) async fn whole(
 ///
 pub(super) fn streamed(
     handle: RegistryHandle,
+    who: Who,
     request: Request<Streaming<ImportApplicationsStreamRequest>>,
 ) -> Progressing {
     let deadline = deadline::of(&request);
@@ -111,7 +115,7 @@ pub(super) fn streamed(
     tokio::spawn(async move {
         let run = async {
             // Who sends slowly keeps nobody from importing.
-            let gathered = timeout(GATHER_TIMEOUT, gather(&handle, request.into_inner())).await;
+            let gathered = timeout(GATHER_TIMEOUT, gather(&handle, &who, request.into_inner())).await;
             let (mut import, room) = gathered.map_err(|_| Status::from(Error::Deadline))??;
             import.deadline = deadline;
             let _permit = IMPORTS.try_acquire().map_err(|_| full())?;
@@ -142,6 +146,7 @@ pub(super) fn streamed(
 /// All pieces together, and the room that they take.
 async fn gather(
     handle: &RegistryHandle,
+    who: &Who,
     mut pieces: Streaming<ImportApplicationsStreamRequest>,
 ) -> Result<(Import, Option<SemaphorePermit<'static>>), Status> {
     let (mut first, mut all, mut bytes) = (None, List::default(), 0);
@@ -180,8 +185,9 @@ async fn gather(
     }
     let (namespace, strict, check_only) = first.unwrap_or_default();
     let namespace = read::namespace(&namespace)?;
+    who.imports(&namespace, &all)?;
     let list = Arc::new(all);
-    Ok((Import { namespace, list, strict, check_only, principal: anyone(), deadline: None }, room))
+    Ok((Import { namespace, list, strict, check_only, principal: who.allowed(), deadline: None }, room))
 }
 
 /// How many bytes are kept of an application.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{ApiOptions, router};
 use crate::{
+    access::Gate,
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     grpc::{
@@ -38,7 +39,7 @@ fn api() -> Router {
     let service = RegistryServer::new(RegistryService::new(handle, options));
     let services = Routes::new(CanonicalErrors::new(service, MAX_MESSAGE_BYTES as u64, metrics));
     let options = ApiOptions { max_message_bytes: MAX_MESSAGE_BYTES, max_json_values: MAX_JSON_VALUES };
-    router(services, options).expect("the protos are right")
+    router(services, options, Gate::open()).expect("the protos are right")
 }
 
 /// An answer, read to its end.

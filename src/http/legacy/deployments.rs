@@ -10,7 +10,8 @@ use super::{
     created, document, json, no_content, other_method, refusal,
 };
 use crate::{
-    actor::{ListQuery, Standing, anyone},
+    access::{Permission, Who},
+    actor::{ListQuery, Standing},
     grpc::status::{self, Reason},
     http::problem::Refusal,
     registry::{Action, Error, TargetText, Violation},
@@ -38,19 +39,19 @@ impl Kind {
 /// Answers a request.
 pub(super) async fn answer(legacy: &Legacy, request: http::Request<Body>) -> Result<Response<Body>, Refusal> {
     let kind = if request.uri().path().starts_with("/backends") { Kind::Backends } else { Kind::Frontends };
-    let mut asked = Asked::of(request)?;
+    let mut asked = Asked::of(legacy, request)?;
     let (method, name) = (asked.method.clone(), asked.names.first().cloned());
     match (&method, name) {
         (&Method::GET | &Method::HEAD, None) => list(legacy, kind, &asked),
         (&Method::GET | &Method::HEAD, Some(name)) => one(legacy, kind, &asked, &name),
         (&Method::POST, None) => {
             let fields = asked.fields(legacy.max_bytes).await?;
-            let (name, document) = change(legacy, created_by(legacy, kind, &asked, fields)).await?;
+            let (name, document) = change(legacy, &asked.who, created_by(legacy, kind, &asked, fields)).await?;
             Ok(created(kind.collection(), &[&name], &document))
         }
         (&Method::PUT, Some(name)) => {
             let fields = asked.fields(legacy.max_bytes).await?;
-            let (_, document) = change(legacy, updated_by(legacy, kind, &asked, &name, fields)).await?;
+            let (_, document) = change(legacy, &asked.who, updated_by(legacy, kind, &asked, &name, fields)).await?;
             Ok(json(StatusCode::OK, &document))
         }
         (&Method::DELETE, Some(name)) => {
@@ -59,7 +60,8 @@ pub(super) async fn answer(legacy: &Legacy, request: http::Request<Body>) -> Res
                 Kind::Frontends => Action::delete_frontend(&asked.namespace, &name, 0),
             };
             let read = read.map_err(|violations| refusal::of(Error::Invalid(violations)))?;
-            legacy.handle.deploy(read, anyone(), None).await.map_err(refusal::of)?;
+            asked.who.deploys(&read).map_err(refusal::of)?;
+            legacy.handle.deploy(read, asked.who.allowed(), None).await.map_err(refusal::of)?;
             Ok(no_content())
         }
         (method, None) => other_method(method, &["GET", "HEAD", "POST"]),
@@ -68,8 +70,9 @@ pub(super) async fn answer(legacy: &Legacy, request: http::Request<Body>) -> Res
 }
 
 fn list(legacy: &Legacy, kind: Kind, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    let namespace = Some(asked.namespace.as_str().into());
-    let mut query = ListQuery { namespace, ..ListQuery::default() };
+    let namespace: Option<smol_str::SmolStr> = Some(asked.namespace.as_str().into());
+    let within = asked.who.lists(namespace.as_deref()).map_err(refusal::of)?;
+    let mut query = ListQuery { namespace, within, ..ListQuery::default() };
     let mut documents: Vec<Json> = Vec::new();
     loop {
         let next = match kind {
@@ -92,6 +95,7 @@ fn list(legacy: &Legacy, kind: Kind, asked: &Asked) -> Result<Response<Body>, Re
 }
 
 fn one(legacy: &Legacy, kind: Kind, asked: &Asked, name: &str) -> Result<Response<Body>, Refusal> {
+    asked.who.need(Permission::Read, &asked.namespace, name).map_err(refusal::of)?;
     let document = match kind {
         Kind::Backends => legacy.handle.backend(&asked.namespace, name).map(|(found, _)| document::backend(&found)),
         Kind::Frontends => legacy.handle.frontend(&asked.namespace, name).map(|(found, _)| document::frontend(&found)),
@@ -100,9 +104,10 @@ fn one(legacy: &Legacy, kind: Kind, asked: &Asked, name: &str) -> Result<Respons
 }
 
 /// Makes a change; the name and the whole document of what stands there now.
-async fn change(legacy: &Legacy, read: Read) -> Result<(String, Json), Refusal> {
+async fn change(legacy: &Legacy, who: &Who, read: Read) -> Result<(String, Json), Refusal> {
     let read = read.map_err(|violations| refusal::of(Error::Invalid(violations)))?;
-    match legacy.handle.deploy(read, anyone(), None).await.map_err(refusal::of)?.deployed {
+    who.deploys(&read).map_err(refusal::of)?;
+    match legacy.handle.deploy(read, who.allowed(), None).await.map_err(refusal::of)?.deployed {
         Standing::Backend(made) => Ok((made.name().to_string(), document::backend(&made))),
         Standing::Frontend(made) => Ok((made.name().to_string(), document::frontend(&made))),
         _ => Err(status::plain(Reason::Internal, "what was changed is not there").into()),
@@ -196,7 +201,9 @@ fn created_by(legacy: &Legacy, kind: Kind, asked: &Asked, fields: Fields) -> Rea
                 splits if splits.is_empty() => vec![TargetText { backend: String::new(), weight: None }],
                 splits => splits,
             };
-            let exists = |namespace: &str, name: &str| legacy.handle.has_backend(namespace, name);
+            let exists = |namespace: &str, name: &str| {
+                !asked.who.may(Permission::Read, namespace, name) || legacy.handle.has_backend(namespace, name)
+            };
             taking.or_all(|fields| Action::create_frontend(namespace, &name, &splits, Some(to_struct(fields)), &exists))
         }
     }
@@ -216,7 +223,9 @@ fn updated_by(legacy: &Legacy, kind: Kind, asked: &Asked, name: &str, fields: Fi
         }
         Kind::Frontends => {
             let splits = taking.splits();
-            let exists = |namespace: &str, name: &str| legacy.handle.has_backend(namespace, name);
+            let exists = |namespace: &str, name: &str| {
+                !asked.who.may(Permission::Read, namespace, name) || legacy.handle.has_backend(namespace, name)
+            };
             taking.or_all(|fields| {
                 Action::update_frontend(namespace, name, &splits, Some(to_struct(fields)), expected, &exists)
             })

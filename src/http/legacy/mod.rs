@@ -28,6 +28,7 @@ use super::{
     query,
 };
 use crate::{
+    access::{Gate, Who},
     actor::RegistryHandle,
     registry::{DEFAULT_NAMESPACE, Error},
 };
@@ -43,13 +44,14 @@ pub struct Legacy {
     unfenced: bool,
     max_bytes: usize,
     rate: Arc<Rate>,
+    gate: Gate,
 }
 
 impl Legacy {
-    /// Over this registry; bodies have at most so many bytes.
+    /// Over this registry, for those whom the gate let in; bodies have at most so many bytes.
     #[must_use]
-    pub fn new(handle: RegistryHandle, unfenced: bool, max_bytes: usize) -> Self {
-        Self { handle, unfenced, max_bytes, rate: Arc::new(Rate::begin()) }
+    pub fn new(handle: RegistryHandle, unfenced: bool, max_bytes: usize, gate: Gate) -> Self {
+        Self { handle, unfenced, max_bytes, rate: Arc::new(Rate::begin()), gate }
     }
 }
 
@@ -62,12 +64,14 @@ struct Asked {
     namespace: String,
     headers: HeaderMap,
     peer: IpAddr,
+    who: Who,
     body: Body,
 }
 
 impl Asked {
-    fn of(request: Request<Body>) -> Result<Self, Refusal> {
+    fn of(legacy: &Legacy, request: Request<Body>) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
+        let who = legacy.gate.who(&parts.extensions).map_err(refusal::of)?;
         let decoded = |raw| query::decode(raw).map_err(|fault| Error::invalid("path", format!("a segment {fault}")));
         let names = parts.uri.path().split('/').skip(2).map(decoded).collect::<Result<_, _>>();
         let peer = parts.extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
@@ -76,6 +80,7 @@ impl Asked {
             names: names.map_err(refusal::of)?,
             namespace: namespace(&parts.uri)?,
             headers: parts.headers,
+            who,
             peer: peer.map_or(IpAddr::from([127, 0, 0, 1]), |address| address.ip()),
             body,
         })

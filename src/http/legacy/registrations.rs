@@ -13,7 +13,8 @@ use super::{
     created, document, no_content, other_method, refusal,
 };
 use crate::{
-    actor::{LookupQuery, PickKind, RegistryHandle, anyone},
+    access::Permission,
+    actor::{LookupQuery, PickKind, RegistryHandle},
     http::problem::Refusal,
     registry::{Context, Error, Filter, FilterSet, Instance, Place, Registration, Violation},
 };
@@ -23,7 +24,7 @@ const SECONDS: &str = "secondsToExpire";
 
 /// Answers a request.
 pub(super) async fn answer(legacy: &Legacy, request: http::Request<Body>) -> Result<Response<Body>, Refusal> {
-    let mut asked = Asked::of(request)?;
+    let mut asked = Asked::of(legacy, request)?;
     let method = asked.method.clone();
     match (&method, asked.names.len()) {
         (&Method::GET | &Method::HEAD, _) => list(legacy, &asked),
@@ -55,8 +56,9 @@ fn list(legacy: &Legacy, asked: &Asked) -> Result<Response<Body>, Refusal> {
     };
     // What cannot be a name is nobody's.
     let Ok(filter) = Filter::new(&asked.namespace, service, "", "") else { return empty() };
+    let filters = asked.who.reads(FilterSet::new(vec![filter])).map_err(refusal::of)?;
     let query = LookupQuery {
-        filters: FilterSet::new(vec![filter]),
+        filters,
         pick: PickKind::All,
         pick_key: String::new(),
         limit: 0,
@@ -179,7 +181,10 @@ async fn register(legacy: &Legacy, asked: &mut Asked) -> Result<Response<Body>, 
     taken(legacy)?;
     let fields = asked.fields(legacy.max_bytes).await?;
     let registration = wanted(asked, fields)?;
-    let record = legacy.handle.keep(registration, anyone()).await.map_err(refusal::of)?;
+    let (namespace, service) = (&registration.instance.namespace, &registration.instance.service);
+    asked.who.need(Permission::Register, namespace, service).map_err(refusal::of)?;
+    let principal = asked.who.principal(namespace, service, false);
+    let record = legacy.handle.keep(registration, principal).await.map_err(refusal::of)?;
     legacy.rate.count();
     let instance = record.instance();
     let port = instance.port.to_string();
@@ -191,7 +196,10 @@ async fn register(legacy: &Legacy, asked: &mut Asked) -> Result<Response<Body>, 
 async fn remove(legacy: &Legacy, asked: &mut Asked) -> Result<Response<Body>, Refusal> {
     taken(legacy)?;
     let mut registration = wanted(asked, Fields::new())?;
+    let (namespace, service) = (&registration.instance.namespace, &registration.instance.service);
+    asked.who.need(Permission::Register, namespace, service).map_err(refusal::of)?;
+    let principal = asked.who.principal(namespace, service, false);
     let target = crate::registry::Target::Place(Place::of(&mut registration));
-    legacy.handle.deregister(target, anyone(), None).await.map_err(refusal::of)?;
+    legacy.handle.deregister(target, principal, None).await.map_err(refusal::of)?;
     Ok(no_content())
 }

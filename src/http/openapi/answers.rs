@@ -26,7 +26,8 @@ pub const JSON: &str = "application/json";
 pub const PROBLEM: &str = "application/problem+json";
 
 /// What any request may be refused with, whatever it is for.
-const OF_ANY: [Reason; 3] = [Reason::Invalid, Reason::HostNotAllowed, Reason::Internal];
+const OF_ANY: [Reason; 5] =
+    [Reason::Invalid, Reason::HostNotAllowed, Reason::Internal, Reason::Unauthenticated, Reason::Permission];
 /// What a request of the API may be as well.
 const OF_ROUTES: [Reason; 7] = [
     Reason::NotAcceptable,

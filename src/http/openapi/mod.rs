@@ -26,6 +26,12 @@ duplicate keys are refused.
 Every refusal is a `Problem` with a machine-readable reason and all violations at once. Lease tokens are secrets: they \
 stand in bodies and headers, never in a URL.";
 
+/// The example of a request message, made whole.
+#[cfg(test)]
+pub(crate) fn example_of_request(message: &prost_reflect::MessageDescriptor) -> Option<serde_json::Value> {
+    rules::example(message, schema::Way::In)
+}
+
 /// The document of a table.
 #[must_use]
 pub fn document(table: &Table) -> Document {

@@ -12,6 +12,7 @@ use tower::ServiceExt as _;
 use uuid::Uuid;
 
 use crate::{
+    access::Gate,
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     grpc::{
@@ -36,7 +37,7 @@ fn front() -> (Router, RegistryHandle) {
     let service = RegistryServer::new(RegistryService::new(handle.clone(), options));
     let services = Routes::new(CanonicalErrors::new(service, 65_536, metrics));
     (
-        router(services, ApiOptions { max_message_bytes: 65_536, max_json_values: 1_000 })
+        router(services, ApiOptions { max_message_bytes: 65_536, max_json_values: 1_000 }, Gate::open())
             .expect("the protos are right"),
         handle,
     )

@@ -193,6 +193,7 @@ reasons! {
     StaleRevision = "STALE_REVISION",
     NothingBefore = "NOTHING_BEFORE",
     NotReady = "NOT_READY",
+    Unauthenticated = "UNAUTHENTICATED",
 }
 
 /// Statuses of HTTP, each as its own label.
@@ -328,6 +329,8 @@ label! {
         ImportBytes = "max_import_bytes",
         /// Bytes of what summaries are counted by.
         SummaryBytes = "max_summary_bytes",
+        /// Tokens.
+        Tokens = "max_tokens",
     }
 }
 
@@ -377,6 +380,7 @@ impl Limit {
             Self::Imports => limits.max_imports,
             Self::ImportBytes => limits.max_import_bytes,
             Self::SummaryBytes => limits.max_summary_bytes,
+            Self::Tokens => limits.max_tokens,
         }
     }
 

@@ -181,7 +181,7 @@ impl Book {
             Kind::ServiceType => self.types().get(&key.name).map(|entry| &entry.document),
             Kind::Application => self.applications().get(&key.name).map(|entry| &entry.document),
             Kind::CatalogVersion => key.name.parse().ok().and_then(|number: u64| self.kept.get(&number)),
-            Kind::Backend | Kind::Frontend => None,
+            Kind::Backend | Kind::Frontend | Kind::Token => None,
         }
     }
 
@@ -211,7 +211,7 @@ impl Book {
                 }
             },
             Kind::CatalogVersion => self.hold_version(key, document),
-            Kind::Backend | Kind::Frontend => {}
+            Kind::Backend | Kind::Frontend | Kind::Token => {}
         }
         before
     }

@@ -98,7 +98,7 @@ impl<'a> Writing<'a> {
 
     fn run(&mut self, wanted: &CatalogCommand) -> Result<Outcome, Error> {
         if !wanted.principal.operator {
-            return Err(Error::Permission { permission: "operate" });
+            return Err(Error::Permission { permission: "catalog" });
         }
         let (kind, id) = wanted.action.subject();
         let key = DocumentKey { kind, namespace: self.namespace.clone(), name: id.into() };

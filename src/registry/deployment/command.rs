@@ -237,7 +237,39 @@ pub(super) fn missing(place: usize) -> Violation {
 
 type Read = Result<(SmolStr, Action), Vec<Violation>>;
 
+fn backends(targets: &[Target]) -> Vec<&SmolStr> {
+    targets.iter().map(|target| &target.backend).collect()
+}
+
 impl Action {
+    /// The name of what it changes.
+    #[must_use]
+    pub fn subject(&self) -> &SmolStr {
+        match self {
+            Self::CreateBackend(BackendDraft { name, .. })
+            | Self::UpdateBackend(BackendPatch { name, .. })
+            | Self::CreateFrontend(FrontendDraft { name, .. })
+            | Self::UpdateFrontend(FrontendPatch { name, .. })
+            | Self::DeleteBackend { name, .. }
+            | Self::DeleteFrontend { name, .. }
+            | Self::Switch { name, .. }
+            | Self::Back { name, .. } => name,
+        }
+    }
+
+    /// The services and backends that can be seen through what it changes.
+    #[must_use]
+    pub fn shows(&self) -> Vec<&SmolStr> {
+        match self {
+            Self::CreateBackend(draft) => vec![&draft.service],
+            Self::UpdateBackend(patch) => patch.service.iter().collect(),
+            Self::CreateFrontend(draft) => backends(&draft.targets),
+            Self::UpdateFrontend(patch) => patch.targets.as_deref().map(backends).unwrap_or_default(),
+            Self::Switch { targets, .. } => backends(targets),
+            Self::DeleteBackend { .. } | Self::DeleteFrontend { .. } | Self::Back { .. } => Vec::new(),
+        }
+    }
+
     /// A new backend.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ impl Registry {
     /// What `deploy` leads to.
     pub(in crate::registry) fn deploy(&self, deploy: &Deploy) -> Decision {
         if !deploy.principal.operator {
-            return Decision::Reply(Err(Error::Permission { permission: "operate" }));
+            return Decision::Reply(Err(Error::Permission { permission: "deploy" }));
         }
         let decided = match &deploy.action {
             Action::CreateBackend(draft) => self.create_backend(deploy, draft),

@@ -175,7 +175,7 @@ fn what_cannot_be_now_is_refused_and_nothing_changes() {
     let nobody = Principal { name: Some("someone".into()), operator: false };
     let deploy = Deploy { namespace, action, principal: nobody, at: Timestamp::default() };
     let decision = rig.registry.decide(&Command::Deploy(Box::new(deploy)), 0);
-    assert!(matches!(decision, Decision::Reply(Err(Error::Permission { permission: "operate" }))));
+    assert!(matches!(decision, Decision::Reply(Err(Error::Permission { permission: "deploy" }))));
     assert_eq!(rig.revision, revision);
 }
 

@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 
 use super::*;
 use crate::{
+    access::Gate,
     actor::{ActorOptions, RegistryHandle, TURNS_TO_LANE},
     engine::memory::MemoryEngine,
     http::{ApiOptions, Guard},
@@ -100,9 +101,9 @@ impl Rig {
         let settings = ServeSettings::default();
         let protocols = Protocols::new(&settings, None, Arc::clone(handle.metrics()));
         let guard = Arc::new(Guard::new(&[], &settings, None));
-        let legacy = crate::http::legacy::Legacy::new(handle.clone(), true, 1_000);
+        let legacy = crate::http::legacy::Legacy::new(handle.clone(), true, 1_000, Gate::open());
         let ops = axum::Router::new();
-        let services = Services { handle: handle.clone(), settings, members: vec![], guard, ops, legacy };
+        let services = Services { handle: handle.clone(), settings, members: vec![], guard, ops, legacy, keeper: None };
         let sockets = Sockets::serve(services.front().unwrap(), protocols);
         Self { handle, sockets }
     }
@@ -199,8 +200,8 @@ async fn a_call_that_nobody_waits_for_is_dropped() {
     let options = ApiOptions { max_message_bytes: 1_000, max_json_values: 1_000 };
     let front = Front::new(endless.clone().into(), endless, guard, options, Arc::default());
     let sockets = Sockets::serve(front, Protocols::new(&settings, None, Arc::default()));
-    let two = |kind| [PREFACE.to_vec(), head(1, "/a", kind), frame(0, 1, 1, b"{}")].concat();
-    let (one, reset) = (post("/a", "application/json", b"{}"), frame(3, 0, 1, &[0, 0, 0, 8]));
+    let two = |kind| [PREFACE.to_vec(), head(1, "/v1/a", kind), frame(0, 1, 1, b"{}")].concat();
+    let (one, reset) = (post("/v1/a", "application/json", b"{}"), frame(3, 0, 1, &[0, 0, 0, 8]));
     for (what, request, end) in [
         ("HTTP/1", one, None),
         ("HTTP/2", two("application/json"), None),

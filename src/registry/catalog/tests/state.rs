@@ -190,7 +190,7 @@ fn only_what_is_of_the_expected_revision_changes() {
     let stranger = Principal { name: Some("x".into()), operator: false };
     let wanted = CatalogCommand { principal: stranger, ..at(0) };
     let refused = registry.decide(&Command::Catalog(Box::new(wanted)), 0);
-    assert!(matches!(refused, Decision::Reply(Err(Error::Permission { permission: "operate" }))));
+    assert!(matches!(refused, Decision::Reply(Err(Error::Permission { permission: "catalog" }))));
 }
 
 const IDS: [&str; 6] = ["shop", "shop-a", "shop-b", "blog", "blog-a", "A"];

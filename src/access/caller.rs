@@ -1,0 +1,293 @@
+//! Who calls, and what that lets a call reach. Handlers ask here, with the names of their message, before they look at
+//! anything. Knows no credentials beyond their proof, and no request.
+
+use std::sync::Arc;
+
+use smol_str::SmolStr;
+
+use super::{Grants, Permission, allows, token::SecretHash};
+use crate::registry::{Action, Claim, Error, Filter, FilterSet, Needs, Principal, Realm, Target, catalog::List};
+
+/// Somebody with grants.
+#[derive(Debug)]
+pub struct Caller {
+    /// The principal's name; none: nobody said who they are.
+    pub name: Option<Arc<str>>,
+    /// What they may do.
+    pub grants: Grants,
+    /// Until when that is proved, in Unix seconds.
+    pub until: Option<u64>,
+    pub(super) proof: Proof,
+}
+
+/// By what it is proved, so that it can be judged anew.
+#[derive(Debug)]
+pub(super) enum Proof {
+    /// By nothing: what anybody may do.
+    Nothing,
+    /// A secret of the token of this name.
+    Token(SmolStr, SecretHash),
+}
+
+/// Who calls, as far as that is asked: with authentication off everybody is one, and may do everything.
+#[derive(Clone, Debug, Default)]
+pub struct Who(Option<Arc<Caller>>);
+
+/// What who sends no credentials is told where that is not enough.
+pub(super) const NONE: Error =
+    Error::Unauthenticated { why: "there are no credentials: send `authorization: Bearer` with a token" };
+
+impl Who {
+    /// Everybody, with authentication off.
+    #[must_use]
+    pub fn anyone() -> Self {
+        Self(None)
+    }
+
+    /// This caller.
+    #[must_use]
+    pub fn of(caller: Arc<Caller>) -> Self {
+        Self(Some(caller))
+    }
+
+    /// The caller; none with authentication off.
+    #[must_use]
+    pub fn caller(&self) -> Option<&Arc<Caller>> {
+        self.0.as_ref()
+    }
+
+    /// The refusal for want of a permission. Who said nothing is asked who they are.
+    fn lacks(&self, permission: Permission) -> Error {
+        match &self.0 {
+            Some(caller) if caller.name.is_none() => NONE,
+            _ => Error::Permission { permission: permission.name() },
+        }
+    }
+
+    /// Whether it is allowed to do something to a namespace's service.
+    #[must_use]
+    pub fn may(&self, permission: Permission, namespace: &str, service: &str) -> bool {
+        self.0.as_ref().is_none_or(|caller| allows(&caller.grants, permission, namespace, service))
+    }
+
+    /// Refuses what is not allowed.
+    ///
+    /// # Errors
+    /// `Permission`, whatever is there.
+    pub fn need(&self, permission: Permission, namespace: &str, service: &str) -> Result<(), Error> {
+        if self.may(permission, namespace, service) { Ok(()) } else { Err(self.lacks(permission)) }
+    }
+
+    /// Refuses what is not allowed in all of a namespace.
+    ///
+    /// # Errors
+    /// `Permission`, whatever is there.
+    pub fn need_all(&self, permission: Permission, namespace: &str) -> Result<(), Error> {
+        let allowed = self.0.as_ref().is_none_or(|caller| caller.grants.all_of(permission, namespace));
+        if allowed { Ok(()) } else { Err(self.lacks(permission)) }
+    }
+
+    /// Refuses what is not allowed everywhere.
+    ///
+    /// # Errors
+    /// `Permission`, whatever is there.
+    pub fn need_everywhere(&self, permission: Permission) -> Result<(), Error> {
+        if self.may_everywhere(permission) { Ok(()) } else { Err(self.lacks(permission)) }
+    }
+
+    /// Whether it is allowed everywhere.
+    #[must_use]
+    pub fn may_everywhere(&self, permission: Permission) -> bool {
+        self.0.as_ref().is_none_or(|caller| caller.grants.everywhere(permission))
+    }
+
+    /// Whether it is allowed in all of a part.
+    #[must_use]
+    pub fn may_in(&self, permission: Permission, part: &Realm) -> bool {
+        self.0.as_ref().is_none_or(|caller| caller.grants.covers(permission, part))
+    }
+
+    /// On whose behalf a command on a namespace's service is run. Who takes urls away acts on all of the namespace, so an
+    /// operator of a part of it is none there.
+    #[must_use]
+    pub fn principal(&self, namespace: &str, service: &str, takes_urls: bool) -> Principal {
+        let Some(caller) = &self.0 else { return Principal::anyone() };
+        let operator = match takes_urls {
+            true => caller.grants.all_of(Permission::Operate, namespace),
+            false => allows(&caller.grants, Permission::Operate, namespace, service),
+        };
+        Principal { name: caller.name.clone(), operator }
+    }
+
+    /// On whose behalf a command is run that was allowed already.
+    #[must_use]
+    pub fn allowed(&self) -> Principal {
+        let name = self.0.as_ref().and_then(|caller| caller.name.clone());
+        Principal { name, operator: true }
+    }
+
+    /// The principal's name; empty where there is none.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.as_ref().and_then(|caller| caller.name.as_deref()).unwrap_or_default()
+    }
+
+    /// Refuses a change of backends and frontends that is not allowed: that takes the permission to deploy what it changes,
+    /// and to read what can be seen through it.
+    ///
+    /// # Errors
+    /// `Permission`.
+    pub fn deploys(&self, (namespace, action): &(SmolStr, Action)) -> Result<(), Error> {
+        self.need(Permission::Deploy, namespace, action.subject())?;
+        action.shows().into_iter().try_for_each(|name| self.need(Permission::Read, namespace, name))
+    }
+
+    /// Refuses needs that may not be known: the answer says where they are.
+    ///
+    /// # Errors
+    /// `Permission`.
+    pub fn needs(&self, needs: &Needs) -> Result<(), Error> {
+        needs.wanted.iter().try_for_each(|need| self.need(Permission::Read, &needs.namespace, &need.service))
+    }
+
+    /// On whose behalf something is taken away. By its tokens it is whoever sends them; by its key an operator.
+    ///
+    /// # Errors
+    /// `Permission`.
+    pub fn takes_away(&self, target: &Target) -> Result<Principal, Error> {
+        let (namespace, service) = match target {
+            Target::Lease(_) | Target::Leases(_) => return Ok(self.principal("", "", false)),
+            Target::Place(place) => return Ok(self.principal(&place.key.namespace, &place.key.service, false)),
+            Target::Key(key) | Target::Own(key) => (&key.namespace, &key.service),
+            Target::Service { namespace, service } => (namespace, service),
+        };
+        self.need(Permission::Operate, namespace, service)?;
+        Ok(self.principal(namespace, service, false))
+    }
+
+    /// On whose behalf an instance is drained. By its token it is whoever sends it; by its key an operator.
+    ///
+    /// # Errors
+    /// `Permission`.
+    pub fn claims(&self, claim: &Claim) -> Result<Principal, Error> {
+        match claim {
+            Claim::Lease(_) => Ok(self.principal("", "", false)),
+            Claim::Key(key) => {
+                self.need(Permission::Operate, &key.namespace, &key.service)?;
+                Ok(self.principal(&key.namespace, &key.service, false))
+            }
+        }
+    }
+
+    /// Refuses a list for the catalog that is not allowed as a whole: an application is judged by its name, the kinds of
+    /// programs are all of the namespace's.
+    ///
+    /// # Errors
+    /// `Permission`.
+    pub fn imports(&self, namespace: &str, list: &List) -> Result<(), Error> {
+        if !list.types.is_empty() || list.applications.is_empty() {
+            return self.need_all(Permission::Catalog, namespace);
+        }
+        list.applications.iter().try_for_each(|listed| self.need(Permission::Catalog, namespace, &listed.id))
+    }
+
+    /// What may be read of what `filters` mean.
+    ///
+    /// # Errors
+    /// `Permission`, if one of them names what may not be read.
+    pub fn reads(&self, filters: FilterSet) -> Result<FilterSet, Error> {
+        match &self.0 {
+            None => Ok(filters),
+            Some(caller) => caller.grants.readable(&filters).ok_or_else(|| self.lacks(Permission::Read)),
+        }
+    }
+
+    /// The parts of which a list shows what there is, of a namespace or of all; none: it shows everything.
+    ///
+    /// # Errors
+    /// `Permission`, if nothing of the namespace may be read.
+    pub fn lists(&self, namespace: Option<&str>) -> Result<Option<Arc<[Realm]>>, Error> {
+        let Some(caller) = &self.0 else { return Ok(None) };
+        let grants = &caller.grants;
+        let everything = match namespace {
+            None => grants.everywhere(Permission::Read),
+            Some(namespace) => grants.all_of(Permission::Read, namespace),
+        };
+        if everything {
+            return Ok(None);
+        }
+        let is_of = |realm: &&Realm| namespace.is_none_or(|namespace| realm.namespace.matches(namespace));
+        let realms: Arc<[Realm]> = grants.realms(Permission::Read).filter(is_of).cloned().collect();
+        if realms.is_empty() && namespace.is_some() { Err(self.lacks(Permission::Read)) } else { Ok(Some(realms)) }
+    }
+}
+
+/// What a watch was asked for, whoever asked.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// What it follows.
+    pub filters: FilterSet,
+    /// What of that it also wants to have that is published.
+    pub published: Vec<Filter>,
+}
+
+impl Wanted {
+    /// What the caller may see of it.
+    ///
+    /// # Errors
+    /// `Permission`.
+    pub fn seen_by(&self, who: &Who) -> Result<Self, Error> {
+        let filters = who.reads(self.filters.clone())?;
+        if self.published.is_empty() {
+            return Ok(Self { filters, published: Vec::new() });
+        }
+        let published = who.reads(FilterSet::new(self.published.iter().cloned()))?;
+        Ok(Self { filters, published: published.filters().to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Grant;
+
+    fn who(grants: &[&str]) -> Who {
+        let grants = Grants::new(grants.iter().map(|text| Grant::parse(text).expect("a grant")));
+        let name = Some("token:ci".into());
+        Who::of(Arc::new(Caller { name, grants, until: None, proof: Proof::Nothing }))
+    }
+
+    #[test]
+    fn with_authentication_off_everybody_may_do_everything() {
+        let anyone = Who::anyone();
+        for permission in Permission::ALL {
+            assert!(anyone.may(permission, "a", "b") && anyone.may_everywhere(permission));
+        }
+        assert_eq!(anyone.principal("a", "b", true), Principal::anyone());
+        assert!(anyone.lists(Some("a")).expect("a list").is_none() && anyone.reads(FilterSet::default()).is_ok());
+    }
+
+    #[test]
+    fn an_operator_is_one_where_they_are_one() {
+        let who = who(&["team-a/orders-*=operate,register", "team-b=operate"]);
+        let operator = |namespace, service, takes_urls| who.principal(namespace, service, takes_urls).operator;
+        assert!(operator("team-a", "orders-eu", false) && !operator("team-a", "web", false));
+        assert!(!operator("team-a", "orders-eu", true), "urls are the whole namespace's");
+        assert!(operator("team-b", "web", true));
+        assert_eq!(who.principal("team-a", "web", false).name.as_deref(), Some("token:ci"));
+    }
+
+    #[test]
+    fn lists_show_what_may_be_read() {
+        let who = who(&["team-a/orders-*=read", "team-b=read", "team-c=register"]);
+        let shown = |namespace| {
+            let realms = who.lists(namespace).map_err(|error| error.to_string())?;
+            Ok(realms.map(|realms| realms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")))
+        };
+        assert_eq!(shown(None), Ok(Some("team-a/orders-* team-b/*".to_owned())));
+        assert_eq!(shown(Some("team-a")), Ok(Some("team-a/orders-*".to_owned())));
+        assert_eq!(shown(Some("team-b")), Ok(None));
+        let refused = Err("the caller lacks the permission `read`".to_owned());
+        assert_eq!((shown(Some("team-c")), shown(Some("nowhere"))), (refused.clone(), refused));
+    }
+}

@@ -1,0 +1,198 @@
+//! Who is let in, by credentials that are good, wrong, late, and none; and how long their streams may go on.
+
+use std::{
+    future::poll_fn,
+    sync::atomic::{AtomicU64, Ordering},
+    task::Poll,
+    time::Duration,
+};
+
+use http::HeaderValue;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    access::{Tenure, of_rpc, token::HeldSecret},
+    actor::{ActorOptions, RegistryHandle},
+    engine::memory::MemoryEngine,
+    registry::Write,
+};
+
+const WATCH: &str = "/onair.v1.Registry/Watch";
+const REGISTER: &str = "/onair.v1.Registry/Register";
+
+/// A registry with tokens, and a clock that is set.
+struct Rig {
+    handle: RegistryHandle,
+    gate: Gate,
+    now: Arc<AtomicU64>,
+}
+
+impl Rig {
+    fn new(open: &[Realm]) -> Self {
+        let recovered = MemoryEngine::recovered(Uuid::nil(), 1);
+        let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
+        tokio::spawn(actor.run());
+        let now = Arc::new(AtomicU64::new(1_000));
+        let clock = Arc::clone(&now);
+        let keeper = Keeper::new(Arc::clone(handle.hub()), open, Arc::new(move || clock.load(Ordering::Relaxed)));
+        Self { handle, gate: Gate::new(keeper), now }
+    }
+
+    /// Writes a token with this secret in place of what stands there, or takes it away; its text.
+    async fn token(&self, grants: &[&str], bits: u8, until: Option<u64>) -> String {
+        let secret = token::Secret([bits; 32]);
+        let token = Token {
+            name: "ci".into(),
+            grants: Grants::new(grants.iter().map(|text| Grant::parse(text).expect("a grant"))),
+            secrets: vec![HeldSecret { hash: secret.hash(), since: 0, until: None }],
+            since: 0,
+            by: String::new(),
+            until,
+            revision: 0,
+        };
+        let expected = self.handle.token("ci").0.map_or(0, |held| held.revision);
+        let body = (!grants.is_empty()).then(|| token.body());
+        self.handle.write(Write { key: token::key("ci"), body, expected }, None).await.expect("written");
+        secret.text("ci")
+    }
+
+    fn admit(&self, path: &str, credentials: &[&str]) -> Result<Who, Error> {
+        let mut headers = HeaderMap::new();
+        for text in credentials {
+            headers.append(AUTHORIZATION, HeaderValue::from_str(text).expect("a header"));
+        }
+        self.gate.admit(of_rpc(path), &headers)
+    }
+
+    /// Whether a call with this token is let in.
+    fn is_in(&self, text: &str) -> bool {
+        self.admit(WATCH, &[&format!("Bearer {text}")]).is_ok()
+    }
+}
+
+fn missing(permission: &'static str) -> Error {
+    Error::Permission { permission }
+}
+
+#[tokio::test]
+async fn credentials_are_good_or_refused() {
+    let rig = Rig::new(&[]);
+    let text = rig.token(&["team-a=read"], 1, None).await;
+    let good = format!("Bearer {text}");
+    let who = rig.admit(WATCH, &[&good]).expect("it is let in");
+    assert_eq!((who.name(), who.may(Permission::Read, "team-a", "web")), ("token:ci", true));
+    assert_eq!(rig.admit(REGISTER, &[&good]).err(), Some(missing("register")));
+    let other = token::Secret([2; 32]).text("ci");
+    let of_nobody = token::Secret([1; 32]).text("nobody");
+    let long = format!("Bearer {}", "x".repeat(CREDENTIALS_MAX));
+    for (credentials, refusal) in [
+        (vec![], NONE),
+        (vec![good.as_str(), good.as_str()], MALFORMED),
+        (vec![""], MALFORMED),
+        (vec![text.as_str()], MALFORMED),
+        (vec!["Basic dXNlcjpwdw=="], MALFORMED),
+        (vec!["Bearer "], MALFORMED),
+        (vec!["Bearer a b"], MALFORMED),
+        (vec![long.as_str()], MALFORMED),
+        (vec![&good[..good.len() - 1]], NOT_GOOD),
+        (vec![&format!("Bearer {other}")], NOT_GOOD),
+        (vec![&format!("Bearer {of_nobody}")], NOT_GOOD),
+        (vec!["Bearer eyJhbGciOiJub25lIn0.e30."], NOT_GOOD),
+    ] {
+        // Whatever it is remembered as, it is not good.
+        for _ in 0..2 {
+            assert_eq!(rig.admit(WATCH, &credentials).err(), Some(refusal.clone()), "{credentials:?}");
+        }
+    }
+    assert!(rig.admit(WATCH, &[&format!("bearer  {text}")]).is_ok());
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_judged_anew_when_rights_change() {
+    let rig = Rig::new(&[]);
+    let old = rig.token(&["team-a=read"], 1, Some(2_000)).await;
+    assert!(rig.is_in(&old) && rig.is_in(&old));
+    rig.now.store(2_000, Ordering::Relaxed);
+    assert!(!rig.is_in(&old), "it ended, remembered or not");
+    let new = rig.token(&["team-b=register"], 2, None).await;
+    assert!(!rig.is_in(&old));
+    let allowed = rig.admit(REGISTER, &[&format!("Bearer {new}")]).expect("it is let in");
+    assert!(allowed.may(Permission::Register, "team-b", "web") && !allowed.may(Permission::Read, "team-a", "web"));
+    rig.token(&[], 2, None).await;
+    assert!(rig.admit(REGISTER, &[&format!("Bearer {new}")]).is_err(), "it was revoked");
+}
+
+#[tokio::test]
+async fn nobody_in_particular_may_read_what_is_open() {
+    let open = Realm::parse("public/status-*").expect("a realm");
+    let rig = Rig::new(&[open]);
+    let who = rig.admit(WATCH, &[]).expect("it is let in");
+    assert!(who.may(Permission::Read, "public", "status-eu") && !who.may(Permission::Read, "public", "web"));
+    assert_eq!(rig.admit(REGISTER, &[]).err(), Some(NONE), "who says nothing is asked who they are");
+    // Wrong credentials are no reason to be taken for nobody.
+    assert_eq!(rig.admit(WATCH, &["Bearer x"]).err(), Some(NOT_GOOD));
+    assert!(rig.gate.admit(None, &HeaderMap::new()).is_ok());
+    assert_eq!(Rig::new(&[]).gate.admit(None, &HeaderMap::new()).err(), Some(NONE));
+}
+
+#[tokio::test]
+async fn a_request_that_came_by_no_check_is_refused() {
+    let rig = Rig::new(&[Realm::ALL]);
+    assert_eq!(rig.gate.who(&Extensions::new()).err(), Some(NONE));
+    assert!(Gate::open().who(&Extensions::new()).is_ok());
+}
+
+#[tokio::test]
+async fn a_thread_remembers_a_bounded_number() {
+    let mut remembered = Remembered::default();
+    let caller = Arc::new(Caller { name: None, grants: Grants::default(), until: None, proof: Proof::Nothing });
+    for number in 0..=REMEMBERED_MAX as u64 {
+        let text: Box<[u8]> = number.to_be_bytes().into();
+        let hash = remembered.hasher.hash_one(&text);
+        remembered.keep(Found { hash, text, generation: 0, caller: Arc::clone(&caller) });
+    }
+    assert_eq!(remembered.found.len(), 1);
+}
+
+/// What becomes of a stream's right to go on, if anything does by now.
+async fn judged(tenure: &mut Tenure) -> Option<Result<Who, Error>> {
+    poll_fn(|context| {
+        Poll::Ready(match tenure.poll(context) {
+            Poll::Ready(judged) => Some(judged),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_goes_on_as_long_as_its_caller_may() {
+    let rig = Rig::new(&[]);
+    let text = rig.token(&["team-a=read"], 1, Some(1_100)).await;
+    let who = rig.admit(WATCH, &[&format!("Bearer {text}")]).expect("it is let in");
+    let mut tenure = Tenure::of(&rig.gate, &who).expect("it can end");
+    assert!(judged(&mut tenure).await.is_none());
+    rig.token(&["team-b=read"], 1, Some(1_100)).await;
+    let other = judged(&mut tenure).await.expect("it is judged").expect("it goes on");
+    assert!(other.may(Permission::Read, "team-b", "web") && !other.may(Permission::Read, "team-a", "web"));
+    assert!(judged(&mut tenure).await.is_none(), "once");
+    // The wall's clock says when it is over; a timer only looks.
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    assert!(judged(&mut tenure).await.is_none());
+    rig.now.store(1_100, Ordering::Relaxed);
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert_eq!(judged(&mut tenure).await.expect("it is judged").err(), Some(ENDED));
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_is_revoked() {
+    let rig = Rig::new(&[Realm::ALL]);
+    let text = rig.token(&["team-a=read"], 1, None).await;
+    let who = rig.admit(WATCH, &[&format!("Bearer {text}")]).expect("it is let in");
+    let mut tenure = Tenure::of(&rig.gate, &who).expect("it can end");
+    rig.token(&[], 1, None).await;
+    assert_eq!(judged(&mut tenure).await.expect("it is judged").err(), Some(ENDED));
+    let nobody = rig.admit(WATCH, &[]).expect("it is open");
+    assert!(Tenure::of(&rig.gate, &nobody).is_none() && Tenure::of(&Gate::open(), &Who::anyone()).is_none());
+}

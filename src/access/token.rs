@@ -1,0 +1,298 @@
+//! Tokens: their text, what is kept of them, and whether one is good now. Pure: neither a clock nor randomness, and
+//! nothing of how they come.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use prost::Message;
+use sha2::{Digest as _, Sha256};
+use smol_str::SmolStr;
+use subtle::ConstantTimeEq as _;
+
+use super::{Grant, Grants};
+use crate::registry::{Document, DocumentKey, Kind, Revision};
+
+/// With what the text of every token begins, so that it is known for one wherever it turns up.
+const PREFIX: &str = "onair_";
+/// Characters of a secret of 32 bytes.
+const SECRET_CHARS: usize = 43;
+/// The longest name of a token.
+pub const NAME_MAX: usize = 64;
+/// Most secrets of a token: the newest, and those that it replaces and that are still good for a while.
+pub const SECRETS_MAX: usize = 4;
+/// Most grants of a token.
+pub const GRANTS_MAX: usize = 100;
+
+/// 256 random bits, known to whoever was shown the token.
+#[derive(Clone, Copy)]
+pub struct Secret(pub [u8; 32]);
+
+/// What is kept of a secret: its SHA-256. The secret is random and as long, so a slow hash would protect nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecretHash(pub [u8; 32]);
+
+impl Secret {
+    /// What is kept of it.
+    #[must_use]
+    pub fn hash(&self) -> SecretHash {
+        SecretHash(Sha256::digest(self.0).into())
+    }
+
+    /// The text that proves it.
+    #[must_use]
+    pub fn text(&self, name: &str) -> String {
+        format!("{PREFIX}{name}_{}", URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// The name and the secret that a text claims, if it is a token's at all.
+#[must_use]
+pub fn read(text: &str) -> Option<(&str, Secret)> {
+    let rest = text.strip_prefix(PREFIX)?;
+    // In bytes: the text is anyone's.
+    let at = rest.len().checked_sub(SECRET_CHARS + 1)?;
+    let (name, secret) = (rest.get(..at)?, rest.get(at..)?.strip_prefix('_')?);
+    let mut bits = [0; 32];
+    let len = URL_SAFE_NO_PAD.decode_slice(secret, &mut bits).ok()?;
+    (len == bits.len() && !name.is_empty()).then_some((name, Secret(bits)))
+}
+
+/// What is wrong with the name of a token, which stands in logs, headers and file names.
+#[must_use]
+pub fn fault_of_name(name: &str) -> Option<String> {
+    let is_fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
+    let begins_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if begins_well && name.len() <= NAME_MAX && name.chars().all(is_fine) {
+        return None;
+    }
+    Some(format!("must have 1 to {NAME_MAX} of a-z, 0-9, `-`, `.`, `_`, and begin with a letter or a digit"))
+}
+
+/// The key of a token's document.
+#[must_use]
+pub fn key(name: &str) -> DocumentKey {
+    DocumentKey { kind: Kind::Token, namespace: SmolStr::default(), name: name.into() }
+}
+
+/// One of the secrets of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldSecret {
+    /// What is kept of it.
+    pub hash: SecretHash,
+    /// When it was made, in Unix seconds.
+    pub since: u64,
+    /// Until when it is good, in Unix seconds; none: as long as the token is.
+    pub until: Option<u64>,
+}
+
+/// A token as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Its name, which is its principal's.
+    pub name: SmolStr,
+    /// What its bearer may do.
+    pub grants: Grants,
+    /// Newest first.
+    pub secrets: Vec<HeldSecret>,
+    /// When it was made, in Unix seconds.
+    pub since: u64,
+    /// By which principal; empty: nobody had a name.
+    pub by: String,
+    /// Until when it is good, in Unix seconds; none: until it is revoked.
+    pub until: Option<u64>,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// The bytes of a token's document. Field numbers are those of every store there is.
+#[derive(Clone, PartialEq, Message)]
+struct Body {
+    /// As `Grant` is written.
+    #[prost(string, repeated, tag = "1")]
+    grants: Vec<String>,
+    #[prost(message, repeated, tag = "2")]
+    secrets: Vec<SecretBody>,
+    /// Unix seconds, as all times here.
+    #[prost(uint64, tag = "3")]
+    since: u64,
+    #[prost(string, tag = "4")]
+    by: String,
+    #[prost(uint64, optional, tag = "5")]
+    until: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SecretBody {
+    #[prost(bytes = "bytes", tag = "1")]
+    hash: Bytes,
+    #[prost(uint64, tag = "2")]
+    since: u64,
+    #[prost(uint64, optional, tag = "3")]
+    until: Option<u64>,
+}
+
+impl Token {
+    /// The token that a document is; none if its bytes are not one's. A grant that this version does not know is none.
+    #[must_use]
+    pub fn of(document: &Document) -> Option<Self> {
+        let body = Body::decode(document.body.clone()).ok()?;
+        let secret = |held: SecretBody| {
+            let hash = <[u8; 32]>::try_from(&held.hash[..]).ok()?;
+            Some(HeldSecret { hash: SecretHash(hash), since: held.since, until: held.until })
+        };
+        Some(Self {
+            name: document.key.name.clone(),
+            grants: Grants::new(body.grants.iter().filter_map(|text| Grant::parse(text).ok())),
+            secrets: body.secrets.into_iter().filter_map(secret).collect(),
+            since: body.since,
+            by: body.by,
+            until: body.until,
+            revision: document.revision,
+        })
+    }
+
+    /// The bytes of its document.
+    #[must_use]
+    pub fn body(&self) -> Bytes {
+        let secret = |held: &HeldSecret| SecretBody {
+            hash: Bytes::copy_from_slice(&held.hash.0),
+            since: held.since,
+            until: held.until,
+        };
+        let body = Body {
+            grants: self.grants.grants().iter().map(ToString::to_string).collect(),
+            secrets: self.secrets.iter().map(secret).collect(),
+            since: self.since,
+            by: self.by.clone(),
+            until: self.until,
+        };
+        body.encode_to_vec().into()
+    }
+
+    /// Whether a secret of this hash proves it at `now`: then until when, if that is known. Each of its secrets is compared
+    /// in constant time.
+    #[must_use]
+    pub fn accepts(&self, hash: &SecretHash, now: u64) -> Option<Option<u64>> {
+        let held = self.secrets.iter().find(|held| bool::from(held.hash.0.ct_eq(&hash.0)))?;
+        let until = [self.until, held.until].into_iter().flatten().min();
+        until.is_none_or(|until| now < until).then_some(until)
+    }
+
+    /// With a new secret, beside which the others are good for `overlap` seconds more.
+    #[must_use]
+    pub fn rotated(&self, hash: SecretHash, now: u64, overlap: u64) -> Self {
+        let old = |held: &HeldSecret| {
+            let ends = now.saturating_add(overlap);
+            HeldSecret { until: Some(held.until.map_or(ends, |until| until.min(ends))), ..*held }
+        };
+        let still = self.secrets.iter().map(old).filter(|held| held.until.is_none_or(|until| now < until));
+        let fresh = HeldSecret { hash, since: now, until: None };
+        let secrets = std::iter::once(fresh).chain(still).take(SECRETS_MAX).collect();
+        Self { secrets, ..self.clone() }
+    }
+
+    /// The name of the principal that bears it.
+    #[must_use]
+    pub fn principal(&self) -> Arc<str> {
+        format!("token:{}", self.name).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(until: Option<u64>) -> Token {
+        Token {
+            name: "ci".into(),
+            grants: Grants::new([Grant::parse("team-a/orders-*=read,register").expect("a grant")]),
+            secrets: vec![HeldSecret { hash: Secret([1; 32]).hash(), since: 100, until: None }],
+            since: 100,
+            by: "token:operator".into(),
+            until,
+            revision: 7,
+        }
+    }
+
+    #[test]
+    fn a_text_gives_name_and_secret_back() {
+        for name in ["ci", "a_b", "x.y-z", "a__"] {
+            let text = Secret([7; 32]).text(name);
+            let (read, secret) = read(&text).expect("a token");
+            assert_eq!((read, secret.0), (name, [7; 32]));
+        }
+        let good = Secret([7; 32]).text("ci");
+        for bad in [
+            "",
+            "onair_",
+            &good[1..],
+            &good[..good.len() - 1],
+            &format!("{good}A"),
+            &good.replace("onair_ci_", "onair__"),
+            &good.replace("onair_ci_", "onair_ci-"),
+            &format!("onair_é{}", "é".repeat(22)),
+            "eyJhbGciOiJub25lIn0.e30.",
+        ] {
+            assert!(read(bad).is_none_or(|(name, secret)| (name, secret.0) != ("ci", [7; 32])), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_can_stand_anywhere() {
+        for (name, fine) in [
+            ("ci", true),
+            ("0-a.b_c", true),
+            (&*"a".repeat(64), true),
+            (&*"a".repeat(65), false),
+            ("", false),
+            ("-a", false),
+            ("A", false),
+            ("a\r\nx: y", false),
+            ("é", false),
+            ("a/b", false),
+        ] {
+            assert_eq!(fault_of_name(name).is_none(), fine, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_gives_the_token_back_and_not_its_secret() {
+        let kept = token(Some(500));
+        let body = kept.body();
+        assert!(!body.windows(32).any(|bytes| bytes == [1; 32]));
+        let document = Document { key: key("ci"), body, revision: 7 };
+        assert_eq!(Token::of(&document), Some(kept));
+        assert_eq!(Token::of(&Document { key: key("ci"), body: Bytes::from_static(b"\xff"), revision: 1 }), None);
+    }
+
+    #[test]
+    fn a_token_is_good_until_its_end() {
+        let right = Secret([1; 32]).hash();
+        assert_eq!(token(None).accepts(&right, u64::MAX), Some(None));
+        assert_eq!(token(Some(500)).accepts(&right, 499), Some(Some(500)));
+        assert_eq!(token(Some(500)).accepts(&right, 500), None);
+        assert_eq!(token(None).accepts(&Secret([2; 32]).hash(), 1), None);
+    }
+
+    #[test]
+    fn a_rotated_token_is_good_by_both_secrets_for_a_while() {
+        let (old, new) = (Secret([1; 32]).hash(), Secret([2; 32]).hash());
+        let rotated = token(Some(5_000)).rotated(new, 1_000, 60);
+        assert_eq!(rotated.accepts(&new, 1_000), Some(Some(5_000)));
+        assert_eq!((rotated.accepts(&old, 1_059), rotated.accepts(&old, 1_060)), (Some(Some(1_060)), None));
+        // Once more, later: the first is gone, and what was short stays short.
+        let again = rotated.rotated(Secret([3; 32]).hash(), 1_050, 3_600);
+        assert_eq!((again.accepts(&old, 1_059), again.accepts(&old, 1_060)), (Some(Some(1_060)), None));
+        assert_eq!(token(None).rotated(new, 1_000, 0).secrets.len(), 1);
+        let many = (0..10u8).fold(token(None), |token, n| token.rotated(Secret([n + 10; 32]).hash(), 1_000, 60));
+        assert_eq!(many.secrets.len(), SECRETS_MAX);
+        assert!(many.accepts(&Secret([19; 32]).hash(), 1_000).is_some());
+    }
+}

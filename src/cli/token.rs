@@ -1,0 +1,279 @@
+//! `onair token`: who may do what. A token is printed once, when it is made, and can be written to a file instead.
+
+use std::time::Duration;
+
+use super::{
+    deploy::answer,
+    failure::Failure,
+    print::Printer,
+    session::Session,
+    text::{Table, safe},
+};
+use crate::{
+    access,
+    config::{ClientSettings, Given, duration},
+    proto::{
+        CreateTokenRequest, GetTokenRequest, Grant, ListTokensRequest, ListTokensResponse, Permission,
+        RevokeTokenRequest, RotateTokenRequest, Token, UpdateTokenRequest, admin_client::AdminClient,
+    },
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  onair token create orders-ci --namespace team-a --allow read,register --services 'orders-*' --expires 90d
+  onair token create ops --grant 'team-a=read,operate' --grant 'team-b/status-*=read'
+  onair token list
+  onair token rotate orders-ci --overlap 2h
+  onair token revoke orders-ci
+
+What is printed when a token is made is shown this once: keep it in a file that only its user can read, and name the
+file in --token-file or ONAIR_TOKEN_FILE, or put the token itself into ONAIR_TOKEN.";
+
+/// Arguments of `token`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make one, and print it.
+    Create {
+        /// Its name, which its principal has.
+        name: String,
+        #[command(flatten)]
+        rights: Rights,
+        /// How long it is good, like 90d; without it until it is revoked.
+        #[arg(long, value_parser = span, value_name = "DURATION")]
+        expires: Option<Duration>,
+        #[command(flatten)]
+        given: Given<ClientSettings>,
+    },
+    /// Show one.
+    Get {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        given: Given<ClientSettings>,
+    },
+    /// List them, by name.
+    List {
+        #[command(flatten)]
+        given: Given<ClientSettings>,
+    },
+    /// Change what one allows; streams of its bearers go on with what they may see then.
+    Update {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        rights: Rights,
+        /// How long it is good from now, like 90d.
+        #[arg(long, value_parser = span, value_name = "DURATION")]
+        expires: Option<Duration>,
+        #[command(flatten)]
+        given: Given<ClientSettings>,
+    },
+    /// Make a new secret of one, and print it; the one before is good for a while beside it.
+    Rotate {
+        /// Its name.
+        name: String,
+        /// How long the secrets before are good; 0s: no longer. Without it an hour.
+        #[arg(long, value_parser = span, value_name = "DURATION")]
+        overlap: Option<Duration>,
+        #[command(flatten)]
+        given: Given<ClientSettings>,
+    },
+    /// Take one away: calls with it are refused from then on, and its bearers' streams end.
+    Revoke {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        given: Given<ClientSettings>,
+    },
+}
+
+/// What a token is to allow.
+#[derive(Debug, clap::Args)]
+struct Rights {
+    /// Permissions in the namespace, joined by commas: read, register, publish, deploy, catalog, operate, admin.
+    #[arg(long, value_delimiter = ',', value_parser = permission, value_name = "PERMISSION")]
+    allow: Vec<access::Permission>,
+    /// Of which services of the namespace: a name, or the beginning of names and a *.
+    #[arg(long, default_value = "*", value_name = "PATTERN", requires = "allow")]
+    services: String,
+    /// Permissions elsewhere, like team-b/orders-*=read,register; several by repeating it.
+    #[arg(long, value_parser = access::Grant::parse, value_name = "GRANT")]
+    grant: Vec<access::Grant>,
+}
+
+fn permission(name: &str) -> Result<access::Permission, String> {
+    access::Permission::of_name(name.trim()).ok_or_else(|| access::unknown(name))
+}
+
+/// A duration, in days as well.
+fn span(text: &str) -> Result<Duration, String> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    days.map_or_else(|| duration(text), |days| Ok(Duration::from_secs(u64::from(days) * 24 * 3_600)))
+}
+
+fn on_the_wire(span: Duration) -> prost_types::Duration {
+    prost_types::Duration { seconds: span.as_secs() as i64, nanos: span.subsec_nanos() as i32 }
+}
+
+impl Rights {
+    fn grants(self, namespace: &str) -> Vec<Grant> {
+        let namespace = if namespace.is_empty() { "default" } else { namespace };
+        let permissions = |permissions: &mut dyn Iterator<Item = access::Permission>| {
+            permissions.filter_map(|one| number_of(one.name())).collect::<Vec<i32>>()
+        };
+        let own = Grant {
+            namespace: namespace.to_owned(),
+            services: self.services,
+            permissions: permissions(&mut self.allow.into_iter()),
+        };
+        let further = self.grant.into_iter().map(|grant| Grant {
+            namespace: grant.realm.namespace.to_string(),
+            services: grant.realm.service.to_string(),
+            permissions: permissions(&mut grant.permissions.iter()),
+        });
+        std::iter::once(own).filter(|own| !own.permissions.is_empty()).chain(further).collect()
+    }
+}
+
+/// The number that a permission has in the protos.
+fn number_of(name: &str) -> Option<i32> {
+    Permission::from_str_name(&format!("PERMISSION_{}", name.to_ascii_uppercase())).map(Into::into)
+}
+
+/// Does what was asked of a token.
+///
+/// # Errors
+/// What went wrong.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    match args.action {
+        Action::Create { name, rights, expires, given } => {
+            let mut session = Session::open(&given)?;
+            let (what, grants) = (format!("create the token {name}"), rights.grants(&session.namespace));
+            let request = CreateTokenRequest { name, grants, ttl: expires.map(on_the_wire) };
+            let send = async |channel, request| AdminClient::new(channel).create_token(request).await;
+            let Some(made) = answer(&mut session, "CreateToken", &what, request, send).await? else { return Ok(()) };
+            secret(&session.print, "CreateTokenResponse", &made, &made.secret)
+        }
+        Action::Get { name, given } => {
+            let mut session = Session::open(&given)?;
+            let what = format!("get the token {name}");
+            let send = async |channel, request| AdminClient::new(channel).get_token(request).await;
+            let found = answer(&mut session, "GetToken", &what, GetTokenRequest { name }, send).await?;
+            found.map_or(Ok(()), |found| show(&session.print, found.token.as_slice()))
+        }
+        Action::List { given } => list(&given).await,
+        Action::Update { name, rights, expires, given } => {
+            let mut session = Session::open(&given)?;
+            let (what, grants) = (format!("change the token {name}"), rights.grants(&session.namespace));
+            let request = UpdateTokenRequest { name, grants, ttl: expires.map(on_the_wire), expected_revision: 0 };
+            let send = async |channel, request| AdminClient::new(channel).update_token(request).await;
+            let now = answer(&mut session, "UpdateToken", &what, request, send).await?;
+            now.map_or(Ok(()), |now| show(&session.print, now.token.as_slice()))
+        }
+        Action::Rotate { name, overlap, given } => {
+            let mut session = Session::open(&given)?;
+            let what = format!("rotate the token {name}");
+            let request = RotateTokenRequest { name, overlap: overlap.map(on_the_wire) };
+            let send = async |channel, request| AdminClient::new(channel).rotate_token(request).await;
+            let Some(made) = answer(&mut session, "RotateToken", &what, request, send).await? else { return Ok(()) };
+            secret(&session.print, "RotateTokenResponse", &made, &made.secret)
+        }
+        Action::Revoke { name, given } => {
+            let mut session = Session::open(&given)?;
+            let (what, told) = (format!("revoke the token {name}"), format!("revoked {}", safe(&name)));
+            let send = async |channel, request| AdminClient::new(channel).revoke_token(request).await;
+            let gone = answer(&mut session, "RevokeToken", &what, RevokeTokenRequest { name }, send).await?;
+            let Some(gone) = gone else { return Ok(()) };
+            match session.print.is_json() {
+                true => session.print.message("RevokeTokenResponse", &gone),
+                false => session.print.line(&told),
+            }
+        }
+    }
+}
+
+async fn list(given: &Given<ClientSettings>) -> Result<(), Failure> {
+    let mut session = Session::open(given)?;
+    let mut request = ListTokensRequest::default();
+    let mut all = ListTokensResponse::default();
+    loop {
+        let send = async |channel, request| AdminClient::new(channel).list_tokens(request).await;
+        let page = answer(&mut session, "ListTokens", "list the tokens", request.clone(), send).await?;
+        let Some(page) = page else { return Ok(()) };
+        all.tokens.extend(page.tokens);
+        all.revision = page.revision;
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    match session.print.is_json() {
+        true => session.print.message("ListTokensResponse", &all),
+        false => show(&session.print, &all.tokens),
+    }
+}
+
+/// The token itself, and nothing else, so that it can go to a file.
+fn secret(print: &Printer, name: &str, answer: &impl prost::Message, secret: &str) -> Result<(), Failure> {
+    if print.is_json() { print.message(name, answer) } else { print.line(secret) }
+}
+
+fn show(print: &Printer, tokens: &[Token]) -> Result<(), Failure> {
+    if print.is_json() {
+        return tokens.iter().try_for_each(|token| print.message("Token", token));
+    }
+    let mut table = Table::new(["TOKEN", "ALLOWS", "EXPIRES", "SECRETS", "MADE BY", "REVISION"]);
+    for token in tokens {
+        let expires = token.expires_at.as_ref().map_or_else(|| "never".to_owned(), ToString::to_string);
+        let allows: Vec<String> = token.grants.iter().map(allowed).collect();
+        let by = if token.created_by.is_empty() { "-" } else { &token.created_by };
+        table.row([
+            safe(&token.name).into_owned(),
+            safe(&allows.join(" ")).into_owned(),
+            expires,
+            token.secrets.len().to_string(),
+            safe(by).into_owned(),
+            token.revision.to_string(),
+        ]);
+    }
+    print.table(&table)
+}
+
+/// As a grant is written.
+fn allowed(grant: &Grant) -> String {
+    let name = |permission: Permission| permission.as_str_name().trim_start_matches("PERMISSION_").to_ascii_lowercase();
+    let names: Vec<String> = grant.permissions().map(name).collect();
+    format!("{}/{}={}", grant.namespace, grant.services, names.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_what_is_allowed_and_what_is_granted() {
+        let rights = Rights {
+            allow: vec![access::Permission::Read, access::Permission::Register],
+            services: "orders-*".to_owned(),
+            grant: vec![access::Grant::parse("team-b=admin").expect("a grant")],
+        };
+        let texts = |grants: Vec<Grant>| grants.iter().map(allowed).collect::<Vec<_>>();
+        assert_eq!(texts(rights.grants("team-a")), ["team-a/orders-*=read,register", "team-b/*=admin"]);
+        let none = Rights { allow: vec![], services: "*".to_owned(), grant: vec![] };
+        assert!(none.grants("").is_empty());
+    }
+
+    #[test]
+    fn spans_may_be_in_days() {
+        assert_eq!(span("90d"), Ok(Duration::from_secs(90 * 24 * 3_600)));
+        assert_eq!(span("2h"), duration("2h"));
+        assert!(span("d").is_err() && span("-1d").is_err());
+    }
+}

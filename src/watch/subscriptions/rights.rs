@@ -1,0 +1,33 @@
+//! What becomes of a subscription when its reader may see something else than before, or nothing any more. Whose rights
+//! those are is not known here.
+
+use super::{Filter, FilterSet, ResetReason, Subscriptions};
+
+impl Subscriptions {
+    /// From now on a subscription is of other filters: it begins anew with a reset. What was read for it and not queued yet
+    /// is dropped.
+    pub fn refocus(&mut self, id: &str, filters: FilterSet, published: Vec<Filter>) {
+        let Some(part) = self.by_id.get(id).copied() else { return };
+        let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return };
+        if *subscription.feed.matcher().set() == filters {
+            return;
+        }
+        self.listener.begins_anew(subscription.listening, subscription.cursor);
+        self.hub.log().ignore(subscription.feed.matcher().scopes(), subscription.listening);
+        subscription.feed = self.hub.feed(filters);
+        // Listening comes before looking, so that nothing falls between.
+        subscription.listening = self.hub.log().follow(subscription.feed.matcher(), &self.listener, part);
+        subscription.published = None;
+        self.forget(part);
+        self.reset(part, ResetReason::SelectorsChanged, 0);
+        self.add_published(id, published);
+    }
+
+    /// Ends a subscription that may not go on; `error` is an encoded `google.rpc.Status`.
+    pub fn end(&mut self, id: &str, error: &[u8]) {
+        if let Some(part) = self.by_id.remove(id) {
+            self.remove(part);
+        }
+        self.refuse(id, error);
+    }
+}

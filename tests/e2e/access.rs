@@ -1,0 +1,261 @@
+//! Authentication and rights, by real processes: the first token, who may do what, and streams whose caller's rights change.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+
+use onair::proto::{
+    CreateTokenRequest, DeregisterRequest, Grant, Instance, LookupRequest, Permission, RegisterRequest,
+    RevokeTokenRequest, RotateTokenRequest, Selector, UpdateTokenRequest, WatchRequest, WatchResponse,
+    admin_client::AdminClient, registry_client::RegistryClient,
+};
+use tonic::{
+    Code, Request, Status, Streaming,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
+
+use crate::{
+    harness::{Http, Server, within},
+    input::refusal,
+};
+
+/// Puts a token beside each call.
+#[derive(Clone)]
+struct Bearer(String);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if !self.0.is_empty() {
+            let value = MetadataValue::try_from(format!("Bearer {}", self.0)).expect("a header");
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
+type Line = InterceptedService<Channel, Bearer>;
+
+/// A server that asks everybody who they are, and what its operator can do.
+struct Guarded {
+    server: Server,
+    operator: String,
+}
+
+impl Guarded {
+    async fn start(flags: &[&str]) -> Self {
+        let server = Server::start(&[&["--auth"], flags].concat()).await;
+        let operator = fs::read_to_string(server.data_dir().join("operator.token")).expect("the operator's token");
+        Self { server, operator: operator.trim().to_owned() }
+    }
+
+    async fn channel(&self) -> Channel {
+        Channel::from_shared(self.server.url()).unwrap().connect().await.unwrap()
+    }
+
+    async fn registry(&self, token: &str) -> RegistryClient<Line> {
+        RegistryClient::with_interceptor(self.channel().await, Bearer(token.to_owned()))
+    }
+
+    async fn admin(&self) -> AdminClient<Line> {
+        AdminClient::with_interceptor(self.channel().await, Bearer(self.operator.clone()))
+    }
+
+    /// A token with these permissions of services of a namespace.
+    async fn token(&self, name: &str, namespace: &str, services: &str, permissions: &[Permission]) -> String {
+        let request =
+            CreateTokenRequest { name: name.into(), grants: vec![grant(namespace, services, permissions)], ttl: None };
+        self.admin().await.create_token(request).await.unwrap().into_inner().secret
+    }
+}
+
+fn grant(namespace: &str, services: &str, permissions: &[Permission]) -> Grant {
+    let permissions = permissions.iter().map(|permission| i32::from(*permission)).collect();
+    Grant { namespace: namespace.into(), services: services.into(), permissions }
+}
+
+fn instance(namespace: &str, service: &str, id: &str) -> RegisterRequest {
+    let (namespace, service, id) = (namespace.to_owned(), service.to_owned(), id.to_owned());
+    let instance = Instance { namespace, service, id, host: "10.0.0.1".into(), port: 80, ..Default::default() };
+    RegisterRequest { instance: Some(instance), ..Default::default() }
+}
+
+fn watch(namespace: &str) -> WatchRequest {
+    let selector = Selector { namespace: namespace.into(), ..Default::default() };
+    WatchRequest { selectors: vec![selector], ..Default::default() }
+}
+
+/// The next message that has events, or the end.
+async fn next(stream: &mut Streaming<WatchResponse>) -> Result<WatchResponse, Status> {
+    loop {
+        let message = within("a message of a watch", stream.message()).await?.expect("it has no end without a status");
+        if !message.events.is_empty() || message.reset.is_some() || message.snapshot_end {
+            return Ok(message);
+        }
+    }
+}
+
+fn names(message: &WatchResponse) -> Vec<String> {
+    message.events.iter().filter_map(|event| Some(event.instance.as_ref()?.service.clone())).collect()
+}
+
+#[tokio::test]
+async fn the_first_start_writes_a_token_for_the_operator_alone() {
+    let mut guarded = Guarded::start(&[]).await;
+    let path = guarded.server.data_dir().join("operator.token");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let request = instance("team-a", "web", "a");
+    guarded.registry(&guarded.operator).await.register(request.clone()).await.unwrap();
+    let nobody = guarded.registry("").await.register(request.clone()).await.unwrap_err();
+    assert_eq!((nobody.code(), refusal(&nobody).1.as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));
+    guarded.server.kill().await;
+    guarded.server.again().await;
+    assert_eq!(fs::read_to_string(&path).unwrap().trim(), guarded.operator, "it is good, so there is no other");
+    guarded.registry(&guarded.operator).await.register(request).await.unwrap();
+    assert!(!guarded.server.log().contains(&guarded.operator), "a token stands in the log");
+}
+
+#[tokio::test]
+async fn a_lease_belongs_to_the_principal_that_has_it() {
+    let guarded = Guarded::start(&[]).await;
+    let rights = [Permission::Register, Permission::Read];
+    let (ours, theirs) = (
+        guarded.token("ours", "team-a", "orders-*", &rights).await,
+        guarded.token("theirs", "team-a", "*", &rights).await,
+    );
+    let (mut us, mut them) = (guarded.registry(&ours).await, guarded.registry(&theirs).await);
+    let lease = us.register(instance("team-a", "orders-eu", "a")).await.unwrap().into_inner().lease.unwrap();
+    let taken = them.register(instance("team-a", "orders-eu", "a")).await.unwrap_err();
+    assert_eq!((taken.code(), refusal(&taken).1.as_str()), (Code::AlreadyExists, "KEY_HELD"));
+    // By its key it is an operator's.
+    let by_key = DeregisterRequest {
+        namespace: "team-a".into(),
+        service: "orders-eu".into(),
+        id: "a".into(),
+        ..Default::default()
+    };
+    let refused = them.deregister(by_key.clone()).await.unwrap_err();
+    assert_eq!((refused.code(), refusal(&refused).1.as_str()), (Code::PermissionDenied, "PERMISSION"));
+    // Who had it takes it over, and a rotated token is the same principal.
+    let mut admin = guarded.admin().await;
+    let rotated =
+        admin.rotate_token(RotateTokenRequest { name: "ours".into(), overlap: None }).await.unwrap().into_inner();
+    let mut us_again = guarded.registry(&rotated.secret).await;
+    us_again.register(instance("team-a", "orders-eu", "a")).await.unwrap();
+    us.lookup(LookupRequest::default()).await.expect_err("default is not theirs to read");
+    let stale = RegisterRequest { lease_token: lease.token, ..instance("team-a", "orders-eu", "a") };
+    assert_eq!(
+        us.register(stale).await.unwrap_err().code(),
+        Code::Aborted,
+        "the old secret is good, the old lease is not"
+    );
+    // Nobody's url is taken away by who could not take its place.
+    let url = |token: &str, service: &str| {
+        let mut request = instance("team-a", service, token);
+        request.instance.as_mut().unwrap().url = "http://10.0.0.9:80/x".into();
+        (request.instance.as_mut().unwrap().host, request.exclusive_url) = (String::new(), true);
+        request
+    };
+    us_again.register(url("a", "orders-url")).await.unwrap();
+    let held = them.register(url("b", "web")).await.unwrap_err();
+    assert_eq!(refusal(&held).1, "KEY_HELD");
+    let mut operator = guarded.registry(&guarded.operator).await;
+    operator.register(url("c", "web")).await.unwrap();
+    assert_eq!(operator.deregister(by_key).await.unwrap().into_inner().removed, 1);
+}
+
+#[tokio::test]
+async fn a_watch_shows_what_may_be_read_and_begins_anew_when_that_changes() {
+    let guarded = Guarded::start(&[]).await;
+    let mut operator = guarded.registry(&guarded.operator).await;
+    for (namespace, service) in [("team-a", "orders-eu"), ("team-a", "web"), ("team-b", "web")] {
+        operator.register(instance(namespace, service, "a")).await.unwrap();
+    }
+    let token = guarded.token("reader", "team-a", "orders-*", &[Permission::Read]).await;
+    let mut reader = guarded.registry(&token).await;
+    let mut stream = reader.watch(watch("*")).await.unwrap().into_inner();
+    assert_eq!(names(&next(&mut stream).await.unwrap()), ["orders-eu"]);
+    let refused = reader.watch(watch("team-b")).await.unwrap_err();
+    assert_eq!(refusal(&refused).1, "PERMISSION");
+    operator.register(instance("team-a", "orders-us", "a")).await.unwrap();
+    operator.register(instance("team-b", "orders-us", "a")).await.unwrap();
+    let told = next(&mut stream).await.unwrap();
+    assert_eq!(
+        (names(&told), told.events[0].instance.as_ref().unwrap().namespace.as_str()),
+        (vec!["orders-us".into()], "team-a")
+    );
+    let token_before = told.resume_token.clone();
+    let grants = vec![grant("team-b", "*", &[Permission::Read])];
+    let update = UpdateTokenRequest { name: "reader".into(), grants, ..Default::default() };
+    guarded.admin().await.update_token(update).await.unwrap();
+    let anew = next(&mut stream).await.unwrap();
+    assert_eq!(anew.reset.as_ref().map(|reset| reset.reason().as_str_name()), Some("RESET_REASON_SELECTORS_CHANGED"));
+    let mut seen = names(&anew);
+    seen.sort();
+    assert_eq!(seen, ["orders-us", "web"]);
+    // What was given for the old scope does not continue in the new one.
+    let resumed = WatchRequest { resume_token: token_before, ..watch("*") };
+    let mut resumed = reader.watch(resumed).await.unwrap().into_inner();
+    assert!(next(&mut resumed).await.unwrap().reset.is_some());
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_its_streams_within_a_second_and_no_others() {
+    const OTHERS: usize = 1_000;
+    let guarded = Guarded::start(&[]).await;
+    let (revoked, kept) = (
+        guarded.token("revoked", "team-a", "*", &[Permission::Read]).await,
+        guarded.token("kept", "team-a", "*", &[Permission::Read]).await,
+    );
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(guarded.registry(&kept).await);
+    }
+    let mut others = Vec::new();
+    for number in 0..OTHERS {
+        let mut stream = clients[number % 4].watch(watch("team-a")).await.unwrap().into_inner();
+        next(&mut stream).await.unwrap();
+        others.push(stream);
+    }
+    let mut ending = guarded.registry(&revoked).await.watch(watch("team-a")).await.unwrap().into_inner();
+    next(&mut ending).await.unwrap();
+    guarded.admin().await.revoke_token(RevokeTokenRequest { name: "revoked".into() }).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(1), next(&mut ending)).await.expect("within a second");
+    let status = end.expect_err("it ends");
+    assert_eq!((status.code(), refusal(&status).1.as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));
+    let again = guarded.registry(&revoked).await.watch(watch("team-a")).await.unwrap_err();
+    assert_eq!(again.code(), Code::Unauthenticated);
+    guarded.registry(&guarded.operator).await.register(instance("team-a", "web", "a")).await.unwrap();
+    for stream in &mut others {
+        assert_eq!(names(&next(stream).await.expect("it goes on")), ["web"]);
+    }
+}
+
+#[tokio::test]
+async fn http_asks_who_calls_and_takes_no_token_from_a_url() {
+    let guarded = Guarded::start(&["--anonymous-read", "public/status-*"]).await;
+    let bearer = format!("Bearer {}", guarded.operator);
+    let ask = async |path: &str, token: Option<&str>| {
+        let mut http = Http::connect(guarded.server.address()).await;
+        let credentials = token.map(|token| format!("Authorization: {token}\r\n")).unwrap_or_default();
+        http.ask(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{credentials}\r\n")).await
+    };
+    for (path, token, status) in [
+        ("/v1/namespaces/default/services", None, 401),
+        ("/v1/namespaces/default/services", Some(bearer.as_str()), 200),
+        ("/v1/namespaces/default/services", Some("Bearer onair_operator_x"), 401),
+        ("/v1/namespaces/public/services", None, 200),
+        ("/v1/namespaces/public/services/status-eu/instances", None, 200),
+        ("/v1/namespaces/public/services/web/instances", None, 401),
+        ("/registrations", None, 401),
+        ("/registrations", Some(bearer.as_str()), 200),
+        ("/metrics", None, 200),
+        ("/v1/tokens", None, 401),
+        ("/healthz", None, 200),
+    ] {
+        let answer = ask(path, token).await;
+        assert_eq!(answer.status, status, "{path} {token:?}: {}", answer.body);
+        assert_eq!(answer.header("www-authenticate"), if status == 401 { "Bearer" } else { "" }, "{path}");
+    }
+    let in_url = format!("/v1/tokens?access_token={}", guarded.operator);
+    assert_eq!(ask(&in_url, None).await.status, 401);
+}
