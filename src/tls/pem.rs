@@ -227,6 +227,7 @@ pub(super) fn pair(certificate: (&'static str, &Pem), key: (&'static str, &Pem))
 }
 
 /// Who signs certificates.
+#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "a client does not read them again"))]
 pub(super) struct Authorities {
     /// Those of them that have not expired: whoever verifies by them does not look at that.
     pub(super) roots: rustls::RootCertStore,
