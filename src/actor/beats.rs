@@ -1,6 +1,8 @@
 //! The beats' own lane: renewals are judged and heard at once; only a beat that brings a status or ends SUSPECT, or whose
 //! lease's expiry is in flight, waits for a commit.
 
+use std::time::Duration;
+
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -38,6 +40,28 @@ enum Judged {
     Expiring(LeaseToken),
     /// It wants another status, or ends SUSPECT.
     Status(LeaseToken),
+}
+
+/// How often the log tells that the registry is held up.
+const HELD_UP_TOLD: Duration = Duration::from_secs(60);
+
+/// Late rounds that the log was not told of.
+#[derive(Debug, Default)]
+pub(super) struct HeldUp {
+    told: Option<Instant>,
+    times: u64,
+}
+
+impl HeldUp {
+    /// Another one: how many there were since it was told of them, if it is time to tell.
+    fn late(&mut self, now: Instant) -> Option<u64> {
+        self.times += 1;
+        if self.told.is_some_and(|told| now < told + HELD_UP_TOLD) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.times))
+    }
 }
 
 impl<E: Engine> Actor<E> {
@@ -183,7 +207,9 @@ impl<E: Engine> Actor<E> {
         self.metrics.clock_rounds.observe(self.clock.last_round());
         if round.late {
             self.metrics.late_rounds.inc();
-            tracing::warn!("the registry was held up; no lease pays for it");
+            if let Some(times) = self.held_up.late(Instant::now()) {
+                tracing::warn!(times, "the registry was held up; no lease pays for it");
+            }
         }
         if round.may_expire {
             self.leases.lock().time.advance(round.now);
@@ -206,5 +232,18 @@ fn outcome_of(verdict: Verdict) -> BeatOutcome {
         Verdict::Expired => BeatOutcome::Expired,
         Verdict::Superseded(_) => BeatOutcome::Superseded,
         Verdict::Denied => BeatOutcome::Denied,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_is_told_once_a_minute() {
+        let (mut held_up, start) = (HeldUp::default(), Instant::now());
+        let told: Vec<Option<u64>> =
+            [0, 1, 59, 60, 61, 200].map(|at| held_up.late(start + Duration::from_secs(at))).into();
+        assert_eq!(told, [Some(1), None, None, Some(3), None, Some(2)]);
     }
 }

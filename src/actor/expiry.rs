@@ -5,11 +5,14 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 
-use super::{Actor, Recipient, unix_seconds};
+use super::{Actor, Recipient, anyone, handle::wall_clock, unix_seconds};
 use crate::{
     engine::{Engine, REVISION_BYTES_MAX},
     metrics::Metrics,
-    registry::{Cause, Change, Command, Event, Lapse, LeaseTime, Record, Scope, Status, Tally, Timekeeping},
+    registry::{
+        Cause, Change, Command, Event, Lapse, LeaseTime, Record, Scope, Status, Tally, Timekeeping,
+        catalog::{CatalogAction, CatalogCommand},
+    },
 };
 
 /// Most leases that one proposal expires.
@@ -18,6 +21,8 @@ const EXPIRE_MAX: usize = 1_000;
 const EXPIRIES_MAX: usize = 2;
 /// Most services forgotten at a time.
 const FORGET_MAX: usize = 1_000;
+/// Most catalogs that something is forgotten of at a time: each is a thousand versions.
+const CATALOGS_FORGET_MAX: usize = 8;
 /// Most lines in which one commit tells what the breaker did, so that a thousand services do not fill a turn with them.
 const LINES_MAX: usize = 8;
 
@@ -73,12 +78,19 @@ impl<E: Engine> Actor<E> {
         }
     }
 
-    /// Forgets services that had no instance for a day.
+    /// Forgets services that had no instance for a day, and catalogs that nobody has changed from what they began as.
     pub(super) fn forget(&mut self) {
         // What is not committed this time is tried again the next.
         let due = self.hub.registry().forgettable(unix_seconds(), FORGET_MAX);
         for (namespace, service) in due {
             self.run_command(Command::Forget { namespace, service }, Recipient::Nobody);
+        }
+        let at = wall_clock();
+        let due = self.hub.registry().catalogs().forgettable(at.seconds, CATALOGS_FORGET_MAX);
+        for namespace in due {
+            let (action, principal) = (CatalogAction::Forget, anyone());
+            let wanted = CatalogCommand { namespace, action, expected: 0, principal, at };
+            self.run_command(Command::Catalog(Box::new(wanted)), Recipient::Nobody);
         }
     }
 

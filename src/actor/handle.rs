@@ -142,6 +142,7 @@ impl RegistryHandle {
             new_instances: 0,
             new_applications: 0,
             expiries: 0,
+            held_up: super::beats::HeldUp::default(),
             breaker: Breaker::new(options.breaker, options.breaker_off, Arc::clone(&metrics)),
             next_ticket: 0,
             batch: Vec::new(),

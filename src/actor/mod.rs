@@ -148,6 +148,7 @@ pub struct Actor<E> {
     /// Expiries in flight.
     expiries: usize,
     breaker: Breaker,
+    held_up: beats::HeldUp,
     next_ticket: u64,
     batch: Vec<Proposal>,
     open_beats: HashMap<u64, OpenBeats>,

@@ -32,7 +32,8 @@ Examples:
   onair lookup shop-api --fallback catalog
   onair lookup --frontend www --pick weighted
 
-Exit code 3: nothing found; the reason is told on standard error.";
+Exit code 3: nothing found; the reason is told on standard error. So it is with --fallback catalog, which prints what is \
+declared: a table of applications, not of instances.";
 
 /// Arguments of `lookup`.
 #[derive(Debug, clap::Args)]
@@ -144,11 +145,12 @@ pub async fn lookup(args: LookupArgs) -> Result<(), Failure> {
     }
     match &found.declared {
         Some(declared) if !session.print.is_json() => {
-            note(&format!("{}; this is what the catalog has of it", in_words(name, found.emptiness())));
-            catalog::show(&session.print, std::slice::from_ref(declared))
+            catalog::show(&session.print, std::slice::from_ref(declared))?;
+            let why = in_words(name, found.emptiness());
+            Err(Failure::Nothing(format!("{why}; what is shown is what the catalog has of it")))
         }
+        _ if found.instances.is_empty() => Err(Failure::Nothing(in_words(name, found.emptiness()))),
         Some(_) => Ok(()),
-        None if found.instances.is_empty() => Err(Failure::Nothing(in_words(name, found.emptiness()))),
         None => Ok(()),
     }
 }
@@ -189,14 +191,16 @@ pub async fn send_lookup(
 
 fn show_instances(print: &Printer, instances: &[Instance], everywhere: bool) -> Result<(), Failure> {
     let now = SystemTime::now();
-    let mut table = match everywhere {
-        true => Table::new(["ID", "URL", "VERSION", "STATUS", "ZONE", "WEIGHT", "ONLINE", "NAMESPACE"]),
-        false => Table::new(["ID", "URL", "VERSION", "STATUS", "ZONE", "WEIGHT", "ONLINE"]),
-    };
+    // Only where there are some.
+    let partitions = instances.iter().any(|instance| !instance.partition_key.is_empty());
+    let mut heads = vec!["ID", "URL", "VERSION", "STATUS", "ZONE", "WEIGHT", "ONLINE"];
+    heads.extend(partitions.then_some("PARTITION"));
+    heads.extend(everywhere.then_some("NAMESPACE"));
+    let mut table = Table::new(heads);
     for instance in instances {
         let since = instance.online_since.and_then(|since| SystemTime::try_from(since).ok());
         let age = since.map_or_else(String::new, |since| human(now.duration_since(since).unwrap_or_default()));
-        let cells = [
+        let mut cells = vec![
             instance.id.clone(),
             instance.url.clone(),
             instance.version.clone(),
@@ -205,12 +209,9 @@ fn show_instances(print: &Printer, instances: &[Instance], everywhere: bool) -> 
             instance.weight.unwrap_or(1).to_string(),
             age,
         ];
-        if everywhere {
-            let [id, url, version, status, zone, weight, age] = cells;
-            table.row([id, url, version, status, zone, weight, age, instance.namespace.clone()]);
-        } else {
-            table.row(cells);
-        }
+        cells.extend(partitions.then(|| instance.partition_key.clone()));
+        cells.extend(everywhere.then(|| instance.namespace.clone()));
+        table.row(cells);
     }
     print.table(&table)
 }
@@ -234,7 +235,7 @@ fn in_words(name: &str, emptiness: Emptiness) -> String {
         Emptiness::UnknownService => "there is no such service",
         Emptiness::UnknownFrontend => "there is no such frontend",
         Emptiness::NoMatch => "no instance there matches",
-        Emptiness::AllOffline => "the service is known, but none of its instances can take traffic now",
+        Emptiness::AllOffline => "it is known, but no instance of it can take traffic now",
     };
     format!("{name}: {why} ({})", bare(emptiness.as_str_name(), "EMPTINESS_"))
 }

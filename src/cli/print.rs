@@ -137,7 +137,25 @@ pub fn to_json(name: &str, message: &impl Message) -> Result<serde_json::Value, 
             let options = SerializeOptions::new();
             message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| error.to_string())
         })
+        .map(whole)
         .map_err(|error| Failure::Internal(format!("{name} as JSON: {error}")))
+}
+
+/// Numbers that are whole as they were given: `3` of somebody's metadata is no `3.0`.
+fn whole(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    /// Beyond it not every whole number is one of these.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            #[expect(clippy::cast_possible_truncation, reason = "it is whole, and within what is exact")]
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() <= EXACT => (float as i64).into(),
+            _ => Value::Number(number),
+        },
+        Value::Array(all) => all.into_iter().map(whole).collect(),
+        Value::Object(members) => members.into_iter().map(|(name, value)| (name, whole(value))).collect(),
+        other => other,
+    }
 }
 
 /// The proto's name of an enum's value, without its prefix; the number of one that is not known.

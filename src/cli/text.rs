@@ -64,13 +64,14 @@ pub struct Table {
 impl Table {
     /// A table with these column names.
     #[must_use]
-    pub fn new<const N: usize>(names: [&str; N]) -> Self {
-        Self { rows: vec![names.map(str::to_owned).to_vec()] }
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { rows: vec![names.into_iter().map(str::to_owned).collect()] }
     }
 
     /// Adds a row; its cells are made safe, and empty ones are shown as `-`.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        let shown = cells.iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { safe(cell).into_owned() });
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let shown =
+            cells.into_iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { safe(&cell).into_owned() });
         self.rows.push(shown.collect());
     }
 

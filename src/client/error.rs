@@ -185,8 +185,11 @@ impl Cause {
             Self::Transport { text, .. } | Self::Tls(text) => safe(text).into_owned(),
             Self::Timeout(limit) => format!("no answer within {}", show_duration(*limit)),
             Self::Status(status) => {
-                let reason = self.reason().map_or_else(String::new, |reason| format!(" ({})", safe(&reason)));
-                format!("{}{reason}: {}", code_name(status.code()), safe(status.message()))
+                let code = code_name(status.code());
+                // Where both have one word, once is enough.
+                let reason = self.reason().filter(|reason| reason != code);
+                let reason = reason.map_or_else(String::new, |reason| format!(" ({})", safe(&reason)));
+                format!("{code}{reason}: {}", safe(status.message()))
             }
         }
     }

@@ -4,9 +4,14 @@ use std::fmt::Write as _;
 
 use crate::proto::ListedApplication;
 
+/// A text as it stands between quotes.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
 /// A text between quotes.
 fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    format!("\"{}\"", escaped(text))
 }
 
 /// How a graph begins.
@@ -23,7 +28,7 @@ pub fn dot_part(applications: &[ListedApplication]) -> String {
         let ports = of.ports.iter().map(|port| format!("{} {}", port.service, port.external.unwrap_or_default()));
         let lines: Vec<String> = std::iter::once(of.id.clone()).chain(ports).collect();
         // Between the lines is the language's own line break.
-        let label: Vec<String> = lines.iter().map(|line| quoted(line).trim_matches('"').to_owned()).collect();
+        let label: Vec<String> = lines.iter().map(|line| escaped(line)).collect();
         // Writing to a text never fails.
         let _ = writeln!(text, "  {id} [label=\"{}\"];", label.join("\\n"));
         for needed in &of.dependencies {
@@ -57,7 +62,7 @@ mod tests {
         let wanted = "digraph catalog {\n  rankdir=LR;\n  node [shape=box];\n  \"api\" [label=\"api\\nplay 6011\"];\n  \
                       \"api\" -> \"db\";\n  \"db\" [label=\"db\"];\n}\n";
         assert_eq!(dot(&[api, db]), wanted);
-        let hostile = ListedApplication { id: "a\"] b\\".into(), ..ListedApplication::default() };
-        assert!(dot(&[hostile]).contains(r#"  "a\"] b\\" [label="a\"] b\\"];"#));
+        let hostile = ListedApplication { id: "a\"] b\\ \"".into(), ..ListedApplication::default() };
+        assert!(dot(&[hostile]).contains(r#"  "a\"] b\\ \"" [label="a\"] b\\ \""];"#));
     }
 }

@@ -13,7 +13,7 @@ use crate::proto::ListedApplication;
 
 /// Most applications of a picture, and most arrows: one of more is no help to anybody, and takes long to lay out.
 pub const SVG_APPLICATIONS_MAX: usize = 100;
-const ARROWS_MAX: usize = 400;
+const ARROWS_MAX: usize = 150;
 /// The size of a letter, and of what is around a label.
 const LETTER: (f64, f64) = (9.0, 18.0);
 const MARGIN: (f64, f64) = (24.0, 16.0);

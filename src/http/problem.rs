@@ -180,6 +180,9 @@ pub fn http_status(code: Code, reason: &str) -> StatusCode {
     let own = [
         // Nothing is wrong with the request: it clashes with what is there.
         (Reason::InUse, StatusCode::CONFLICT),
+        // The request is right, and what it needs is not there, or not yet.
+        (Reason::MissingDependency, StatusCode::FAILED_DEPENDENCY),
+        (Reason::NotReady, StatusCode::FAILED_DEPENDENCY),
         (Reason::MethodNotAllowed, StatusCode::METHOD_NOT_ALLOWED),
         (Reason::NotAcceptable, StatusCode::NOT_ACCEPTABLE),
         (Reason::SlowBody, StatusCode::REQUEST_TIMEOUT),

@@ -208,7 +208,7 @@ impl fmt::Display for Error {
             }
             Self::Limit { limit, maximum, usage } => write!(f, "the limit {limit} of {maximum} is reached ({usage})"),
             Self::AlreadyExists { kind, .. } => write!(f, "{kind} with that name already exists"),
-            Self::NoSuch { kind, .. } => write!(f, "{kind} not found"),
+            Self::NoSuch { kind, name } => write!(f, "{kind} not found: {name}"),
             Self::NotReady { missing } => write!(f, "not online in time: {}", in_short(missing)),
             Self::Taken { violation, .. } => f.write_str(&violation.description),
             Self::Needed { sentence, by, .. } => write!(f, "{sentence}: {}", in_short(by)),

@@ -162,7 +162,7 @@ async fn a_lookup_falls_back_to_the_catalog() {
     assert_eq!((status.code(), refusal(&status).1), (Code::InvalidArgument, "INVALID".to_owned()));
     let url = server.url();
     let (code, out, err) = said(&onair(&["lookup", "shop-www", "--fallback", "catalog", "--url", &url]).await);
-    assert!(code == 0 && out.contains("nodejs:6010->7050") && err.contains("ALL_OFFLINE"), "{out}{err}");
+    assert!(code == 3 && out.contains("nodejs:6010->7050") && err.contains("ALL_OFFLINE"), "{out}{err}");
 }
 
 /// State, instances on each port, who is elsewhere, and which dependencies are missing.
@@ -232,7 +232,7 @@ async fn by_http_a_wait_is_one_answer_or_events() {
     let json = "application/json";
     let (status, body) = ask(&server, "catalog/ready?services=a&wait=0s", json).await;
     let problem: Json = serde_json::from_str(&body).unwrap();
-    assert_eq!((status, &problem["reason"], &problem["metadata"]["missing"]), (400, &"NOT_READY".into(), &"1".into()));
+    assert_eq!((status, &problem["reason"], &problem["metadata"]["missing"]), (424, &"NOT_READY".into(), &"1".into()));
     let (status, body) = ask(&server, "catalog/ready?wait=0s", json).await;
     assert!(status == 400 && body.contains("services"), "{body}");
     let waiting = ask(&server, "catalog/ready?services=a&services=b", json);
@@ -282,12 +282,15 @@ async fn a_start_is_seen_level_by_level() {
     assert_eq!(events[0], json!({"event": "level", "level": 1, "applications": ["shop-db"]}));
     assert_eq!(events[1], json!({"event": "online", "application": "shop-db", "online": 1, "total": 3}));
     assert!(events.contains(&json!({"event": "offline", "application": "shop-db", "online": 1, "total": 3})));
+    // Whoever starts what it is told to starts nothing twice.
+    let (code, out, _) = said(&onair(&["start-order", "--wait", "9s", "--url", &url]).await);
+    assert!(code == 0 && out.lines().all(|line| line.starts_with("online ")), "{out}");
     offline(&server, "shop-api").await;
     let (code, out, err) = said(&onair(&["start-order", "shop-www", "--wait=0s", "--url", &url]).await);
-    assert!(
-        code == 3 && out.contains("level 2 shop-api") && err.contains("not online within 0s: shop-api"),
-        "{out}{err}"
-    );
+    assert!(code == 3 && !out.contains("level 1") && out.contains("level 2 shop-api"), "{out}{err}");
+    assert!(!out.contains("level 3") && err.contains("not online within 0s: shop-api"), "{out}{err}");
+    let (code, _, err) = said(&onair(&["start-order", "shop-www", "typo", "--url", &url]).await);
+    assert!(code == 1 && err.contains(": NOT_FOUND: Application not found: default/typo"), "{err}");
 }
 
 /// Who needs whom in a shop.

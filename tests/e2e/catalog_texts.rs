@@ -31,11 +31,10 @@ async fn a_program_finds_what_it_needs_online_or_declared() {
     let server = Server::ephemeral(&[]).await;
     shop(&server).await;
     let (code, out, err) = run(&server, &["env", "shop-www"]).await;
-    let wanted = "PORT=6010\nSHOP_API_HOST=localhost\nSHOP_API_PORT=6011\nSHOP_API_PORT_NODEJS=6020\n\
+    let wanted = "PORT=6020\nSHOP_API_HOST=localhost\nSHOP_API_PORT=6011\nSHOP_API_PORT_NODEJS=6010\n\
                   SHOP_API_URL=http://localhost:6011\nSHOP_DB_HOST=localhost\nSHOP_DB_PORT=6019\n\
                   SHOP_DB_URL=postgresql://localhost:6019\n";
-    let sorted = |text: &str| text.lines().map(|line| line.split('=').next().unwrap().to_owned()).collect::<Vec<_>>();
-    assert_eq!((code, sorted(&out)), (0, sorted(wanted)), "{out}{err}");
+    assert_eq!((code, out.as_str()), (0, wanted), "{err}");
     assert!(out.contains("SHOP_DB_URL=postgresql://localhost:6019\n"), "{out}");
     let url = "http://h:1/a?b='$(x)'&c";
     let instance = Instance { service: "shop-api".into(), id: "one".into(), url: url.into(), ..Default::default() };
@@ -51,6 +50,12 @@ async fn a_program_finds_what_it_needs_online_or_declared() {
     let mocked = ["env", "shop-www", "--mock", "shop-api=http://localhost:9/x", "--host", "ws"];
     let (_, out, _) = run(&server, &mocked).await;
     assert!(out.contains("SHOP_API_PORT=9\n") && out.contains("SHOP_DB_HOST=ws\n"), "{out}");
+    let (code, _, err) = run(&server, &["env", "shop-www", "--mock", "shop-ap=http://localhost:9/x"]).await;
+    assert!(code == 2 && err.contains("--mock shop-ap: shop-www does not need shop-ap"), "{err}");
+    let (code, _, err) = run(&server, &["export", "compose", "--health", "plya=true"]).await;
+    assert!(code == 2 && err.contains("no application here has a port of plya"), "{err}");
+    let (code, _, err) = run(&server, &["export", "compose", "--health", "play=printf \"a\tb\""]).await;
+    assert!(code == 2 && err.contains("it has control characters"), "{err}");
     let (code, _, err) = run(&server, &["env", "gone"]).await;
     assert!(code == 1 && err.contains("NOT_FOUND"), "{err}");
 }

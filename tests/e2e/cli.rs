@@ -43,7 +43,7 @@ async fn every_command_has_its_exit_codes_and_json() {
     let event = next(&mut watch).await["events"][0].clone();
     assert_eq!((&event["type"], &event["cause"]), (&"EVENT_TYPE_ONLINE".into(), &"CAUSE_REGISTERED".into()));
     let instance = &event["instance"];
-    assert_eq!(instance["metadata"], serde_json::json!({"tier": "gold", "n": [1.0, null]}));
+    assert_eq!(instance["metadata"], serde_json::json!({"tier": "gold", "n": [1, null]}));
     assert_eq!(
         (&instance["zone"], &instance["weight"], &instance["ports"]["admin"]),
         (&"eu".into(), &3.into(), &9000.into())

@@ -292,7 +292,7 @@ async fn dependencies_by_http_and_on_the_command_line() {
     let found = post(path, r#"{"dependencies": {"api": "^2"}}"#).await;
     assert_eq!((found.status, &found.json()["resolved"]["api"]["url"]), (200, &"http://127.0.0.1:82".into()));
     let refused = post(path, r#"{"dependencies": {"api": "^3", "auth": ""}}"#).await;
-    assert_eq!(refused.status, 400);
+    assert_eq!(refused.status, 424);
     assert_eq!(refused.json()["detail"], "No url for: api@^3, auth");
     assert_eq!(refused.json()["reason"], "MISSING_DEPENDENCY");
     let preconditions = refused.json()["preconditions"].clone();

@@ -369,10 +369,10 @@ async fn refusals_have_their_codes_reasons_and_sentences() {
         api.delete_backend(DeleteBackendRequest { name: "red".into(), ..Default::default() }).await.unwrap_err();
     assert_eq!(
         (refusal(&status).0, refusal(&status).1.as_str(), status.message()),
-        (Code::NotFound, "NOT_FOUND", "Backend not found")
+        (Code::NotFound, "NOT_FOUND", "Backend not found: default/red")
     );
     let status = api.get_frontend(GetFrontendRequest { name: "blog".into(), ..Default::default() }).await.unwrap_err();
-    assert_eq!((refusal(&status).0, status.message()), (Code::NotFound, "Frontend not found"));
+    assert_eq!((refusal(&status).0, status.message()), (Code::NotFound, "Frontend not found: default/blog"));
     let status = team.switch(&[("red", 1), ("blue", 1), ("gold", 1)], 0).await.unwrap_err();
     assert_eq!(
         refusal(&status),

@@ -165,7 +165,7 @@ async fn a_connection_is_good_for_more_after_each_refusal() {
         (put("{\"instance\": {\"port\": 80, \"port\": 80}}", "application/json"), 400, ErrorReason::Invalid),
         (
             put("{\"instance\": {\"port\": 80}, \"dependencies\": {\"api\": \"\"}}", "application/json"),
-            400,
+            424,
             ErrorReason::MissingDependency,
         ),
         (bare("GET", &format!("{WEB}?leaseToken=abc"), ""), 400, ErrorReason::Invalid),

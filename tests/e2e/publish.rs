@@ -188,7 +188,7 @@ async fn publishing_by_http_and_on_the_command_line() {
     let data = rest.lines().next().unwrap().strip_prefix("data: ").unwrap();
     let data: serde_json::Value = serde_json::from_str(data).unwrap();
     assert_eq!(data["published"][0]["data"]["order"], 7.0);
-    watch.out.line("PUBLISHED shop - order.created {\"order\":7.0}").await;
+    watch.out.line("PUBLISHED shop - order.created {\"order\":7}").await;
 
     let ask = async |args: &[&str]| said(&onair(&[args, &["--url", &url]].concat()).await);
     let (code, out, err) = ask(&["publish", "shop", "closed", "\"until nine\""]).await;

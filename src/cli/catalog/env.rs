@@ -1,7 +1,7 @@
 //! `onair env`: what a program finds in its environment of itself and of what it needs: where that is online, else where
 //! the catalog says that it will be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use tonic::transport::Channel;
 
@@ -66,12 +66,19 @@ pub async fn env(EnvArgs { application, format, host, mocks, given }: EnvArgs) -
     session.print.is_no_call("an environment")?;
     let mocks = once_each("--mock", mocks)?;
     let of = get(&mut session, &application).await?;
+    // A name that is mistyped would lead the program to what is online in place of the mock.
+    if let Some(name) = mocks.keys().find(|name| !of.dependencies.contains(name)) {
+        let (name, application) = (safe(name), safe(&application));
+        return Err(Failure::Usage(format!("--mock {name}: {application} does not need {name}")));
+    }
     let mut variables = own(&of);
     for needed in &of.dependencies {
-        let place = match (mocks.get(needed), online(&mut session, needed).await?) {
-            (Some(url), _) => Place::of_url(url),
-            (None, Some(instance)) => Place::of(&instance),
-            (None, None) => Place::declared(&get(&mut session, needed).await?, &host),
+        let place = match mocks.get(needed) {
+            Some(url) => Place::of_url(url),
+            None => match online(&mut session, needed).await? {
+                Some(instance) => Place::of(&instance),
+                None => Place::declared(&get(&mut session, needed).await?, &host),
+            },
         };
         variables.extend(place.variables(needed));
     }
@@ -157,8 +164,10 @@ impl Place {
 
     fn variables(self, id: &str) -> Vec<(String, String)> {
         let name = variable(id);
-        let mut variables: Vec<(String, String)> =
-            self.more.into_iter().map(|(of, port)| (format!("{name}_PORT_{}", variable(&of)), port)).collect();
+        let more = self.more.into_iter().map(|(of, port)| (format!("{name}_PORT_{}", variable(&of)), port));
+        // Of names that come to one, the first: whoever registered them spoils nobody's start.
+        let mut seen = HashSet::new();
+        let mut variables: Vec<(String, String)> = more.filter(|(name, _)| seen.insert(name.clone())).collect();
         variables.extend([
             (format!("{name}_HOST"), self.host),
             (format!("{name}_PORT"), self.port),
@@ -195,6 +204,9 @@ mod tests {
             ("SHOP_API_PORT", "6011"),
             ("SHOP_API_URL", "http://ws:6011"),
         ];
+        let alike =
+            Place { more: vec![("a-b".into(), "5".into()), ("a_b".into(), "6".into())], ..Place::of_url("http://h:1") };
+        assert_eq!(alike.variables("x")[..2], [("X_PORT_A_B".into(), "5".into()), ("X_HOST".into(), "h".into())]);
         assert_eq!(names, wanted.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert_eq!(own(&two), [("PORT".to_owned(), "6011".to_owned()), ("PORT_REDIS".to_owned(), "6012".to_owned())]);
     }

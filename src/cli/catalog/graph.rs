@@ -1,14 +1,14 @@
 //! `onair graph`: the dependencies as a picture, as text for Graphviz, or told in words. And `onair export`: the catalog
 //! for other programs.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::{
     app,
     export::{told, whole},
 };
 use crate::{
-    cli::{failure::Failure, session::Session, text::safe},
+    cli::{failure::Failure, needs::once_each, session::Session, text::safe},
     config::{ClientSettings, Given},
     export,
     proto::ListedApplication,
@@ -79,6 +79,8 @@ enum What {
 
 fn check(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
+        // No line of a file carries them as they are.
+        Some(_) if text.chars().any(char::is_control) => Err("it has control characters".to_owned()),
         Some((service, command)) if !service.is_empty() && !command.is_empty() => {
             Ok((service.to_owned(), command.to_owned()))
         }
@@ -115,7 +117,12 @@ pub async fn export(ExportArgs { what }: ExportArgs) -> Result<(), Failure> {
     session.print.is_no_call("a compose file")?;
     let Some(catalog) = whole(&mut session).await? else { return Ok(()) };
     let wanted = those(catalog.applications, &applications)?;
-    let checks: BTreeMap<String, String> = checks.into_iter().collect();
+    let checks = once_each("--health", checks)?;
+    let is_had = |service: &String| wanted.iter().flat_map(|of| &of.ports).any(|port| port.service == *service);
+    if let Some(service) = checks.keys().find(|service| !is_had(service)) {
+        let service = safe(service);
+        return Err(Failure::Usage(format!("--health {service}: no application here has a port of {service}")));
+    }
     let text = export::compose(&wanted, &checks).map_err(Failure::Other)?;
     told(&session, &text)
 }

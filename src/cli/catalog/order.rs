@@ -21,11 +21,15 @@ const ORDER_EXAMPLES: &str = "\
 Examples:
   onair start-order
   onair start-order shop-www shop-admin
-  onair start-order --wait=2m | while read -r word level apps; do [ $word = level ] && …; done
+  onair start-order --wait=2m | while read -r word level apps; do
+    [ \"$word\" = level ] && for app in $apps; do ./start \"$app\" & done
+  done
 
 Everything on a line can be started together once everything on the lines before it is up. With --wait a level is
-printed only when all of the levels before it are online, as services of the applications' names, and then every
-application that comes or goes; done when all of them are online together. With --output json each of these is an object
+printed only when all of the levels before it are online, as services of the applications' names: `level`, its number, and
+those of it that are not online already; a level of which all are is not printed. Beside that, every application that
+comes or goes: `online` or `offline`, its name, how many of how many are. Done when all of them are online together, on
+whatever port (`onair status` tells who is on another). With --output json each of these is an object
 on a line of its own: {\"event\":\"level\",…}, {\"event\":\"online\",…}, {\"event\":\"offline\",…}.
 
 Exit code 3: with --wait, some are not online when the time is up; they are told on standard error.";
@@ -37,11 +41,25 @@ pub struct OrderArgs {
     /// Start these, and all that they need. Default: every application.
     applications: Vec<String>,
     /// After each level wait until all of it is online, so long in all. Without a value: 1m.
-    #[arg(long, value_name = "DURATION", value_parser = duration_argument, num_args = 0..=1, require_equals = true,
-        default_missing_value = "1m")]
-    wait: Option<Duration>,
+    #[arg(long, value_name = "DURATION", value_parser = duration_argument, num_args = 0..=1, require_equals = true)]
+    wait: Option<Option<Duration>>,
     #[command(flatten)]
     given: Given<ClientSettings>,
+}
+
+/// How long a start is waited for by who does not say.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// How long to wait, and for what: `--wait 3s` reads as `--wait=3s`, although an application could be called so.
+fn waited(wait: Option<Option<Duration>>, mut applications: Vec<String>) -> (Option<Duration>, Vec<String>) {
+    let first = applications.first().and_then(|first| duration_argument(first).ok());
+    match (wait, first) {
+        (Some(None), Some(span)) => {
+            applications.remove(0);
+            (Some(span), applications)
+        }
+        (wait, _) => (wait.map(|wait| wait.unwrap_or(WAIT)), applications),
+    }
 }
 
 /// Arguments of `ports`.
@@ -64,6 +82,7 @@ pub struct PortsArgs {
 /// What went wrong.
 pub async fn start_order(OrderArgs { applications, wait, given }: OrderArgs) -> Result<(), Failure> {
     let mut session = Session::open(&given)?;
+    let (wait, applications) = waited(wait, applications);
     if wait.is_some() {
         session.print.is_no_call("waiting for a start")?;
     }
@@ -175,4 +194,24 @@ pub async fn ports(PortsArgs { first, last, given }: PortsArgs) -> Result<(), Fa
         }
     }
     print.table(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_said_with_a_space_too() {
+        let texts = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let seconds = Duration::from_secs;
+        for (wait, given, reads) in [
+            (None, &["3s"][..], (None, texts(&["3s"]))),
+            (Some(None), &[], (Some(WAIT), texts(&[]))),
+            (Some(None), &["3s", "shop"], (Some(seconds(3)), texts(&["shop"]))),
+            (Some(None), &["shop"], (Some(WAIT), texts(&["shop"]))),
+            (Some(Some(seconds(5))), &["3s"], (Some(seconds(5)), texts(&["3s"]))),
+        ] {
+            assert_eq!(waited(wait, texts(given)), reads, "{wait:?} {given:?}");
+        }
+    }
 }

@@ -54,8 +54,10 @@ impl<'a> Start<'a> {
     /// # Errors
     /// It cannot be written.
     pub(super) fn tell(&mut self, first: bool, message: &WaitReadyResponse) -> Result<(), Failure> {
-        // What is to be started comes before that it is.
-        self.tell_levels()?;
+        // What is to be started comes before that it is; what is online at the beginning is not to be started.
+        if !first {
+            self.tell_levels()?;
+        }
         if first {
             let now: std::collections::HashSet<&String> = message.online.iter().collect();
             let gone = self.names().into_iter().filter(|name| self.is_online(name) && !now.contains(name));
@@ -86,17 +88,21 @@ impl<'a> Start<'a> {
         self.print.line(&format!("{event} {} {}/{total}", safe(name), self.online))
     }
 
-    /// Tells the levels whose turn it is.
+    /// Tells the levels whose turn it is, with those of them that are not online.
     fn tell_levels(&mut self) -> Result<(), Failure> {
         while self.waiting == 0
             && let Some(level) = self.levels.get(self.told)
         {
             self.told += 1;
-            self.waiting = level.iter().filter(|name| !self.is_online(name)).count();
+            let missing: Vec<&String> = level.iter().filter(|name| !self.is_online(name)).collect();
+            self.waiting = missing.len();
+            if missing.is_empty() {
+                continue;
+            }
             if self.print.is_json() {
-                self.print.value(&json!({"event": "level", "level": self.told, "applications": level}))?;
+                self.print.value(&json!({"event": "level", "level": self.told, "applications": missing}))?;
             } else {
-                let names: Vec<_> = level.iter().map(|name| safe(name)).collect();
+                let names: Vec<_> = missing.iter().map(|name| safe(name)).collect();
                 self.print.line(&format!("level {} {}", self.told, names.join(" ")))?;
             }
         }
@@ -131,8 +137,8 @@ mod tests {
         start.tell(false, &message(&["db", "api"], &[])).unwrap();
         assert!(start.is_over());
         let wanted = [
-            "level 1 db mail",
             "online mail 1/4",
+            "level 1 db",
             "offline mail 0/4",
             "online db 1/4",
             "online mail 2/4",
@@ -141,7 +147,6 @@ mod tests {
             "offline db 2/4",
             "online db 3/4",
             "online api 4/4",
-            "level 3 www",
         ];
         assert_eq!(*kept.lock().unwrap(), wanted);
     }

@@ -6,7 +6,7 @@ use crate::{
     cli::{
         failure::Failure,
         print::Printer,
-        text::{Table, Tone, host_port},
+        text::{Table, Tone, host_port, safe},
     },
     config::{ClientSettings, Given},
     proto::{ApplicationState, ApplicationStatus, GetCatalogStatusRequest, GetCatalogStatusResponse, PortStatus},
@@ -17,9 +17,12 @@ Examples:
   onair status
   onair status shop
   onair status --state missing
+  onair status --check && echo all up
 
 An application is online while an instance of the service of its name takes calls. One whose instances are on another \
-port than the catalog has, external or internal, is told as UNEXPECTED_PORT with where they are.";
+port than the catalog has, external or internal, is told as UNEXPECTED_PORT with where they are.
+
+Exit code 3: there is no such application; with --check, some are missing or elsewhere.";
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -31,6 +34,9 @@ pub struct StatusArgs {
     /// Only those that stand so. Repeatable.
     #[arg(long = "state", value_enum)]
     states: Vec<State>,
+    /// Fail unless all of them are online, each on its ports.
+    #[arg(long)]
+    check: bool,
     #[command(flatten)]
     given: Given<ClientSettings>,
 }
@@ -63,7 +69,7 @@ const PAGE: u32 = 100;
 ///
 /// # Errors
 /// What went wrong.
-pub async fn status(StatusArgs { prefix, states, given }: StatusArgs) -> Result<(), Failure> {
+pub async fn status(StatusArgs { prefix, states, check, given }: StatusArgs) -> Result<(), Failure> {
     let states: Vec<i32> = states.into_iter().map(|state| ApplicationState::from(state).into()).collect();
     let (mut all, mut asked_of): (Option<GetCatalogStatusResponse>, _) = (None, String::new());
     loop {
@@ -84,10 +90,17 @@ pub async fn status(StatusArgs { prefix, states, given }: StatusArgs) -> Result<
             all = Some(page);
         }
         let Some(all) = all.as_ref().filter(|all| all.next_page_token.is_empty()) else { continue };
-        if all.applications.is_empty() && prefix.is_empty() && states.is_empty() {
-            return Err(nothing_declared(&asked_of));
+        if all.applications.is_empty() && states.is_empty() {
+            return Err(match prefix.as_str() {
+                "" => nothing_declared(&asked_of),
+                _ => Failure::Nothing(format!("no application is called {0}, or {0}-…", safe(&prefix))),
+            });
         }
-        return show(&print, all);
+        show(&print, all)?;
+        return match all.missing + all.unexpected_port {
+            others if check && others > 0 => Err(Failure::Nothing(format!("{others} are not online on their ports"))),
+            _ => Ok(()),
+        };
     }
 }
 

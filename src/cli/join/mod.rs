@@ -13,7 +13,9 @@ use super::{
     failure::Failure,
     needs::{self, IfMissing},
     package::{self, Package},
+    print::note,
     session::{Session, duration_argument, to_wire},
+    text::{human, safe},
 };
 use crate::{
     config::{ClientSettings, Given},
@@ -140,6 +142,14 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     // Before the registration, so that no signal in between leaves an instance behind.
     let stop = Stop::listen()?;
+    if args.if_missing == IfMissing::Wait && !args.needs.is_empty() {
+        let needs = args
+            .needs
+            .iter()
+            .map(|(name, range)| if range.is_empty() { name.clone() } else { format!("{name}@{range}") });
+        let needs: Vec<String> = needs.collect();
+        note(&format!("needs {}: waits up to {} for what is missing", safe(&needs.join(", ")), human(args.wait)));
+    }
     let request = request(args, &session)?;
     let mut keeper = Keeper::new(session, stop, request);
     keeper.keep().await?;

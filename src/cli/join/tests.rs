@@ -198,7 +198,7 @@ async fn no_token_is_printed() {
 
 #[test]
 fn metadata_is_kept() {
-    let text = r#"{"a":[1.0,true,null,"x"],"b":{"c":-2.5}}"#;
+    let text = r#"{"a":[1,true,null,"x"],"b":{"c":-2.5}}"#;
     let instance = Instance { metadata: Some(json_argument(text).unwrap()), ..Instance::default() };
     let json = to_json("RegisterRequest", &RegisterRequest { instance: Some(instance), ..Default::default() });
     let kept = &json.unwrap()["instance"]["metadata"];

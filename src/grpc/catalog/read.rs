@@ -292,7 +292,7 @@ pub(super) fn versions(request: ListCatalogVersionsRequest) -> Result<(VersionQu
 pub(super) fn page_of_catalog(request: ListCatalogRequest) -> Result<(SmolStr, usize, String), Status> {
     let ListCatalogRequest { namespace, limit, page_token } = request;
     let (namespace, mut violations) = (or_default(&namespace), Vec::new());
-    check_name("namespace", namespace, &mut violations);
+    check_one_namespace(namespace, &mut violations);
     if limit > EXPORT_MAX {
         violations.push(violation("limit", format!("must be 1 to {EXPORT_MAX}, not {limit}")));
     }

@@ -25,6 +25,8 @@ pub(super) fn of(error: Error) -> Refusal {
             let sentence = sentence(&violations);
             (Error::MissingBackends(violations), Some(sentence))
         }
+        // These say of what kind it is, and leave which to who asked.
+        Error::NoSuch { kind, name } => (Error::NoSuch { kind, name }, Some(format!("{kind} not found"))),
         other => (other, None),
     };
     let status = Status::from(error);

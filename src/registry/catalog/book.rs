@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use prost_types::Timestamp;
 use smol_str::SmolStr;
 
@@ -168,6 +168,24 @@ impl Book {
         &self.versions
     }
 
+    /// Whether it is as it was before anybody changed it, but for its versions.
+    #[must_use]
+    pub fn is_as_it_began(&self) -> bool {
+        if !self.applications().is_empty() {
+            return false;
+        }
+        let (seeds, types) = (seeds(), self.types());
+        let is_seed = |seed: &ServiceType| types.get(&seed.id).is_some_and(|entry| *entry.value == *seed);
+        types.len() == seeds.len() && seeds.iter().all(is_seed)
+    }
+
+    /// Whether it has been so for a day at this time (Unix seconds).
+    #[must_use]
+    pub fn is_forgettable(&self, now: i64) -> bool {
+        let is_due = |last: &Arc<Version>| last.at.seconds.saturating_add(KEPT_SECONDS) <= now;
+        self.is_as_it_began() && self.versions.get_max().is_some_and(|(_, last)| is_due(last))
+    }
+
     /// How large the versions are as they are stored.
     #[must_use]
     pub fn version_bytes(&self) -> u64 {
@@ -238,10 +256,15 @@ fn bytes_of(document: Option<&Arc<Document>>) -> u64 {
     document.map_or(0, |document| document.body.len() as u64)
 }
 
+/// How long the versions of a catalog are kept that is as it began: as long as a service is known without instances.
+const KEPT_SECONDS: i64 = 24 * 60 * 60;
+
 /// The catalogs of all namespaces.
 #[derive(Clone, Debug)]
 pub struct Catalogs {
     books: OrdMap<SmolStr, Book>,
+    /// Those that are as they began.
+    idle: OrdSet<SmolStr>,
     /// What a namespace has that has no book of its own.
     seeded: Book,
     applications: u64,
@@ -249,7 +272,7 @@ pub struct Catalogs {
 
 impl Default for Catalogs {
     fn default() -> Self {
-        Self { books: OrdMap::new(), seeded: Book::seeded(""), applications: 0 }
+        Self { books: OrdMap::new(), idle: OrdSet::new(), seeded: Book::seeded(""), applications: 0 }
     }
 }
 
@@ -272,6 +295,13 @@ impl Catalogs {
         self.applications
     }
 
+    /// At most `max` namespaces whose catalogs have been as they began for a day at `now` (Unix seconds).
+    #[must_use]
+    pub fn forgettable(&self, now: i64, max: usize) -> Vec<SmolStr> {
+        let is_due = |namespace: &&SmolStr| self.book(namespace).is_forgettable(now);
+        self.idle.iter().filter(is_due).take(max).cloned().collect()
+    }
+
     /// Whether an application of this namespace is called so.
     #[must_use]
     pub fn names(&self, namespace: &str, service: &str) -> bool {
@@ -289,6 +319,15 @@ impl Catalogs {
         let count = book.applications().len() as u64;
         let before = book.hold(key, document);
         self.applications = self.applications - count + book.applications().len() as u64;
+        if book.is_as_it_began() {
+            self.idle.insert(key.namespace.clone());
+        } else {
+            self.idle.remove(&key.namespace);
+        }
+        // Nothing is stored of it any more.
+        if book.types().is_empty() && book.applications().is_empty() && book.versions.is_empty() {
+            self.books.remove(&key.namespace);
+        }
         before
     }
 }

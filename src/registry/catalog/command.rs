@@ -49,6 +49,8 @@ pub enum CatalogAction {
         /// The number of the last version when it was planned, and what was taken of it since.
         after: u64,
     },
+    /// What is kept of a catalog that has been as it began for a day, as much of it as goes at once: the registry's own.
+    Forget,
 }
 
 impl CatalogAction {
@@ -75,6 +77,7 @@ impl CatalogAction {
                 (None, Some(draft)) => (Kind::ServiceType, &draft.id),
                 (first, _) => (Kind::Application, first.map_or("", |first| &first.id)),
             },
+            Self::Forget => (Kind::CatalogVersion, ""),
             Self::Delete(id) | Self::Depend(id, _) | Self::Undepend(id, _) => (Kind::Application, id),
         }
     }

@@ -144,6 +144,10 @@ impl<'a> Writing<'a> {
                 let drafted = catalog.undepend(id, dependency)?;
                 self.put_drafted(wanted, drafted)
             }
+            CatalogAction::Forget => {
+                self.forget(wanted);
+                Ok(())
+            }
             CatalogAction::Import { types, applications, after } => {
                 let untouched = self.next_number() == after + 1;
                 self.import(wanted, types, applications, untouched)
@@ -205,6 +209,23 @@ impl<'a> Writing<'a> {
         self.version(wanted, VersionChange::Delete, &key, body);
         self.write(key, None);
         Ok(())
+    }
+
+    /// The oldest versions go, and with the last of them the catalog: it is as it was before anybody changed it.
+    fn forget(&mut self, wanted: &CatalogCommand) {
+        if !self.book.is_forgettable(wanted.at.seconds) {
+            return;
+        }
+        let numbers: Vec<u64> = self.book.versions().keys().take(OLDEST_AT_ONCE).copied().collect();
+        let is_all = numbers.len() == self.book.versions().len();
+        for number in numbers {
+            let (kind, name) = (Kind::CatalogVersion, stored::version_name(number));
+            self.write(DocumentKey { kind, namespace: self.namespace.clone(), name }, None);
+        }
+        let types: Vec<SmolStr> = self.book.types().keys().filter(|_| is_all).cloned().collect();
+        for id in types {
+            self.write(self.key::<super::ServiceType>(&id), None);
+        }
     }
 
     fn key<T: Stored>(&self, id: &SmolStr) -> DocumentKey {

@@ -147,15 +147,15 @@ fn what_cannot_be_now_is_refused_and_nothing_changes() {
     let everywhere = |_: &str, _: &str| true;
     for (read, sentence) in [
         (Action::create_backend("", "blue", ("web", "1"), None), "Backend with that name already exists"),
-        (Action::update_backend("", "red", (None, None), None, 0), "Backend not found"),
-        (Action::delete_backend("other", "blue", 0), "Backend not found"),
+        (Action::update_backend("", "red", (None, None), None, 0), "Backend not found: default/red"),
+        (Action::delete_backend("other", "blue", 0), "Backend not found: other/blue"),
         (Action::delete_backend("", "blue", 0), "default/blue is in use by www"),
         (
             Action::create_frontend("", "www", &texts(&[("blue", 1)]), None, &everywhere),
             "Frontend with that name already exists",
         ),
-        (Action::delete_frontend("", "blog", 0), "Frontend not found"),
-        (Action::back("", "blog", 0, 0), "Frontend not found"),
+        (Action::delete_frontend("", "blog", 0), "Frontend not found: default/blog"),
+        (Action::back("", "blog", 0, 0), "Frontend not found: default/blog"),
         (Action::back("", "www", 0, 0), "www has not pointed elsewhere before"),
         (Action::back("", "www", 77, 0), "the history of www has nothing that began at revision 77"),
         (

@@ -168,6 +168,41 @@ fn a_port_that_changed_hands_stays_with_its_owner() {
     assert_eq!(format!("{ports:?}"), format!("{:?}", Ports::default()));
 }
 
+/// A namespace that had a catalog once does not have it for ever, however much happened in it.
+#[test]
+fn a_catalog_that_is_as_it_began_is_given_back() {
+    const DAY: i64 = 24 * 60 * 60;
+    let mut registry = Registry::new(1, StateLimits { namespaces: 1, ..StateLimits::default() });
+    let forget = |registry: &mut Registry, seconds| {
+        let at = Timestamp { seconds, nanos: 0 };
+        let wanted = CatalogCommand { at, ..command(CatalogAction::Forget) };
+        match registry.decide(&Command::Catalog(Box::new(wanted)), 0) {
+            Decision::Propose(changes, _) => commit(registry, changes),
+            Decision::Reply(outcome) => assert!(outcome.is_ok()),
+            Decision::Unfit { .. } => unreachable!("nobody is admitted here"),
+        }
+    };
+    for _ in 0..600 {
+        run(&mut registry, create("www", "nodejs")).unwrap();
+        forget(&mut registry, 7 + DAY);
+        run(&mut registry, CatalogAction::Delete("www".into())).unwrap();
+    }
+    assert_eq!(book(&registry).versions().len(), 1_203);
+    assert_eq!(registry.catalogs().forgettable(6 + DAY, 9), [""; 0]);
+    forget(&mut registry, 6 + DAY);
+    assert_eq!(book(&registry).versions().len(), 1_203, "it is not yet a day");
+    assert_eq!(registry.catalogs().forgettable(7 + DAY, 9), ["default"]);
+    forget(&mut registry, 7 + DAY);
+    assert_eq!((book(&registry).versions().len(), book(&registry).types().len()), (203, 3), "as much as goes at once");
+    forget(&mut registry, 7 + DAY);
+    assert!(registry.catalogs().books().is_empty() && registry.catalogs().forgettable(7 + DAY, 9).is_empty());
+    assert_eq!(documents(&registry).iter().filter(|document| document.revision != 0).count(), 0, "nothing is stored");
+    // Another one has room, and this one begins anew.
+    run(&mut registry, CatalogAction::DeleteType("play".into())).unwrap();
+    assert_eq!(book(&registry).versions().keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(registry.catalogs().forgettable(i64::MAX, 9), [""; 0], "a type is gone: it is not as it began");
+}
+
 #[test]
 fn an_application_makes_its_service_known() {
     let mut registry = Registry::new(1, StateLimits::default());
