@@ -24,7 +24,8 @@ impl RegistryHandle {
     /// Sets DRAINING, and waits up to `wait` for the watches that are told.
     ///
     /// # Errors
-    /// `NotFound`, `Superseded`, `LeaseDenied`, `Permission`, those of every command, and `ShuttingDown` while it waits.
+    /// `NotFound`, `Superseded`, `LeaseDenied`, `Permission`, those of every command; when the
+    /// instance is DRAINING `Limit` of readers that are waited for, and `ShuttingDown` while it waits.
     pub async fn drain(
         &self,
         claim: Claim,
@@ -38,7 +39,7 @@ impl RegistryHandle {
             // The actor answers a command with what goes with it.
             return Err(Error::Deadline);
         };
-        let drain = self.hub.drain(&record, places);
+        let drain = self.hub.drain(&record, places)?;
         let metrics = self.metrics();
         metrics.draining.inc();
         let _waits = Waits(metrics);

@@ -35,7 +35,7 @@ use crate::{
         Record,
         catalog::{self, MAX_APPLICATIONS, MAX_CATALOG_VERSION_BYTES, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     },
-    watch::{Ending, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
+    watch::{DRAIN_ASKS_MAX, Ending, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
 };
 
 /// What the service has to know of the server around it.
@@ -325,6 +325,7 @@ pub fn fixed_limits() -> Limits {
         max_application_dependencies: catalog::MAX_DEPENDENCIES as u64,
         max_filter_values: FILTER_MAX as u64,
         max_named_applications: START_MAX as u64,
+        max_drain_asks: DRAIN_ASKS_MAX as u64,
         max_reply_bytes: REPLY_BYTES_MAX as u64,
         max_imports: IMPORTS_MAX as u64,
         max_import_bytes: LIST_BYTES_MAX as u64,

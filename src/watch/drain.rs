@@ -3,23 +3,45 @@
 //! leases nor who wants to know.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use smol_str::SmolStr;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::log::{EventLog, Place};
-use crate::registry::{Event, Matcher, Record, Revision, Scope};
+use crate::registry::{Error, Event, Key, Matcher, Record, Revision, Scope};
 
-/// Most readers that all drains wait for together; a drain that would exceed it asks nobody, and has all of its own
-/// pending.
-const ASKS_MAX: usize = 1_000_000;
+/// Most readers that all drains wait for together.
+pub const DRAIN_ASKS_MAX: usize = 1_000_000;
+/// Who asks about a change again within so long shares what was asked first: nobody is woken for it.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// A change: of which instance, and at which revision.
+type Change = (Key, Revision);
+
+/// The drains that somebody waits for, or did a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Drains {
+    asks: Arc<AtomicUsize>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    by_change: HashMap<Change, Shared>,
+    /// In the order in which they began.
+    since: VecDeque<(Instant, Change)>,
+}
+
+/// A drain that is begun once, by the first who asks.
+type Shared = Arc<Mutex<Option<Arc<Drain>>>>;
 
 /// How a reader stands to a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +87,6 @@ pub struct Drain {
     settled: Notify,
     asks: Arc<AtomicUsize>,
     asked: usize,
-    /// Whether anybody was asked.
-    waits: bool,
 }
 
 /// What a reader is asked: how it stands to one change with those of its watches that are told of it.
@@ -79,9 +99,77 @@ pub(super) struct Ask {
     parts: Box<[(u32, u64)]>,
 }
 
+impl Drains {
+    /// Asks all who are told of the last change of `record` and listened when there were so many `places`; or says how they
+    /// stand who were asked about it a moment ago.
+    ///
+    /// # Errors
+    /// `Limit` when too many readers are waited for.
+    pub(super) fn begin(&self, log: &EventLog, record: &Record, places: u64) -> Result<Arc<Drain>, Error> {
+        let now = Instant::now();
+        self.sweep();
+        let change = (record.key(), record.revision);
+        let shared = lock(&self.held).shared(&change, now);
+        // Others may begin theirs meanwhile.
+        let mut drain = lock(&shared);
+        if let Some(drain) = &*drain {
+            return Ok(Arc::clone(drain));
+        }
+        let begun = Drain::begin(log, &self.asks, record, places).or_else(|_| {
+            // Those that nobody waits for any more make room.
+            let over = lock(&self.held).let_go(|_| true);
+            drop(over);
+            Drain::begin(log, &self.asks, record, places)
+        });
+        match &begun {
+            Ok(begun) => *drain = Some(Arc::clone(begun)),
+            Err(_) => lock(&self.held).forget(&change),
+        }
+        begun
+    }
+
+    /// Forgets those that began long ago; who waits for them still does.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        let over = lock(&self.held).let_go(|since| now.saturating_duration_since(since) >= KEPT);
+        drop(over);
+    }
+
+    /// Forgets all of them: the history that they were about is no more.
+    pub(super) fn clear(&self) {
+        drop(mem::take(&mut *lock(&self.held)));
+    }
+}
+
+impl Held {
+    fn shared(&mut self, change: &Change, now: Instant) -> Shared {
+        if let Some(shared) = self.by_change.get(change) {
+            return Arc::clone(shared);
+        }
+        let shared = Shared::default();
+        self.by_change.insert(change.clone(), Arc::clone(&shared));
+        self.since.push_back((now, change.clone()));
+        shared
+    }
+
+    /// Lets go of those that are `over` by when they began.
+    fn let_go(&mut self, over: impl Fn(Instant) -> bool) -> Vec<Shared> {
+        let mut gone = Vec::new();
+        while let Some((_, change)) = self.since.pop_front_if(|(since, _)| over(*since)) {
+            gone.extend(self.by_change.remove(&change));
+        }
+        gone
+    }
+
+    fn forget(&mut self, change: &Change) {
+        self.by_change.remove(change);
+        self.since.retain(|(_, other)| other != change);
+    }
+}
+
 impl Drain {
     /// Asks all who are told of the last change of `record` and listened when there were so many `places`.
-    pub(super) fn begin(log: &EventLog, asks: &Arc<AtomicUsize>, record: &Record, places: u64) -> Arc<Self> {
+    fn begin(log: &EventLog, asks: &Arc<AtomicUsize>, record: &Record, places: u64) -> Result<Arc<Self>, Error> {
         let (namespace, service, _) = record.names();
         let (namespace, service) = (SmolStr::new(namespace), SmolStr::new(service));
         let scope = Scope::Service(namespace.clone(), service);
@@ -98,7 +186,7 @@ impl Drain {
         });
         let pending = readers.len() as u64;
         let of = Standings { pending, ..Standings::default() };
-        let room = asks.fetch_add(readers.len(), Ordering::Relaxed) + readers.len() <= ASKS_MAX;
+        let usage = asks.fetch_add(readers.len(), Ordering::Relaxed);
         let drain = Arc::new(Self {
             revision,
             scope,
@@ -106,24 +194,32 @@ impl Drain {
             settled: Notify::new(),
             asks: Arc::clone(asks),
             asked: readers.len(),
-            waits: room,
         });
-        for places in readers.into_iter().filter(|_| room) {
+        if usage + readers.len() > DRAIN_ASKS_MAX {
+            let (maximum, usage) = (DRAIN_ASKS_MAX as u64, usage as u64);
+            return Err(Error::Limit { limit: "max_drain_asks", maximum, usage });
+        }
+        for places in readers {
             let parts = places.iter().map(|place| (place.part, place.number)).collect();
             let ask = Ask { drain: Arc::downgrade(&drain), revision, standing: Standing::Unread, parts };
             places[0].listener.ask(ask);
         }
-        drain
+        Ok(drain)
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counts)
     }
 
-    /// Waits until nobody is pending, or nobody was asked.
+    /// Waits until nobody is pending.
     pub async fn settled(&self) {
-        while self.waits && self.counts().of.pending > 0 {
-            self.settled.notified().await;
+        loop {
+            // Several may wait; who begins to listen before it looks misses nothing.
+            let notified = self.settled.notified();
+            if self.counts().of.pending == 0 {
+                return;
+            }
+            notified.await;
         }
     }
 
@@ -148,9 +244,13 @@ impl Drain {
             *count += 1;
         }
         if counts.of.pending == 0 {
-            self.settled.notify_one();
+            self.settled.notify_waiters();
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Drain {
@@ -289,25 +389,96 @@ mod tests {
         let after = drained(&log);
         let woken = others.iter().chain([&told, &late, &waits]).filter(|listener| is_woken(listener)).count();
         assert_eq!(woken, 3, "by the event itself");
-        let asks = Arc::default();
-        let drain = Drain::begin(&log, &asks, &after, places);
+        let drains = Drains::default();
+        let drain = drains.begin(&log, &after, places).expect("there is room");
         assert!(is_woken(&told) && !is_woken(&late) && !is_woken(&waits) && !others.iter().any(|one| is_woken(one)));
         assert_eq!(drain.standings(&log), Standings { pending: 1, ..Standings::default() });
-        assert_eq!(asks.load(Ordering::Relaxed), 1);
+        // Whoever asks again is told what is known, and nobody is woken for it.
+        let again = drains.begin(&log, &after, log.places()).expect("there is room");
+        assert!(Arc::ptr_eq(&drain, &again) && !is_woken(&told) && !is_woken(&late));
+        assert_eq!(drains.asks.load(Ordering::Relaxed), 1);
         // Nobody wants to know any more.
-        drop(drain);
-        assert_eq!(asks.load(Ordering::Relaxed), 0);
-        told.answer(|_| panic!("nothing is asked"));
+        drop((drain, again));
+        drains.clear();
+        assert_eq!(drains.asks.load(Ordering::Relaxed), 0);
+        told.answer(0, None, |_| panic!("nothing is asked"));
     }
 
-    /// Beyond what all drains may wait for together nobody is asked, and nobody waits.
-    #[tokio::test]
-    async fn all_drains_together_are_bounded() {
+    /// What is kept for those who ask again goes after a while.
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_is_shared_for_a_while() {
         let log = EventLog::new(1 << 20, 0);
-        let (told, asks) = (follow(&log, "web"), Arc::new(AtomicUsize::new(ASKS_MAX)));
-        let drain = Drain::begin(&log, &asks, &drained(&log), log.places());
-        drain.settled().await;
-        assert_eq!(drain.standings(&log), Standings { pending: 1, ..Standings::default() });
-        told.answer(|_| panic!("nothing is asked"));
+        let (told, drains) = (follow(&log, "web"), Drains::default());
+        let after = drained(&log);
+        drop(drains.begin(&log, &after, log.places()).expect("there is room"));
+        assert!(is_woken(&told));
+        for _ in 0..1_000 {
+            drop(drains.begin(&log, &after, log.places()).expect("there is room"));
+        }
+        assert!(!is_woken(&told));
+        tokio::time::advance(KEPT).await;
+        drains.sweep();
+        assert_eq!(drains.asks.load(Ordering::Relaxed), 0);
+        drop(drains.begin(&log, &after, log.places()).expect("there is room"));
+        assert!(is_woken(&told));
+    }
+
+    /// Many are asked of one reader: it looks at each when it has come there, and not again.
+    #[test]
+    fn asks_are_looked_at_in_order() {
+        const MANY: u64 = 1_000;
+        let log = EventLog::new(1 << 20, 0);
+        let (reader, asks) = (follow(&log, "web"), Arc::default());
+        let drains: Vec<_> = (1..=MANY)
+            .map(|revision| {
+                let (before, after) = (record("web", Status::Serving, 0), record("web", Status::Draining, revision));
+                let (before, cause) = (Some(before), Cause::Unspecified);
+                log.publish(revision, vec![Event { before, after: Some(Arc::clone(&after)), cause, slot: 0 }]);
+                Drain::begin(&log, &asks, &after, log.places()).expect("there is room")
+            })
+            .collect();
+        let looks = std::cell::Cell::new(0);
+        let answer = |reached, acked: Option<Revision>| {
+            reader.answer(reached, acked, |ask| {
+                looks.set(looks.get() + 1);
+                Some(match acked {
+                    _ if ask.revision() > reached => Standing::Unread,
+                    None => Standing::Sent,
+                    Some(acked) if acked >= ask.revision() => Standing::Acked,
+                    Some(_) => Standing::Unacknowledged,
+                })
+            });
+        };
+        answer(0, Some(0));
+        assert_eq!(looks.get(), 0, "it has read none of them");
+        for reached in 1..=MANY {
+            answer(reached, Some(0));
+        }
+        assert_eq!(looks.get(), MANY, "each once");
+        (0..100).for_each(|_| answer(MANY, Some(0)));
+        assert_eq!(looks.get(), MANY);
+        answer(MANY, Some(MANY / 2));
+        assert_eq!(looks.get(), MANY + MANY / 2, "those that are acknowledged");
+        let acked = drains.iter().filter(|drain| drain.standings(&log).acked == 1).count() as u64;
+        assert_eq!(acked, MANY / 2);
+        answer(MANY, Some(MANY));
+        assert_eq!(looks.get(), 2 * MANY);
+        assert!(drains.iter().all(|drain| drain.standings(&log) == Standings { acked: 1, ..Standings::default() }));
+    }
+
+    /// Beyond what all drains may wait for together one is refused, unless there are some that nobody waits for.
+    #[test]
+    fn all_drains_together_are_bounded() {
+        let log = EventLog::new(1 << 20, 0);
+        let (told, drains) = (follow(&log, "web"), Drains::default());
+        drains.asks.store(DRAIN_ASKS_MAX, Ordering::Relaxed);
+        let refused = drains.begin(&log, &drained(&log), log.places()).expect_err("there is no room");
+        let maximum = DRAIN_ASKS_MAX as u64;
+        assert_eq!(refused, Error::Limit { limit: "max_drain_asks", maximum, usage: maximum });
+        told.answer(2, None, |_| panic!("nothing is asked"));
+        drains.asks.store(DRAIN_ASKS_MAX - 1, Ordering::Relaxed);
+        drop(drains.begin(&log, &drained(&log), log.places()).expect("there is room"));
+        let after = record("web", Status::Draining, 3);
+        assert!(drains.begin(&log, &after, log.places()).is_ok(), "in place of what nobody waits for");
     }
 }

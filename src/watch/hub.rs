@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     board::Board,
     budget::Budget,
-    drain::Drain,
+    drain::{Drain, Drains},
     feed::{Budgets, Feed, Next},
     lag::Lags,
     log::{EventLog, Forgotten},
@@ -90,12 +90,11 @@ pub struct Hub {
     away: Mutex<Option<SmolStr>>,
     replies: Arc<ReplyBudget>,
     board: Arc<Board>,
-    /// What drains wait for, all together.
-    asks: Arc<AtomicUsize>,
     /// Grows when somebody may do something else than before.
     rights_generation: AtomicU64,
     /// Tells it to those who wait for it.
     rights: watch::Sender<u64>,
+    drains: Drains,
     options: HubOptions,
 }
 
@@ -143,9 +142,9 @@ impl Hub {
             away: Mutex::default(),
             replies: ReplyBudget::new(REPLY_BYTES_MAX),
             board: Arc::default(),
-            asks: Arc::default(),
             rights_generation: AtomicU64::new(0),
             rights: watch::Sender::new(0),
+            drains: Drains::default(),
             options,
         };
         hub.replace(recovered);
@@ -161,6 +160,7 @@ impl Hub {
         // Only now: a watch that begins anew finds nothing of the history that is no more, neither in the log nor in a
         // feed that was made meanwhile.
         *self.feeds.lock().unwrap_or_else(PoisonError::into_inner) = Feeds::default();
+        self.drains.clear();
         self.generation.fetch_add(1, Ordering::Release);
         self.rights_changed();
         self.log.wake_all();
@@ -233,9 +233,11 @@ impl Hub {
 
     /// Begins to wait for the watches that are told of the last change of `record`, of those that were there when the log
     /// had so many `places`.
-    #[must_use]
-    pub fn drain(&self, record: &Record, places: u64) -> Arc<Drain> {
-        Drain::begin(&self.log, &self.asks, record, places)
+    ///
+    /// # Errors
+    /// `Limit` when too many are waited for.
+    pub fn drain(&self, record: &Record, places: u64) -> Result<Arc<Drain>, Error> {
+        self.drains.begin(&self.log, record, places)
     }
 
     /// Somebody may do something else than before: whatever was judged by that is judged anew.
@@ -421,8 +423,10 @@ impl Hub {
         &self.snapshots
     }
 
-    /// Gives up the snapshots that nobody reads any more: their readers begin anew.
+    /// Gives up the snapshots that nobody reads any more: their readers begin anew. And what is kept of drains that began
+    /// long ago.
     pub(crate) fn give_up_snapshots(&self) {
+        self.drains.sweep();
         let given_up = self.snapshots.give_up(Instant::now(), &self.log);
         if !given_up.is_empty() {
             tracing::debug!(snapshots = given_up.len(), "snapshots that nobody reads were given up");

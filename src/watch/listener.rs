@@ -30,7 +30,76 @@ pub struct Listener {
     /// Whether there are any of these.
     asked: AtomicBool,
     /// What drains want to know of the reader.
-    asks: Mutex<Vec<Ask>>,
+    asks: Mutex<Asks>,
+}
+
+/// What is asked of a reader, each list in order of revision.
+#[derive(Debug, Default)]
+struct Asks {
+    unread: Vec<Ask>,
+    /// They were read; whether they are acknowledged may be open.
+    read: Vec<Ask>,
+    /// What was acknowledged when they were looked at.
+    acknowledged: Option<Revision>,
+    /// How many there are when those that nobody wants to know are dropped.
+    sweep_at: usize,
+}
+
+/// The least of them at which that is done.
+const SWEEP_MIN: usize = 64;
+
+impl Asks {
+    fn add(&mut self, ask: Ask) {
+        if self.len() >= self.sweep_at.max(SWEEP_MIN) {
+            self.unread.retain(Ask::is_open);
+            self.read.retain(Ask::is_open);
+            self.sweep_at = 2 * self.len();
+        }
+        insert(&mut self.unread, ask);
+    }
+
+    fn len(&self) -> usize {
+        self.unread.len() + self.read.len()
+    }
+
+    /// Looks at those that may stand otherwise: what was not read up to `reached`, and what is acknowledged by now.
+    fn answer(
+        &mut self,
+        reached: Revision,
+        acknowledged: Option<Revision>,
+        standing: &impl Fn(&Ask) -> Option<Standing>,
+    ) {
+        if acknowledged != self.acknowledged {
+            // With the first it is known that the reader acknowledges at all, which concerns each of them.
+            let through = if self.acknowledged.is_some() { acknowledged } else { None };
+            let before = self.read.partition_point(|ask| through.is_none_or(|through| ask.revision() <= through));
+            let looked: Vec<Ask> = self.read.drain(..before).collect();
+            self.acknowledged = acknowledged;
+            looked.into_iter().for_each(|ask| self.put(ask, standing));
+        }
+        let before = self.unread.partition_point(|ask| ask.revision() <= reached);
+        let looked: Vec<Ask> = self.unread.drain(..before).collect();
+        looked.into_iter().for_each(|ask| self.put(ask, standing));
+    }
+
+    /// Looks at all of them.
+    fn answer_all(&mut self, standing: &impl Fn(&Ask) -> Option<Standing>) {
+        let all: Vec<Ask> = self.unread.drain(..).chain(self.read.drain(..)).collect();
+        all.into_iter().for_each(|ask| self.put(ask, standing));
+    }
+
+    /// Keeps an ask by how it stands, unless there is nothing more to say.
+    fn put(&mut self, mut ask: Ask, standing: &impl Fn(&Ask) -> Option<Standing>) {
+        let Some(stands) = Some(&ask).filter(|ask| ask.is_open()).and_then(standing) else { return };
+        if ask.stands(stands) {
+            insert(if stands == Standing::Unread { &mut self.unread } else { &mut self.read }, ask);
+        }
+    }
+}
+
+fn insert(asks: &mut Vec<Ask>, ask: Ask) {
+    let place = asks.partition_point(|other| other.revision() <= ask.revision());
+    asks.insert(place, ask);
 }
 
 impl Listener {
@@ -64,26 +133,40 @@ impl Listener {
     pub(super) fn ask(&self, ask: Ask) {
         let parts: Vec<u32> = ask.parts().iter().map(|(part, _)| *part).collect();
         let mut asks = lock(&self.asks);
-        asks.retain(Ask::is_open);
-        asks.push(ask);
+        asks.add(ask);
         self.asked.store(true, Ordering::Release);
         drop(asks);
         parts.into_iter().for_each(|part| self.wake_for(part));
     }
 
-    /// Answers what is asked of the reader, if anything is: how it stands, or none if what it was asked for has ended.
-    pub(super) fn answer(&self, standing: impl Fn(&Ask) -> Option<Standing>) {
-        if !self.asked.load(Ordering::Acquire) {
-            return;
+    /// Answers what is asked of the reader, if anything is and may stand otherwise than when it was looked at last: it has
+    /// read nothing beyond `reached`, and acknowledged so much. Each stands as `standing` says, or what it was asked for
+    /// has ended.
+    pub(super) fn answer(
+        &self,
+        reached: Revision,
+        acknowledged: Option<Revision>,
+        standing: impl Fn(&Ask) -> Option<Standing>,
+    ) {
+        self.with_asks(|asks| asks.answer(reached, acknowledged, &standing));
+    }
+
+    /// Answers all that is asked of it: one of its watches has ended.
+    pub(super) fn answer_all(&self, standing: impl Fn(&Ask) -> Option<Standing>) {
+        self.with_asks(|asks| asks.answer_all(&standing));
+    }
+
+    fn with_asks(&self, answer: impl FnOnce(&mut Asks)) {
+        if self.asked.load(Ordering::Acquire) {
+            let mut asks = lock(&self.asks);
+            answer(&mut asks);
+            self.asked.store(asks.len() > 0, Ordering::Release);
         }
-        let mut asks = lock(&self.asks);
-        asks.retain_mut(|ask| ask.is_open() && standing(ask).is_some_and(|standing| ask.stands(standing)));
-        self.asked.store(!asks.is_empty(), Ordering::Release);
     }
 
     /// The watch of this number begins anew, having read up to `cursor`: what it has not read it finds in a snapshot.
     pub(super) fn begins_anew(&self, number: u64, cursor: Revision) {
-        self.answer(|ask| {
+        self.answer_all(|ask| {
             let misses = ask.revision() > cursor && ask.parts().iter().any(|(_, asked)| *asked == number);
             Some(if misses { Standing::Lagging } else { ask.standing() })
         });

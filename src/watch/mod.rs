@@ -28,7 +28,7 @@ mod tests;
 
 pub use board::{BOX_BYTES_MAX, BOX_EVENTS_MAX, Board, Handed, Letterbox, Post};
 pub use budget::{Budget, Charge};
-pub use drain::{Drain, Standings};
+pub use drain::{DRAIN_ASKS_MAX, Drain, Standings};
 pub use feed::{Budgets, Feed, Message, Next};
 pub use frame::{LOOKUP_FRONTENDS, push_frontend};
 pub use hub::WatchPermit;

@@ -63,6 +63,8 @@ pub struct WatchStream {
     phase: Phase,
     /// Everything up to it was queued.
     cursor: Revision,
+    /// The revision of what it began with: a resume token or the first snapshot.
+    began: Revision,
     /// What is there at it, while it is far behind.
     place: Option<Place>,
     queue: VecDeque<Bytes>,
@@ -95,6 +97,10 @@ impl WatchStream {
             Ok(revision) => (Phase::Live, revision),
             Err(reset) => (snapshot(hub, &feed, reset), 0),
         };
+        let began = match &phase {
+            Phase::Snapshot(snapshot) => snapshot.revision(),
+            _ => cursor,
+        };
         let timer = Box::pin(sleep_until(Instant::now() + hub.options().bookmark_interval));
         Ok(Self {
             hub: Arc::clone(hub),
@@ -104,6 +110,7 @@ impl WatchStream {
             generation,
             phase,
             cursor,
+            began,
             place: None,
             queue: VecDeque::new(),
             greet: true,
@@ -122,7 +129,11 @@ impl WatchStream {
 
     /// Tells drains how far it is. It has no way to acknowledge anything: what was handed over is all there is to know.
     fn account(&self) {
-        self.listener.answer(|ask| Some(if self.cursor >= ask.revision() { Standing::Sent } else { Standing::Unread }));
+        self.listener.answer(self.cursor, None, |ask| {
+            // Who began after the change had it in what it began with.
+            let asked = self.began < ask.revision();
+            asked.then_some(if self.cursor >= ask.revision() { Standing::Sent } else { Standing::Unread })
+        });
     }
 
     /// From now on it is a watch of other filters: it begins anew with a reset, and what was not sent yet never is.

@@ -11,6 +11,14 @@ use super::{
 };
 use crate::registry::Revision;
 
+/// What becomes of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Open,
+    Closing,
+    Ended,
+}
+
 /// What it does.
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -18,6 +26,16 @@ pub(super) enum Phase {
     /// It is to be told summaries, and has to know what is there at its cursor.
     Counting(Box<Counting>),
     Live,
+}
+
+impl Phase {
+    /// The revision of the snapshot that is read, if one is.
+    pub(super) fn revision(&self) -> Option<Revision> {
+        match self {
+            Self::Snapshot(snapshot) => Some(snapshot.revision()),
+            Self::Counting(_) | Self::Live => None,
+        }
+    }
 }
 
 /// One watch among many.
@@ -29,6 +47,8 @@ pub(super) struct Subscription {
     pub(super) phase: Phase,
     /// Everything up to it was queued.
     pub(super) cursor: Revision,
+    /// The revision of what it began with: a resume token or the first snapshot.
+    pub(super) began: Revision,
     /// What is there at it, while it is far behind.
     pub(super) place: Option<Place>,
     /// It was not answered yet.

@@ -24,7 +24,7 @@ use super::{
     resume::ResetReason,
     snapshot::{Part, SnapshotPart},
     stream::{Ending, WatchItem},
-    subscription::{Phase, Subscription},
+    subscription::{Phase, State, Subscription},
 };
 use crate::registry::{Error, Filter, FilterSet, Revision};
 
@@ -32,13 +32,6 @@ mod rights;
 
 /// Messages that wait for a reader before no more is read from its requests.
 const QUEUE_MAX: usize = 256;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Open,
-    Closing,
-    Ended,
-}
 
 /// The subscriptions of one stream.
 #[derive(Debug)]
@@ -127,12 +120,14 @@ impl Subscriptions {
             Phase::Live => _ = self.dirty.insert(part),
             Phase::Snapshot(_) | Phase::Counting(_) => self.unready.push_back(part),
         }
+        let began = phase.revision().unwrap_or(cursor);
         let subscription = Subscription {
             id: id.into(),
             feed,
             listening,
             phase,
             cursor,
+            began,
             place: None,
             greet: true,
             published: None,
@@ -171,13 +166,15 @@ impl Subscriptions {
 
     /// Tells drains how far it is. What is queued was handed over by now.
     fn account(&self) {
-        self.listener.answer(|ask| self.standing(ask));
+        self.listener.answer(self.given, self.acknowledged, |ask| self.standing(ask));
     }
 
     /// How the subscriptions that are asked for stand together; none if all of them have ended.
     fn standing(&self, ask: &Ask) -> Option<Standing> {
         let asked = ask.parts().iter().filter_map(|(part, number)| {
-            self.parts.get(*part as usize)?.as_ref().filter(|subscription| subscription.listening == *number)
+            let subscription = self.parts.get(*part as usize)?.as_ref()?;
+            // Who began after the change had it in what it began with.
+            (subscription.listening == *number && subscription.began < ask.revision()).then_some(subscription)
         });
         let read = |one: &Subscription| matches!(one.phase, Phase::Live) && one.cursor >= ask.revision();
         let (read, unread): (Vec<_>, Vec<_>) = asked.partition(|subscription| read(subscription));
@@ -198,6 +195,10 @@ impl Subscriptions {
 
     fn answer(&mut self, group: Group<'_>) {
         let revision = self.hub.log().bounds().0;
+        self.answer_at(revision, group);
+    }
+
+    fn answer_at(&mut self, revision: Revision, group: Group<'_>) {
         let mut groups = Vec::new();
         push_group(group, &mut groups);
         self.queue.push_back(subscribe_response(revision, &groups, false));
@@ -206,6 +207,7 @@ impl Subscriptions {
     fn remove(&mut self, part: u32) {
         let Some(gone) = self.parts[part as usize].take() else { return };
         self.hub.log().ignore(gone.feed.matcher().scopes(), gone.listening);
+        self.listener.answer_all(|ask| self.standing(ask));
         self.forget(part);
         self.free.push(part);
     }
@@ -294,7 +296,9 @@ impl Subscriptions {
                 if std::mem::take(&mut subscription.greet) {
                     let token = subscription.feed.token(revision);
                     let id = subscription.id.clone();
-                    self.answer(Group { id: &id, token: &token, ..Group::default() });
+                    // From now on it may be acknowledged.
+                    self.given = self.given.max(revision);
+                    self.answer_at(revision, Group { id: &id, token: &token, ..Group::default() });
                 }
             }
             Ok(Next::Uncounted) => {
@@ -398,6 +402,7 @@ impl Subscriptions {
         let mut groups = Vec::new();
         push_group(Group { id: &subscription.id, events: &fields, token: &token, ..Group::default() }, &mut groups);
         let reached = self.parts.iter().flatten().map(|part| part.cursor).max().unwrap_or(head);
+        self.given = self.given.max(reached);
         self.queue.push_back(subscribe_response(reached, &groups, false));
         true
     }

@@ -274,6 +274,37 @@ async fn who_falls_out_of_the_log_lags() {
     }
 }
 
+/// Who came or came back since is not in a repeated drain, though it says that it acknowledges: it has nothing to
+/// acknowledge. Neither is a watch.
+#[tokio::test(start_paused = true)]
+async fn who_came_since_is_not_waited_for() {
+    let rig = Rig::new();
+    let (_, token) = rig.register("web", "1", LONG).await;
+    let early = join(&rig, &Kind::Subscribe(1, None, true)).await;
+    let first = within(drain(&rig, Claim::Lease(token), Duration::ZERO)).await.expect("no panic").expect("it drains");
+    assert_eq!(first.standings, Standings { pending: 1, ..Standings::default() });
+    let mut watch = rig.watch(filter(1), "").await;
+    let resume_token = watch.next().await.resume_token;
+    let mut stream = Subscriptions::new(rig.handle.hub(), 8);
+    stream.acknowledge(0);
+    stream.add("resumed", filter(1), &resume_token).expect("there is room");
+    stream.add("new", filter(1), "").expect("there is room");
+    let mut since = Reader::Subscribe(Box::new(stream));
+    since.read().await;
+    drop(early);
+    // Longer than what was asked first is shared.
+    pass(Duration::from_secs(11)).await;
+    let began = Instant::now();
+    let waiting = drain(&rig, Claim::Lease(token), WAIT);
+    settle().await;
+    // They say so when they are asked, and have nothing to read but bookmarks.
+    since.read().await;
+    while watch.ready().await.is_some() {}
+    let again = within(waiting).await.expect("no panic").expect("it drains");
+    assert_eq!(again, Drained { standings: Standings::default(), revision: first.revision });
+    assert_eq!(Instant::now(), began);
+}
+
 /// By lease it is a beat; the lease stays, and is kept as before.
 #[tokio::test(start_paused = true)]
 async fn the_lease_is_kept() {

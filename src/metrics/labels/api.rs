@@ -332,6 +332,8 @@ label! {
         SummaryBytes = "max_summary_bytes",
         /// Tokens.
         Tokens = "max_tokens",
+        /// Streams that drains wait for.
+        DrainAsks = "max_drain_asks",
     }
 }
 
@@ -382,6 +384,7 @@ impl Limit {
             Self::ImportBytes => limits.max_import_bytes,
             Self::SummaryBytes => limits.max_summary_bytes,
             Self::Tokens => limits.max_tokens,
+            Self::DrainAsks => limits.max_drain_asks,
         }
     }
 
