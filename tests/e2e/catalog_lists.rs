@@ -267,6 +267,10 @@ async fn in_and_out_by_the_command() {
     assert!(code == 1 && err.contains("2 entries refused"), "{out}{err}");
     assert!(out.contains("applications[1].id") && out.contains("A valid key would be: badid"), "{out}");
     assert!(out.ends_with("5 applications: 3 created, 0 updated, 0 unchanged, 2 refused\n"), "{out}");
+    let bad: Vec<Json> = (0..1_003).map(|number| json!({"id": format!("B {number}"), "ports": []})).collect();
+    let (_, out, _) = run(&["app", "import", &file("bad.json", &json!(bad).to_string())]).await;
+    assert!(out.contains("applications[999].id") && !out.contains("applications[1000].id"), "{out}");
+    assert!(out.contains("\nand 3 entries more, which are not told of\n1,003 applications"), "{out}");
     let (code, list, _) = run(&["app", "export"]).await;
     assert_eq!(code, 0);
     let other = Server::ephemeral(&[]).await;

@@ -184,6 +184,13 @@ fn tell(
         if !result.refusals.is_empty() {
             show(session, &result.refusals)?;
         }
+        let more = result.refused.saturating_sub(result.refusals.len() as u64);
+        if more > 0 {
+            session.print.line(&format!(
+                "and {} more, which are not told of",
+                entries(usize::try_from(more).unwrap_or(usize::MAX))
+            ))?;
+        }
         let ImportApplicationsResponse { applications, created, updated, unchanged, refused, .. } = result;
         let would = if check { "would be " } else { "" };
         session.print.line(&format!(

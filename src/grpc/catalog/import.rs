@@ -104,7 +104,6 @@ pub(super) async fn whole(
 }
 
 /// A list in pieces. The call is begun when its last piece is there.
-///
 pub(super) fn streamed(
     handle: RegistryHandle,
     who: Who,
