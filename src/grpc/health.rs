@@ -110,8 +110,8 @@ impl Subject {
     fn status(&self, hub: &Hub) -> Option<ServingStatus> {
         let serving = |yes| if yes { ServingStatus::Serving } else { ServingStatus::NotServing };
         match self {
-            Self::Own => Some(serving(!hub.is_closing())),
-            Self::Store => Some(serving(!hub.is_closing() && hub.away().is_none())),
+            Self::Own => Some(serving(!hub.is_leaving())),
+            Self::Store => Some(serving(!hub.is_leaving() && hub.away().is_none())),
             Self::Service { namespace, service } => {
                 let registry = hub.registry();
                 registry.service(namespace, service).map(|set| serving(set.routable() > 0))
@@ -308,6 +308,24 @@ mod tests {
             assert_eq!(said(&mut watch).await, status);
         }
     }
+    /// That the server stops is said before anything ends.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_will_stop_says_so_first() {
+        let (engine, _hostile, recovered) = HostileEngine::new(1, Manners::default());
+        let (handle, actor) = RegistryHandle::new(engine, recovered, ActorOptions::default());
+        tokio::spawn(actor.run());
+        let health = HealthService::new(Arc::clone(handle.hub()));
+        let mut watch =
+            health.watch(Request::new(HealthCheckRequest::default())).await.expect("there is room").into_inner();
+        assert_eq!(said(&mut watch).await, ServingStatus::Serving);
+        handle.hub().leave();
+        assert_eq!(said(&mut watch).await, ServingStatus::NotServing);
+        assert!(handle.hub().permit().is_ok(), "streams go on");
+        handle.hub().close();
+        let end = watch.next().await.expect("an end").expect_err("it is the end");
+        assert_eq!(end.code(), tonic::Code::Unavailable);
+    }
+
     /// A watch of a key sleeps while nothing becomes of the key, whatever happens beside it, and hears that a day is over.
     #[tokio::test]
     async fn a_key_is_heard_of_when_it_stands_otherwise() {

@@ -87,7 +87,7 @@ impl Ops {
         };
         let hub = handle.hub();
         let revision = hub.registry().revision();
-        let serving = if hub.is_closing() {
+        let serving = if hub.is_leaving() {
             Check::failed("serving", "the server is shutting down")
         } else {
             Check::ok("serving", "calls are answered")

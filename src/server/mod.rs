@@ -227,8 +227,7 @@ async fn serve<E: Engine>(
             },
         }
     }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!("stopping: no longer serving");
+    say_that_we_stop(&handle);
     // The last that streams tell is that we go.
     itself.leave(&handle).await;
     if !end_streams(&handle, stop, workers, settings.drain_wait).await {
@@ -252,6 +251,13 @@ async fn keeper(settings: &ServeSettings, handle: &RegistryHandle) -> Result<Opt
     let keeper = Keeper::new(Arc::clone(handle.hub()), &settings.anonymous_read, Keeper::wall());
     operator::ensure(settings, handle, &keeper).await?;
     Ok(Some(keeper))
+}
+
+/// Before anything ends: to the system, the log, and whoever asks for our health.
+fn say_that_we_stop(handle: &RegistryHandle) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping: no longer serving");
+    handle.hub().leave();
 }
 
 /// Ends every stream and connection, then closes the store. False: it did not close.

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -84,6 +84,8 @@ pub struct Hub {
     /// Grows when the state was replaced as a whole: every watch begins anew.
     generation: AtomicU64,
     closing: watch::Sender<bool>,
+    /// It will close: nobody should begin anything here any more.
+    leaving: AtomicBool,
     watches: AtomicU64,
     lags: Arc<Lags>,
     /// Why changes cannot be committed, while they cannot.
@@ -137,6 +139,7 @@ impl Hub {
             epochs: RwLock::default(),
             generation: AtomicU64::new(0),
             closing: watch::Sender::new(false),
+            leaving: AtomicBool::new(false),
             watches: AtomicU64::new(0),
             lags: Arc::default(),
             away: Mutex::default(),
@@ -324,6 +327,18 @@ impl Hub {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Says in health that the server is about to stop; everything else goes on.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.log.wake(&Self::own_scope());
+    }
+
+    /// Whether the server is about to stop, or does.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) || self.is_closing()
     }
 
     /// Ends every stream, each after a last bookmark.

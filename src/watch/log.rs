@@ -257,6 +257,19 @@ impl EventLog {
         self.place(scopes, listener, part, None)
     }
 
+    /// As `listen` in each of `scopes`, of a reader whose parts they are in order; all of it in one turn. Gives what
+    /// `ignore` takes.
+    #[must_use]
+    pub fn listen_in_parts(&self, scopes: &[Scope], listener: &Arc<Listener>) -> u64 {
+        let mut inner = self.write();
+        inner.next_listener += 1;
+        let number = inner.next_listener;
+        for (part, scope) in (0..).zip(scopes) {
+            inner.topic(scope).listeners.push(Place { number, listener: Arc::clone(listener), part, matcher: None });
+        }
+        number
+    }
+
     /// As `listen`, of a watch of what `matcher` matches.
     #[must_use]
     pub fn follow(&self, matcher: &Arc<Matcher>, listener: &Arc<Listener>, part: u32) -> u64 {

@@ -18,6 +18,9 @@ use super::{
 };
 use crate::registry::{Error, Revision, Scope};
 
+/// Services that are waited for as one watch: who names more counts as several.
+const PERMIT_SERVICES: usize = 100;
+
 /// What became of the services since it was told last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -45,10 +48,10 @@ pub struct ReadyWatch {
     ready: usize,
     namespace: SmolStr,
     listener: Arc<Listener>,
-    listening: Vec<u64>,
+    listening: u64,
     end: Pin<Box<Sleep>>,
     phase: Phase,
-    _permit: WatchPermit,
+    _permits: Vec<WatchPermit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,14 +73,14 @@ impl ReadyWatch {
         services: impl IntoIterator<Item = SmolStr>,
         end: Instant,
     ) -> Result<Self, Error> {
-        let permit = hub.permit()?;
         let mut seen = HashSet::new();
         let services: Vec<SmolStr> = services.into_iter().filter(|service| seen.insert(service.clone())).collect();
         let scopes: Vec<Scope> =
             services.iter().map(|service| Scope::Service(namespace.clone(), service.clone())).collect();
         let listener = Listener::new();
-        let listen = |(part, scope): (u32, &Scope)| hub.log().listen(std::slice::from_ref(scope), &listener, part);
-        let listening = (0..).zip(&scopes).map(listen).collect();
+        let permits: Result<Vec<_>, _> = scopes.chunks(PERMIT_SERVICES).map(|_| hub.permit()).collect();
+        let permits = permits?;
+        let listening = hub.log().listen_in_parts(&scopes, &listener);
         Ok(Self {
             hub: Arc::clone(hub),
             told: vec![false; services.len()],
@@ -89,7 +92,7 @@ impl ReadyWatch {
             listening,
             end: Box::pin(sleep_until(end)),
             phase: Phase::First,
-            _permit: permit,
+            _permits: permits,
         })
     }
 
@@ -183,9 +186,7 @@ impl Stream for ReadyWatch {
 
 impl Drop for ReadyWatch {
     fn drop(&mut self) {
-        for (scope, id) in self.scopes.iter().zip(&self.listening) {
-            self.hub.log().ignore(std::slice::from_ref(scope), *id);
-        }
+        self.hub.log().ignore(&self.scopes, self.listening);
     }
 }
 
@@ -288,5 +289,20 @@ mod tests {
         assert_eq!((hub.watches(), hub.log().sleepers()), (1, 1));
         drop(watch);
         assert_eq!((hub.watches(), hub.log().sleepers()), (0, 0), "nothing of it is left");
+    }
+
+    /// Who waits for many counts as several watches, and leaves nothing either way.
+    #[tokio::test(start_paused = true)]
+    async fn many_services_count_as_several_watches() {
+        let options = HubOptions { max_watches: 3, ..HubOptions::default() };
+        let hub = Hub::new(MemoryEngine::recovered(Uuid::nil(), 1), options);
+        let names = |count: usize| (0..count).map(|number| SmolStr::new(format!("s{number}")));
+        let wait = |count| ReadyWatch::new(&hub, "default".into(), names(count), Instant::now());
+        let watch = wait(250).expect("there is room");
+        assert_eq!((hub.watches(), hub.log().sleepers()), (3, 250));
+        drop(watch);
+        let refused = wait(301).expect_err("they would be four");
+        assert_eq!(refused, Error::Limit { limit: "max_watches", maximum: 3, usage: 3 });
+        assert_eq!((hub.watches(), hub.log().sleepers()), (0, 0));
     }
 }
