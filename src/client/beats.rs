@@ -12,7 +12,7 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{
     error::{CallFailed, Cause},
-    line::Line,
+    line::{Backoff, Line},
 };
 use crate::proto::{Beat, BeatResult, HeartbeatRequest, HeartbeatResponse, registry_client::RegistryClient};
 
@@ -73,7 +73,7 @@ impl Beater {
 /// Opens a stream when there is something to send, and sends on it until it breaks. What was under way then goes again
 /// at once, on the next stream; what that loses too is told to who asked.
 async fn run(line: Line, mut taken: mpsc::Receiver<Ask>) {
-    let mut waiting = Vec::new();
+    let (mut waiting, mut backoff) = (Vec::new(), Backoff::default());
     loop {
         if waiting.is_empty() {
             if taken.recv_many(&mut waiting, BATCH_MAX).await == 0 {
@@ -93,13 +93,18 @@ async fn run(line: Line, mut taken: mpsc::Receiver<Ask>) {
                 Ok(opened.map(|responses| (messages, responses)))
             }
         };
-        match line.attempt(WHAT, limit, open).await {
-            Err(failed) => tell(waiting.drain(..), &failed),
-            Ok((messages, responses)) => {
+        match line.attempt_at(WHAT, limit, open).await {
+            Err(failed) => {
+                tell(waiting.drain(..), &failed);
+                // However many leases there are, the registry is dialled as often as for one.
+                sleep(backoff.pause()).await;
+            }
+            Ok(((messages, responses), place)) => {
+                backoff.reset();
                 let sent = Sent { until: Instant::now() + limit, limit, asks: std::mem::take(&mut waiting) };
                 let host = line.host();
                 let Some((cause, lost)) = pump(messages, responses, sent, &mut taken).await else { return };
-                line.hang_up();
+                line.give_up(place);
                 let (again, fresh): (Vec<Ask>, Vec<Ask>) = lost.into_iter().partition(|ask| ask.again);
                 tell(again, &CallFailed { what: WHAT.to_owned(), causes: vec![(host, cause)] });
                 waiting.extend(fresh.into_iter().map(|ask| Ask { again: true, ..ask }));

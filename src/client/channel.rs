@@ -1,5 +1,5 @@
-//! A channel of gRPC that follows a service: calls go to the instances that can take traffic, to the less busy of two at
-//! random, and wait while there is none.
+//! A channel of gRPC that follows a service: calls go to the instances that take traffic, at random, and wait while there
+//! is none. An instance that dies without a word has its share of the calls until its lease ends: these fail.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -39,7 +39,7 @@ async fn keep(mut watch: Watch, changes: mpsc::Sender<Change<Key, Endpoint>>) {
             let Some(instance) = event.instance else { continue };
             let key = (instance.namespace.clone(), instance.service.clone(), instance.id.clone());
             let address = address(&instance);
-            let told = if kind == EventType::Offline {
+            let told = if kind == EventType::Offline || instance.weight == Some(0) {
                 there.remove(&key).map(|_| Change::Remove(key))
             } else if there.get(&key) == Some(&address) {
                 None

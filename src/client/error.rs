@@ -10,6 +10,9 @@ use crate::{
     tls,
 };
 
+/// `ErrorInfo.domain` of what a registry says.
+const DOMAIN: &str = "onair";
+
 /// A call that no host answered well.
 #[derive(Clone, Debug)]
 pub struct CallFailed {
@@ -30,6 +33,12 @@ impl CallFailed {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.last().is_none_or(Cause::is_transient)
+    }
+
+    /// Whether a registry refused it, and will again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.last().is_some_and(Cause::is_final)
     }
 
     /// Where the instance is that holds the key, of a call that was `SUPERSEDED`.
@@ -156,10 +165,25 @@ impl Cause {
         }
     }
 
-    /// Whether another host may do better.
+    /// Whether another host may do better: no registry said it, or one that goes away.
     #[must_use]
     pub fn is_of_this_host(&self) -> bool {
-        matches!(self.code(), None | Some(Code::Unavailable))
+        !self.is_of_a_registry() || self.code() == Some(Code::Unavailable)
+    }
+
+    /// Whether a registry said it, and no proxy, and no other program that happens to listen there.
+    #[must_use]
+    pub fn is_of_a_registry(&self) -> bool {
+        match self {
+            Self::Status(status) => status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN),
+            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => false,
+        }
+    }
+
+    /// Whether a registry said what it will say again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.is_of_a_registry() && !self.is_transient()
     }
 
     /// Whether the same call may succeed later.

@@ -115,8 +115,15 @@ impl Joined {
     /// Sets the status, which stays over losses of the lease: `STARTING`, `SERVING` or `DRAINING`.
     ///
     /// # Errors
-    /// No host answered, or it was refused. Beats go on with the new status all the same.
+    /// No host answered, or it was refused: beats go on with the new status all the same. Or it is another status, which
+    /// no registrant may say, and nothing is changed.
     pub async fn set_status(&self, status: Status) -> Result<(), CallFailed> {
+        if !matches!(status, Status::Starting | Status::Serving | Status::Draining) {
+            // It would be refused with the beats of all other leases, which go in the same message.
+            let refused = tonic::Status::invalid_argument("status: must be STARTING, SERVING or DRAINING");
+            let causes = vec![(self.client.calls.host(), Cause::Status(Box::new(refused)))];
+            return Err(CallFailed { what: "set the status".to_owned(), causes });
+        }
         lock(&self.held).status = status;
         self.ask(Command::Beat).await
     }
@@ -357,7 +364,7 @@ impl Keeper {
                     let holder = failed.holder().unwrap_or_default();
                     return Some(Ended::Over(LeaseEvent::Superseded { holder }));
                 }
-                Err(failed) if !failed.is_transient() => return Some(Ended::Over(LeaseEvent::Refused(failed))),
+                Err(failed) if failed.is_final() => return Some(Ended::Over(LeaseEvent::Refused(failed))),
                 Err(failed) => failed,
             };
             let wait = self.trouble(failed.clone());

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -30,11 +30,25 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Line {
     hosts: Arc<[Host]>,
-    channels: Box<[Mutex<Option<Channel>>]>,
+    channels: Box<[Mutex<Held>]>,
     at: AtomicUsize,
     timeout: Duration,
     tls: Option<Arc<Tls>>,
     token: Option<Token>,
+}
+
+/// A host's channel, and how many it had before.
+#[derive(Debug, Default)]
+struct Held {
+    channel: Option<Channel>,
+    generation: u64,
+}
+
+/// The channel that something came by: which host's, and which of its channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    at: usize,
+    generation: u64,
 }
 
 impl Line {
@@ -150,11 +164,25 @@ impl Line {
         limit: Duration,
         send: impl Fn(Channel) -> F,
     ) -> Result<R, CallFailed> {
+        self.attempt_at(what, limit, send).await.map(|(answer, _)| answer)
+    }
+
+    /// The same, and by which channel the answer came: what it opened is given up with that one.
+    ///
+    /// # Errors
+    /// As `call`.
+    pub async fn attempt_at<R, F: Future<Output = Result<Response<R>, Status>>>(
+        &self,
+        what: &str,
+        limit: Duration,
+        send: impl Fn(Channel) -> F,
+    ) -> Result<(R, Place), CallFailed> {
         let (first, mut causes) = (self.at(), Vec::new());
         for turn in 0..self.hosts.len() {
             let at = (first + turn) % self.hosts.len();
-            let cause = match self.once(at, limit, &send).await {
-                Ok(answer) => return Ok(answer),
+            let (place, answer) = self.once(at, limit, &send).await;
+            let cause = match answer {
+                Ok(answer) => return Ok((answer, place)),
                 Err(cause) => cause,
             };
             let elsewhere = cause.is_of_this_host();
@@ -164,7 +192,7 @@ impl Line {
                 causes.drain(..causes.len() - 1);
                 break;
             }
-            self.leave(at);
+            self.give_up(place);
         }
         Err(CallFailed { what: what.to_owned(), causes })
     }
@@ -174,12 +202,17 @@ impl Line {
         at: usize,
         limit: Duration,
         send: &impl Fn(Channel) -> F,
-    ) -> Result<R, Cause> {
-        let channel = {
-            let mut held = self.channels[at].lock().unwrap_or_else(PoisonError::into_inner);
-            match &*held {
-                Some(channel) => channel.clone(),
-                None => held.insert(self.dial(at)?).clone(),
+    ) -> (Place, Result<R, Cause>) {
+        let (place, channel) = {
+            let mut held = self.held(at);
+            let place = Place { at, generation: held.generation };
+            let dialled = match held.channel.take() {
+                Some(channel) => Ok(channel),
+                None => self.dial(at),
+            };
+            match dialled {
+                Ok(channel) => (place, held.channel.insert(channel).clone()),
+                Err(cause) => return (place, Err(cause)),
             }
         };
         let answer = timeout(limit, send(channel)).await;
@@ -190,7 +223,11 @@ impl Line {
         if answer.is_ok() {
             self.at.store(at, Ordering::Relaxed);
         }
-        answer
+        (place, answer)
+    }
+
+    fn held(&self, at: usize) -> MutexGuard<'_, Held> {
+        self.channels[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A channel to a host, which connects when it is used.
@@ -206,18 +243,28 @@ impl Line {
 
     /// Leaves the connection in use; the next call begins with the next host.
     pub fn hang_up(&self) {
-        self.leave(self.at());
+        let at = self.at();
+        let generation = self.held(at).generation;
+        self.give_up(Place { at, generation });
+    }
+
+    /// Leaves the connection that something failed on, unless somebody has done so already: what others have dialled
+    /// since is left alone.
+    pub fn give_up(&self, Place { at, generation }: Place) {
+        {
+            let mut held = self.held(at);
+            if held.generation != generation {
+                return;
+            }
+            *held = Held { channel: None, generation: generation + 1 };
+        }
+        // Unless somebody has gone on already.
+        let next = (at + 1) % self.hosts.len();
+        let _ = self.at.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn at(&self) -> usize {
         self.at.load(Ordering::Relaxed)
-    }
-
-    fn leave(&self, at: usize) {
-        *self.channels[at].lock().unwrap_or_else(PoisonError::into_inner) = None;
-        // Unless somebody has gone on already.
-        let next = (at + 1) % self.hosts.len();
-        let _ = self.at.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -269,6 +316,23 @@ pub fn from_wire(duration: Option<prost_types::Duration>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Many that break together leave one connection, once.
+    #[tokio::test]
+    async fn what_was_dialled_since_is_left_alone() {
+        let host = |port| Host { name: "127.0.0.1".to_owned(), port, tls: false };
+        let line = Line::new(vec![host(1), host(2)], Duration::from_secs(1), None);
+        let open = |channel: Channel| async move { Ok(Response::new(channel)) };
+        let (_, first) = line.attempt_at("open", Duration::from_secs(1), open).await.unwrap();
+        assert_eq!(line.at(), 0);
+        (0..50).for_each(|_| line.give_up(first));
+        assert_eq!(line.at(), 1, "it goes on once");
+        let (_, second) = line.attempt_at("open", Duration::from_secs(1), open).await.unwrap();
+        line.give_up(first);
+        assert!(line.held(1).channel.is_some() && line.at() == 1);
+        line.give_up(second);
+        assert!(line.held(1).channel.is_none() && line.at() == 0);
+    }
 
     #[test]
     fn backoff_doubles_to_two_seconds() {

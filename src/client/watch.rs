@@ -20,7 +20,7 @@ use super::{
     Inner,
     error::{CallFailed, Cause},
     fold::{Change, Fold, Taken},
-    line::{Backoff, from_wire},
+    line::{Backoff, Place, from_wire},
 };
 use crate::proto::{
     Acknowledge, AddSubscription, Selector, SubscribeRequest, SubscribeResponse, registry_client::RegistryClient,
@@ -134,8 +134,10 @@ struct Open {
 enum Ended {
     /// Nobody wants it.
     Unwanted,
-    /// The next stream may do better.
+    /// The stream broke, and its connection with it: the next may do better.
     Broken(Cause),
+    /// So it was told: a later stream may do better, on the same connection.
+    Told(Cause),
     /// It would not.
     Refused(Cause),
 }
@@ -149,13 +151,16 @@ impl Follower {
         let mut backoff = Backoff::default();
         loop {
             let ended = match self.open().await {
-                Err(failed) if !failed.is_transient() => return self.refuse(failed).await,
+                Err(failed) if failed.is_final() => return self.refuse(failed).await,
                 Err(failed) => Ok(failed),
-                Ok(open) => {
+                Ok((open, place)) => {
                     let heard = self.standing().heard;
                     let ended = self.read(open).await;
                     if self.standing().heard > heard {
                         backoff.reset();
+                    }
+                    if matches!(ended, Ended::Broken(_)) {
+                        self.client.watches.give_up(place);
                     }
                     Err(ended)
                 }
@@ -167,11 +172,7 @@ impl Follower {
                     let failed = self.failed(cause);
                     return self.refuse(failed).await;
                 }
-                Err(Ended::Broken(cause)) => {
-                    let failed = self.failed(cause);
-                    self.client.watches.hang_up();
-                    failed
-                }
+                Err(Ended::Broken(cause) | Ended::Told(cause)) => self.failed(cause),
             };
             let wait = backoff.pause().max(failed.last().and_then(Cause::retry_after).unwrap_or_default());
             self.standing().failing = Some(failed);
@@ -197,7 +198,7 @@ impl Follower {
     }
 
     /// Opens a stream that says first that it acknowledges, then where it continues.
-    async fn open(&mut self) -> Result<Open, CallFailed> {
+    async fn open(&mut self) -> Result<(Open, Place), CallFailed> {
         self.fold.begin();
         let add = AddSubscription {
             id: ID.to_owned(),
@@ -219,7 +220,7 @@ impl Follower {
                 Ok(stub.subscribe(request).await?.map(|messages| Open { commands, messages }))
             }
         };
-        line.attempt("watch", line.timeout(), open).await
+        line.attempt_at("watch", line.timeout(), open).await
     }
 
     async fn read(&mut self, mut open: Open) -> Ended {
@@ -255,7 +256,7 @@ impl Follower {
 
     fn broken(&self, status: Status) -> Ended {
         let cause = Cause::from_status(status);
-        if cause.is_transient() { Ended::Broken(cause) } else { Ended::Refused(cause) }
+        if cause.is_final() { Ended::Refused(cause) } else { Ended::Broken(cause) }
     }
 
     /// Takes a message in, and hands on what came of it.
@@ -266,11 +267,12 @@ impl Follower {
         for group in message.groups.into_iter().filter(|group| group.id == ID) {
             if let Some(error) = group.error {
                 let details = error.encode_to_vec();
-                return Some(self.broken(Status::with_details(
-                    Code::from_i32(error.code),
-                    error.message,
-                    details.into(),
-                )));
+                let status = Status::with_details(Code::from_i32(error.code), error.message, details.into());
+                // The connection has carried the answer: nothing is wrong with that.
+                return Some(match self.broken(status) {
+                    Ended::Broken(cause) => Ended::Told(cause),
+                    ended => ended,
+                });
             }
             match self.fold.take(message.revision, group) {
                 Taken::Nothing => {}
