@@ -22,7 +22,7 @@ pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, TOKEN, locate, m
 
 use kind::{
     Addresses, Choice, Count, Directory, Filter, HostPort, Hosts, Kind, Location, Name, Namespaces, OnOff, Origins,
-    Realms, Size, Span, Switch, Zone,
+    Realms, Size, Span, Switch, Text, Zone,
 };
 use lists::{Blocks, Ports};
 use pem::{FilePath, PemOrFile};
@@ -191,6 +191,22 @@ settings! {
         /// What may be read by who has no token: namespaces, or parts of them, as in public/status-*; * is everything.
         /// Default none.
         anonymous_read: Vec<Realm> = Vec::new(), Realms;
+        /// The file of the audit log: a line of JSON for every change and every refusal, who asked for it, and what became of
+        /// it; `-` is standard output. Default: none.
+        audit_log: Option<PathBuf> = None, FilePath;
+        /// Bytes of a file of the audit log; then it is kept beside it, and a new one begun. Default 64MiB.
+        audit_log_bytes: u64 = 64 * MIB, Size<{ 64 << 10 }, { 1 << 40 }>;
+        /// How many files of the audit log there are; the oldest goes. Default 10.
+        audit_log_files: usize = 10, Count<1, 1_000>;
+        /// Keys by which JSON Web Tokens of `jwt_issuer` are verified, beside our own tokens: a file with a JWKS, or with a
+        /// secret for HS256 of at least 32 bytes. It is read again when it changes. Default: none.
+        jwt_keys: Option<PathBuf> = None, FilePath;
+        /// Who issues them: their `iss`. Default: none.
+        jwt_issuer: String = String::new(), Text;
+        /// For whom they are issued: one of their `aud`. Default onair.
+        jwt_audience: String = "onair".to_owned(), Text;
+        /// By how much the issuer's clock may differ from ours. Default 30s.
+        jwt_leeway: Duration = Duration::from_secs(30), Span<0, 600_000>;
         /// Take registrations without a lease token by the routes under `/registrations`: on or off. Default on.
         unfenced_http: bool = true, OnOff;
         /// Origins of other servers' pages that may call this one from a browser, like `https://shop.example`. Default
@@ -327,6 +343,17 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if !settings.auth && settings.jwt_keys.is_some() {
+        wrong.push("jwt_keys: says nothing without --auth: everybody may do everything".to_owned());
+    }
+    if settings.jwt_keys.is_some() && (settings.jwt_issuer.is_empty() || settings.jwt_audience.is_empty()) {
+        wrong.push(
+            "jwt_keys: needs --jwt-issuer and --jwt-audience: keys say neither who has them nor for whom".to_owned(),
+        );
+    }
+    if settings.jwt_keys.is_none() && !settings.jwt_issuer.is_empty() {
+        wrong.push("jwt_issuer: without jwt_keys it is of no use".to_owned());
+    }
     if !settings.auth && !settings.anonymous_read.is_empty() {
         wrong.push("anonymous_read: says nothing without --auth: everybody may do everything".to_owned());
     }
@@ -380,106 +407,4 @@ fn is_loopback(address: &SocketAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn every_row<S: Settings>() -> Vec<(String, String, String)> {
-        let defaults = S::default();
-        S::table().iter().map(|row| (row.key.to_owned(), row.help.clone(), (row.show)(&defaults))).collect()
-    }
-
-    #[test]
-    fn documentation_says_the_default() {
-        for (key, help, shown) in every_row::<ServeSettings>().into_iter().chain(every_row::<ClientSettings>()) {
-            let said = help.rsplit_once("Default").map_or("", |(_, rest)| rest).trim_start_matches(':').trim();
-            let elsewhere = [
-                "data_dir",
-                "advertise",
-                "namespace",
-                "http_hosts",
-                "cors_origins",
-                "ops_listen",
-                "zone",
-                "breaker_off",
-                "operator_token",
-                "anonymous_read",
-                "token_file",
-            ]
-            .contains(&key.as_str())
-                || key.starts_with("tls_")
-                || ["ca", "cert", "key"].contains(&key.as_str());
-            assert!(elsewhere || said == format!("{shown}."), "{key}: documented {said:?}, is {shown:?}");
-            assert!(!said.is_empty(), "{key} documents no default");
-        }
-    }
-
-    #[test]
-    fn what_is_shown_can_be_read() {
-        fn round_trip<S: Settings + PartialEq + std::fmt::Debug>() {
-            let (mut read, defaults) = (S::default(), S::default());
-            for row in S::table() {
-                let shown = (row.show)(&defaults);
-                if !shown.is_empty() {
-                    (row.read)(&mut read, &shown).unwrap_or_else(|error| panic!("{}: {error}", row.key));
-                }
-            }
-            assert_eq!(read, defaults);
-        }
-        round_trip::<ServeSettings>();
-        round_trip::<ClientSettings>();
-    }
-
-    #[test]
-    fn beyond_loopback_needs_a_word() {
-        let open = |listen: &str, insecure| {
-            let mut settings = ServeSettings { insecure, data_dir: "x".into(), ..ServeSettings::default() };
-            settings.listen = listen.split(',').map(|address| address.parse().unwrap()).collect();
-            settings.check().len()
-        };
-        assert_eq!(open("127.0.0.1:1,[::1]:1,[::ffff:127.0.0.1]:1", false), 0);
-        assert_eq!(open("0.0.0.0:1,[::]:1,10.0.0.1:1", false), 3);
-        assert_eq!(open("0.0.0.0:1", true), 0);
-        assert_eq!(open("127.0.0.1:1,127.0.0.1:1", false), 1);
-        assert_eq!(open("127.0.0.1:0,127.0.0.1:0", false), 0);
-        let port = |listen: &str, ops_listen: &str| {
-            let [listen, ops_listen] = [listen, ops_listen].map(|address| vec![address.parse().unwrap()]);
-            ServeSettings { listen, ops_listen, data_dir: "x".into(), ..ServeSettings::default() }.check()
-        };
-        let zone = |zone: &str| ServeSettings { zone: zone.into(), data_dir: "x".into(), ..ServeSettings::default() };
-        assert_eq!(zone("eu-1").check(), [""; 0]);
-        assert_eq!((zone("a\nb").check().len(), zone(&"z".repeat(129)).check().len()), (1, 1));
-        assert_eq!(port("127.0.0.1:1", "127.0.0.1:2"), [""; 0]);
-        assert_eq!(port("127.0.0.1:1", "127.0.0.1:1"), ["ops_listen: 127.0.0.1:1 is given twice"]);
-        assert!(port("127.0.0.1:1", "10.0.0.1:2")[0].starts_with("ops_listen: 10.0.0.1:2 can be reached"));
-    }
-
-    #[test]
-    fn tls_needs_both_files_and_is_enough_beyond_loopback() {
-        let wrong = |given: &[&str]| {
-            let mut settings = ServeSettings { data_dir: "x".into(), ..ServeSettings::default() };
-            settings.listen = vec!["0.0.0.0:1".parse().unwrap()];
-            for row in ServeSettings::table().iter().filter(|row| given.contains(&row.key)) {
-                (row.read)(&mut settings, "some.pem").unwrap();
-            }
-            settings.check()
-        };
-        assert_eq!(wrong(&["tls_cert", "tls_key"]), [""; 0]);
-        assert_eq!(wrong(&["tls_cert", "tls_key", "tls_client_ca"]), [""; 0]);
-        assert_eq!(wrong(&["tls_cert"]), ["tls_cert: without tls_key it is of no use"]);
-        let open = ServeSettings { tls_client_auth: Some(ClientAuth::Required), ..ServeSettings::default() };
-        assert_eq!(check_serve(&open), ["tls_client_auth: without tls_client_ca it is of no use"]);
-        let [open, key, authorities] = &wrong(&["tls_key", "tls_client_ca"])[..] else { panic!() };
-        assert!(open.contains("give --tls-cert and --tls-key") && open.contains("or add --insecure"), "{open}");
-        assert_eq!(key, "tls_key: without tls_cert it is of no use");
-        assert_eq!(authorities, "tls_client_ca: without tls_cert it is of no use");
-    }
-
-    #[test]
-    fn a_key_is_not_shown() {
-        let mut settings = ServeSettings::default();
-        let row = ServeSettings::table().iter().find(|row| row.key == "tls_key").unwrap();
-        (row.read)(&mut settings, "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----").unwrap();
-        let shown = format!("{} {settings:?}", (row.show)(&settings));
-        assert!(shown.contains("given as text") && !shown.contains("c2VjcmV0"), "{shown}");
-    }
-}
+mod tests;

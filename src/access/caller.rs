@@ -1,12 +1,13 @@
 //! Who calls, and what that lets a call reach. Handlers ask here, with the names of their message, before they look at
 //! anything. Knows no credentials beyond their proof, and no request.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use smol_str::SmolStr;
 
-use super::{Grants, Permission, allows, token::SecretHash};
+use super::{Grants, Permission, Rule, allows, audit::Trail, jwt::Jwt, token::SecretHash};
 use crate::registry::{Action, Claim, Error, Filter, FilterSet, Needs, Principal, Realm, Target, catalog::List};
+use crate::tls::PeerCertificate;
 
 /// Somebody with grants.
 #[derive(Debug)]
@@ -27,11 +28,28 @@ pub(super) enum Proof {
     Nothing,
     /// A secret of the token of this name.
     Token(SmolStr, SecretHash),
+    /// What somebody else has issued, as it was found good by these keys.
+    Jwt(Issued, Arc<Jwt>),
+    /// The certificate at the other end of the connection.
+    Certificate(PeerCertificate),
+}
+
+/// The text of a JSON Web Token, which is shown nowhere.
+pub(super) struct Issued(pub Box<str>);
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Issued(…)")
+    }
 }
 
 /// Who calls, as far as that is asked: with authentication off everybody is one, and may do everything.
 #[derive(Clone, Debug, Default)]
-pub struct Who(Option<Arc<Caller>>);
+pub struct Who {
+    caller: Option<Arc<Caller>>,
+    /// Where what the request is about is noted, if somebody wants to know.
+    trail: Option<Trail>,
+}
 
 /// What who sends no credentials is told where that is not enough.
 pub(super) const NONE: Error =
@@ -41,33 +59,63 @@ impl Who {
     /// Everybody, with authentication off.
     #[must_use]
     pub fn anyone() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// This caller.
     #[must_use]
     pub fn of(caller: Arc<Caller>) -> Self {
-        Self(Some(caller))
+        Self { caller: Some(caller), trail: None }
+    }
+
+    /// Notes what is judged of it.
+    #[must_use]
+    pub(super) fn noting(self, trail: Trail) -> Self {
+        Self { trail: Some(trail), ..self }
+    }
+
+    /// It is about a token.
+    pub fn is_about_token(&self, name: &str) {
+        self.note("token", name);
+    }
+
+    fn note(&self, namespace: &str, service: &str) {
+        if let Some(trail) = &self.trail {
+            trail.note(namespace, service);
+        }
     }
 
     /// The caller; none with authentication off.
     #[must_use]
     pub fn caller(&self) -> Option<&Arc<Caller>> {
-        self.0.as_ref()
+        self.caller.as_ref()
     }
 
     /// The refusal for want of a permission. Who said nothing is asked who they are.
     fn lacks(&self, permission: Permission) -> Error {
-        match &self.0 {
+        match &self.caller {
             Some(caller) if caller.name.is_none() => NONE,
             _ => Error::Permission { permission: permission.name() },
+        }
+    }
+
+    /// Refuses who is not let in by a rule.
+    ///
+    /// # Errors
+    /// `Permission`; `Unauthenticated`, where who said nothing is asked who they are.
+    pub fn passes(&self, rule: &Rule) -> Result<(), Error> {
+        let Some(caller) = &self.caller else { return Ok(()) };
+        match rule.admits(&caller.grants) {
+            Ok(()) => Ok(()),
+            Err(_) if caller.name.is_none() => Err(NONE),
+            Err(missing) => Err(Error::Permission { permission: missing.map_or("any", Permission::name) }),
         }
     }
 
     /// Whether it is allowed to do something to a namespace's service.
     #[must_use]
     pub fn may(&self, permission: Permission, namespace: &str, service: &str) -> bool {
-        self.0.as_ref().is_none_or(|caller| allows(&caller.grants, permission, namespace, service))
+        self.caller.as_ref().is_none_or(|caller| allows(&caller.grants, permission, namespace, service))
     }
 
     /// Refuses what is not allowed.
@@ -75,6 +123,7 @@ impl Who {
     /// # Errors
     /// `Permission`, whatever is there.
     pub fn need(&self, permission: Permission, namespace: &str, service: &str) -> Result<(), Error> {
+        self.note(namespace, service);
         if self.may(permission, namespace, service) { Ok(()) } else { Err(self.lacks(permission)) }
     }
 
@@ -83,7 +132,8 @@ impl Who {
     /// # Errors
     /// `Permission`, whatever is there.
     pub fn need_all(&self, permission: Permission, namespace: &str) -> Result<(), Error> {
-        let allowed = self.0.as_ref().is_none_or(|caller| caller.grants.all_of(permission, namespace));
+        self.note(namespace, "");
+        let allowed = self.caller.as_ref().is_none_or(|caller| caller.grants.all_of(permission, namespace));
         if allowed { Ok(()) } else { Err(self.lacks(permission)) }
     }
 
@@ -98,20 +148,21 @@ impl Who {
     /// Whether it is allowed everywhere.
     #[must_use]
     pub fn may_everywhere(&self, permission: Permission) -> bool {
-        self.0.as_ref().is_none_or(|caller| caller.grants.everywhere(permission))
+        self.caller.as_ref().is_none_or(|caller| caller.grants.everywhere(permission))
     }
 
     /// Whether it is allowed in all of a part.
     #[must_use]
     pub fn may_in(&self, permission: Permission, part: &Realm) -> bool {
-        self.0.as_ref().is_none_or(|caller| caller.grants.covers(permission, part))
+        self.caller.as_ref().is_none_or(|caller| caller.grants.covers(permission, part))
     }
 
     /// On whose behalf a command on a namespace's service is run. Who takes urls away acts on all of the namespace, so an
     /// operator of a part of it is none there.
     #[must_use]
     pub fn principal(&self, namespace: &str, service: &str, takes_urls: bool) -> Principal {
-        let Some(caller) = &self.0 else { return Principal::anyone() };
+        self.note(namespace, service);
+        let Some(caller) = &self.caller else { return Principal::anyone() };
         let operator = match takes_urls {
             true => caller.grants.all_of(Permission::Operate, namespace),
             false => allows(&caller.grants, Permission::Operate, namespace, service),
@@ -122,14 +173,14 @@ impl Who {
     /// On whose behalf a command is run that was allowed already.
     #[must_use]
     pub fn allowed(&self) -> Principal {
-        let name = self.0.as_ref().and_then(|caller| caller.name.clone());
+        let name = self.caller.as_ref().and_then(|caller| caller.name.clone());
         Principal { name, operator: true }
     }
 
     /// The principal's name; empty where there is none.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.0.as_ref().and_then(|caller| caller.name.as_deref()).unwrap_or_default()
+        self.caller.as_ref().and_then(|caller| caller.name.as_deref()).unwrap_or_default()
     }
 
     /// Refuses a change of backends and frontends that is not allowed: that takes the permission to deploy what it changes,
@@ -196,7 +247,10 @@ impl Who {
     /// # Errors
     /// `Permission`, if one of them names what may not be read.
     pub fn reads(&self, filters: FilterSet) -> Result<FilterSet, Error> {
-        match &self.0 {
+        if let (Some(_), Some(filter)) = (&self.trail, filters.filters().first()) {
+            self.note(filter.namespace().unwrap_or("*"), filter.service().unwrap_or_default());
+        }
+        match &self.caller {
             None => Ok(filters),
             Some(caller) => caller.grants.readable(&filters).ok_or_else(|| self.lacks(Permission::Read)),
         }
@@ -207,7 +261,8 @@ impl Who {
     /// # Errors
     /// `Permission`, if nothing of the namespace may be read.
     pub fn lists(&self, namespace: Option<&str>) -> Result<Option<Arc<[Realm]>>, Error> {
-        let Some(caller) = &self.0 else { return Ok(None) };
+        self.note(namespace.unwrap_or("*"), "");
+        let Some(caller) = &self.caller else { return Ok(None) };
         let grants = &caller.grants;
         let everything = match namespace {
             None => grants.everywhere(Permission::Read),

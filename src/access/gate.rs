@@ -3,24 +3,30 @@
 //! look-up; what is not good costs a hash.
 
 use std::{
+    borrow::Cow,
+    collections::HashMap,
     fmt,
     hash::{BuildHasher as _, RandomState},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use hashbrown::HashTable;
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
+use smol_str::{SmolStr, ToSmolStr};
 use subtle::ConstantTimeEq as _;
 use tokio_stream::wrappers::WatchStream;
 
 use super::{
     Entry, Grant, Grants, Permission, Reach, Rule,
-    caller::{Caller, NONE, Proof, Who},
+    audit::{self, Audit},
+    caller::{Caller, Issued, NONE, Proof, Who},
+    jwt::{Jwt, Said},
     token::{self, SecretHash, Token},
 };
 use crate::{
     registry::{Error, Realm},
+    tls::PeerCertificate,
     watch::Hub,
 };
 
@@ -42,6 +48,15 @@ pub struct Keeper {
     hub: Arc<Hub>,
     anonymous: Arc<Caller>,
     clock: Clock,
+    named: Mutex<Named>,
+    jwt: RwLock<Option<Arc<Jwt>>>,
+}
+
+/// Which tokens name a certificate, as of a generation of the rights.
+#[derive(Default)]
+struct Named {
+    generation: Option<u64>,
+    tokens: HashMap<SmolStr, Vec<SmolStr>>,
 }
 
 impl fmt::Debug for Keeper {
@@ -58,7 +73,7 @@ impl Keeper {
             |realm: &Realm| Grant { realm: realm.clone(), permissions: [Permission::Read].into_iter().collect() };
         let grants = Grants::new(open.iter().map(read));
         let anonymous = Arc::new(Caller { name: None, grants, until: None, proof: Proof::Nothing });
-        Arc::new(Self { hub, anonymous, clock })
+        Arc::new(Self { hub, anonymous, clock, named: Mutex::default(), jwt: RwLock::default() })
     }
 
     /// The wall's clock.
@@ -78,10 +93,29 @@ impl Keeper {
         WatchStream::from_changes(self.hub.rights_changes())
     }
 
+    /// From now on what was issued elsewhere is judged by these keys, that which streams go on by, too.
+    pub fn believe(&self, jwt: Jwt) {
+        *self.jwt.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(jwt));
+        self.hub.rights_changed();
+    }
+
+    fn jwt(&self) -> Option<Arc<Jwt>> {
+        self.jwt.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whom a text stands for.
     fn judge(&self, text: &str) -> Result<Arc<Caller>, Error> {
-        let (name, secret) = token::read(text).ok_or(NOT_GOOD)?;
-        self.by_token(name, secret.hash())
+        match token::read(text) {
+            Some((name, secret)) => self.by_token(name, secret.hash()),
+            None => self.by_jwt(text, self.jwt().ok_or(NOT_GOOD)?),
+        }
+    }
+
+    fn by_jwt(&self, text: &str, jwt: Arc<Jwt>) -> Result<Arc<Caller>, Error> {
+        let Said { principal, grants, until } = jwt.judge(text, self.now()).ok_or(NOT_GOOD)?;
+        let grants = self.and_open(grants.grants());
+        let proof = Proof::Jwt(Issued(text.into()), jwt);
+        Ok(Arc::new(Caller { name: Some(principal), grants, until: Some(until), proof }))
     }
 
     fn by_token(&self, name: &str, hash: SecretHash) -> Result<Arc<Caller>, Error> {
@@ -89,7 +123,54 @@ impl Keeper {
         let token = document.and_then(|document| Token::of(&document)).ok_or(NOT_GOOD)?;
         let until = token.accepts(&hash, self.now()).ok_or(NOT_GOOD)?;
         let proof = Proof::Token(token.name.clone(), hash);
-        Ok(Arc::new(Caller { name: Some(token.principal()), grants: token.grants, until, proof }))
+        Ok(Arc::new(Caller {
+            name: Some(token.principal()),
+            grants: self.and_open(token.grants.grants()),
+            until,
+            proof,
+        }))
+    }
+
+    /// These, and what anybody may do besides.
+    fn and_open<'a>(&self, theirs: impl IntoIterator<Item = &'a Grant>) -> Grants {
+        Grants::new(theirs.into_iter().cloned().chain(self.anonymous.grants.grants().iter().cloned()))
+    }
+
+    /// Who holds a certificate may do what the tokens allow that name it. Without a name it is nobody's in particular.
+    fn by_certificate(&self, certificate: &PeerCertificate) -> Result<Arc<Caller>, Error> {
+        let expires = certificate.expires.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = self.now();
+        if expires <= now {
+            return Err(ENDED);
+        }
+        let names: Vec<SmolStr> = certificate.names.iter().map(ToSmolStr::to_smolstr).collect();
+        let Some(first) = names.first() else { return Ok(Arc::clone(&self.anonymous)) };
+        let tokens: Vec<Token> = self.naming(&names).into_iter().filter(|token| token.lasts(now).is_some()).collect();
+        let until = tokens.iter().filter_map(|token| token.until).chain([expires]).min();
+        let name = Some(format!("cert:{first}").into());
+        let grants = self.and_open(tokens.iter().flat_map(|token| token.grants.grants()));
+        let proof = Proof::Certificate(certificate.clone());
+        Ok(Arc::new(Caller { name, grants, until, proof }))
+    }
+
+    /// The tokens that name one of these.
+    fn naming(&self, names: &[SmolStr]) -> Vec<Token> {
+        let generation = self.hub.rights_generation();
+        let documents = self.hub.registry().tokens().clone();
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.generation != Some(generation) {
+            let mut tokens = HashMap::<SmolStr, Vec<SmolStr>>::new();
+            for token in documents.values().filter_map(|document| Token::of(document)) {
+                for certificate in token.certificates {
+                    tokens.entry(certificate).or_default().push(token.name.clone());
+                }
+            }
+            *named = Named { generation: Some(generation), tokens };
+        }
+        let mut found: Vec<&SmolStr> = names.iter().filter_map(|name| named.tokens.get(name)).flatten().collect();
+        found.sort();
+        found.dedup();
+        found.into_iter().filter_map(|name| Token::of(documents.get(name)?)).collect()
     }
 
     /// Whom the same proof stands for by now.
@@ -100,22 +181,28 @@ impl Keeper {
         match &caller.proof {
             Proof::Nothing => Ok(Arc::clone(caller)),
             Proof::Token(name, hash) => self.by_token(name, *hash).map_err(|_| ENDED),
+            // The same keys say the same: to verify is dear, and there may be many streams.
+            Proof::Jwt(_, by) if !self.has_ended(caller) && self.jwt().is_some_and(|now| Arc::ptr_eq(&now, by)) => {
+                Ok(Arc::clone(caller))
+            }
+            Proof::Jwt(Issued(text), _) => self.by_jwt(text, self.jwt().ok_or(ENDED)?).map_err(|_| ENDED),
+            Proof::Certificate(certificate) => self.by_certificate(certificate),
         }
     }
 
     pub(super) fn has_ended(&self, caller: &Caller) -> bool {
         caller.until.is_some_and(|until| until <= self.now())
     }
-
-    /// What a stream of a caller ends with when their credentials do.
-    pub(super) fn ended(&self) -> Error {
-        ENDED
-    }
 }
 
 /// The check, as a thread has it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Gate(Option<Arc<Post>>);
+pub struct Gate {
+    /// None: authentication is off.
+    post: Option<Arc<Post>>,
+    /// None: nothing is written down.
+    audit: Option<Arc<Audit>>,
+}
 
 /// A thread's own: nobody else takes its lock.
 #[derive(Debug)]
@@ -148,45 +235,93 @@ impl Gate {
     /// Lets everybody in: authentication is off.
     #[must_use]
     pub fn open() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// A check of its own over what all threads know.
     #[must_use]
     pub fn new(keeper: Arc<Keeper>) -> Self {
-        Self(Some(Arc::new(Post { keeper, remembered: Mutex::default() })))
+        Self { post: Some(Arc::new(Post { keeper, remembered: Mutex::default() })), audit: None }
     }
 
-    /// Whether it lets everybody in.
+    /// With a log of what it judges.
+    #[must_use]
+    pub fn audited(self, audit: Option<Arc<Audit>>) -> Self {
+        Self { audit, ..self }
+    }
+
+    /// Whether it lets everybody in, and writes nothing down.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.0.is_none()
+        self.post.is_none() && self.audit.is_none()
+    }
+
+    /// As `admit`, of what is called `what`. If a log is kept: what there is to write when the request has ended; a refusal
+    /// here is written at once.
+    ///
+    /// # Errors
+    /// As of `admit`.
+    pub fn judge(
+        &self,
+        what: &str,
+        (rule, is_change): (Option<&Rule>, bool),
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<(Who, Option<audit::Request>), Error> {
+        let judged = self.identified(rule, headers, extensions);
+        let Some(audit) = &self.audit else {
+            let (who, passed) = judged?;
+            return passed.map(|()| (who, None));
+        };
+        let mut request = audit::Request::begin(audit, what, headers, extensions);
+        let passed = match judged {
+            Ok((who, passed)) => {
+                request.by(who.name(), is_change);
+                passed.map(|()| who)
+            }
+            Err(error) => Err(error),
+        };
+        match passed {
+            Ok(who) => Ok((who.noting(request.trail()), Some(request))),
+            Err(error) => {
+                request.refused_for(&error);
+                Err(error)
+            }
+        }
     }
 
     /// What all threads know; none with authentication off.
     #[must_use]
     pub fn keeper(&self) -> Option<&Arc<Keeper>> {
-        self.0.as_ref().map(|post| &post.keeper)
+        self.post.as_ref().map(|post| &post.keeper)
     }
 
-    /// Who sends a request with these headers, if its rule lets them in. Without a rule it is as for what shows nothing.
+    /// Who sends a request with these headers by a connection that these extensions tell of, if its rule lets them in.
+    /// Without a rule it is as for what shows nothing.
     ///
     /// # Errors
     /// `Unauthenticated`: there are no credentials, or they are not good. `Permission`: the rule wants another.
-    pub fn admit(&self, rule: Option<&Rule>, headers: &HeaderMap) -> Result<Who, Error> {
+    pub fn admit(&self, rule: Option<&Rule>, headers: &HeaderMap, extensions: &Extensions) -> Result<Who, Error> {
+        let (who, passed) = self.identified(rule, headers, extensions)?;
+        passed.map(|()| who)
+    }
+
+    /// Who sends it, and whether the rule lets them in.
+    fn identified(
+        &self,
+        rule: Option<&Rule>,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<(Who, Result<(), Error>), Error> {
         const UNRULED: Rule = Rule { entry: Entry::Known, reach: Reach::Nothing };
-        let Some(post) = &self.0 else { return Ok(Who::anyone()) };
+        let Some(post) = &self.post else { return Ok((Who::anyone(), Ok(()))) };
         let rule = rule.unwrap_or(&UNRULED);
         if rule.entry == Entry::Open && rule.reach == Reach::Nothing {
-            return Ok(Who::of(Arc::clone(&post.keeper.anonymous)));
+            return Ok((Who::of(Arc::clone(&post.keeper.anonymous)), Ok(())));
         }
-        let caller = post.identify(headers)?;
-        match rule.admits(&caller.grants) {
-            Ok(()) => Ok(Who::of(caller)),
-            // Who said nothing is asked who they are.
-            Err(_) if caller.name.is_none() => Err(NONE),
-            Err(missing) => Err(Error::Permission { permission: missing.map_or("any", Permission::name) }),
-        }
+        let who = Who::of(post.identify(headers, extensions.get())?);
+        let passed = who.passes(rule);
+        Ok((who, passed))
     }
 
     /// Who was let in with this request.
@@ -194,41 +329,48 @@ impl Gate {
     /// # Errors
     /// `Unauthenticated`: nobody was; the request came by a way without a check.
     pub fn who(&self, extensions: &Extensions) -> Result<Who, Error> {
-        if self.0.is_none() {
-            return Ok(Who::anyone());
+        match extensions.get::<Who>() {
+            Some(who) => Ok(who.clone()),
+            None if self.post.is_none() => Ok(Who::anyone()),
+            None => Err(NONE),
         }
-        extensions.get::<Who>().cloned().ok_or(NONE)
     }
 }
 
 impl Post {
-    fn identify(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Error> {
+    /// By the token that is sent; without one by the certificate of the connection.
+    fn identify(&self, headers: &HeaderMap, certificate: Option<&PeerCertificate>) -> Result<Arc<Caller>, Error> {
         let mut given = headers.get_all(AUTHORIZATION).iter();
-        let Some(value) = given.next() else { return Ok(Arc::clone(&self.keeper.anonymous)) };
-        if given.next().is_some() {
-            return Err(MALFORMED);
-        }
-        let value = value.as_bytes();
+        let (value, certificate) = match (given.next(), certificate) {
+            (Some(_), _) if given.next().is_some() => return Err(MALFORMED),
+            (Some(value), _) => (Cow::Borrowed(value.as_bytes()), None),
+            // No header has a zero.
+            (None, Some(of)) => (Cow::Owned([&[0], &of.fingerprint[..]].concat()), Some(of)),
+            (None, None) => return Ok(Arc::clone(&self.keeper.anonymous)),
+        };
+        let value = &value[..];
         let generation = self.keeper.hub.rights_generation();
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let hash = remembered.hasher.hash_one(value);
-        if let Some(caller) = remembered.find(hash, value, generation)
-            && !self.keeper.has_ended(caller)
-        {
-            return Ok(Arc::clone(caller));
-        }
-        let caller = self.keeper.judge(bearer(value).ok_or(MALFORMED)?)?;
+        let found = remembered.find(hash, value);
+        let caller = match (found, certificate) {
+            (Some(found), _) if found.generation == generation && !self.keeper.has_ended(&found.caller) => {
+                return Ok(Arc::clone(&found.caller));
+            }
+            (Some(found), _) => self.keeper.again(&found.caller)?,
+            (None, Some(certificate)) => self.keeper.by_certificate(certificate)?,
+            (None, None) => self.keeper.judge(bearer(value).ok_or(MALFORMED)?)?,
+        };
         remembered.keep(Found { hash, text: value.into(), generation, caller: Arc::clone(&caller) });
         Ok(caller)
     }
 }
 
 impl Remembered {
-    fn find(&self, hash: u64, text: &[u8], generation: u64) -> Option<&Arc<Caller>> {
+    fn find(&self, hash: u64, text: &[u8]) -> Option<&Found> {
         // How much of a text is right shows neither in the hash, which is keyed, nor in the comparison.
         let is = |found: &Found| found.hash == hash && bool::from(found.text.ct_eq(text));
-        let found = self.found.find(hash, is).filter(|found| found.generation == generation)?;
-        Some(&found.caller)
+        self.found.find(hash, is)
     }
 
     fn keep(&mut self, found: Found) {

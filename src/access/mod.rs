@@ -1,9 +1,11 @@
 //! Who may do what: grants, the rule of every call and route, and the one check that all fronts pass. Knows neither what
 //! is registered nor how a request is served.
 
+pub mod audit;
 mod caller;
 mod gate;
 mod grants;
+pub mod jwt;
 mod rules;
 mod tenure;
 pub mod token;

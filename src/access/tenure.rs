@@ -50,24 +50,26 @@ impl Tenure {
     /// Completes when the caller was judged anew: who they are now, or why the stream ends.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Who, Error>> {
         if let Poll::Ready(Some(_)) = Pin::new(&mut self.changes).poll_next(context) {
-            return Poll::Ready(self.keeper.again(&self.caller).map(|caller| {
-                self.caller = caller;
-                self.plan();
-                // There may be another change, or the end, by now.
-                context.waker().wake_by_ref();
-                Who::of(Arc::clone(&self.caller))
-            }));
+            return Poll::Ready(self.judge(context));
         }
         while let Some(look) = &mut self.look {
             if look.as_mut().poll(context).is_pending() {
                 break;
             }
             if self.keeper.has_ended(&self.caller) {
-                return Poll::Ready(Err(self.keeper.ended()));
+                return Poll::Ready(self.judge(context));
             }
             self.plan();
         }
         Poll::Pending
+    }
+
+    fn judge(&mut self, context: &mut Context<'_>) -> Result<Who, Error> {
+        self.caller = self.keeper.again(&self.caller)?;
+        self.plan();
+        // There may be another change, or the end, by now.
+        context.waker().wake_by_ref();
+        Ok(Who::of(Arc::clone(&self.caller)))
     }
 
     fn plan(&mut self) {

@@ -21,6 +21,8 @@ const SECRET_CHARS: usize = 43;
 pub const NAME_MAX: usize = 64;
 /// Most secrets of a token: the newest, and those that it replaces and that are still good for a while.
 pub const SECRETS_MAX: usize = 4;
+/// Most names of certificates of a token.
+pub const CERTIFICATES_MAX: usize = 16;
 /// Most grants of a token.
 pub const GRANTS_MAX: usize = 100;
 
@@ -101,6 +103,8 @@ pub struct Token {
     pub grants: Grants,
     /// Newest first.
     pub secrets: Vec<HeldSecret>,
+    /// Names of client certificates whose holders may do the same, as `AlternativeName` is shown.
+    pub certificates: Vec<SmolStr>,
     /// When it was made, in Unix seconds.
     pub since: u64,
     /// By which principal; empty: nobody had a name.
@@ -126,6 +130,8 @@ struct Body {
     by: String,
     #[prost(uint64, optional, tag = "5")]
     until: Option<u64>,
+    #[prost(string, repeated, tag = "6")]
+    certificates: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -151,6 +157,7 @@ impl Token {
             name: document.key.name.clone(),
             grants: Grants::new(body.grants.iter().filter_map(|text| Grant::parse(text).ok())),
             secrets: body.secrets.into_iter().filter_map(secret).collect(),
+            certificates: body.certificates.into_iter().map(SmolStr::from).collect(),
             since: body.since,
             by: body.by,
             until: body.until,
@@ -169,6 +176,7 @@ impl Token {
         let body = Body {
             grants: self.grants.grants().iter().map(ToString::to_string).collect(),
             secrets: self.secrets.iter().map(secret).collect(),
+            certificates: self.certificates.iter().map(ToString::to_string).collect(),
             since: self.since,
             by: self.by.clone(),
             until: self.until,
@@ -198,6 +206,12 @@ impl Token {
         Self { secrets, ..self.clone() }
     }
 
+    /// Until when it is good for who proves to be somebody else than by its secrets; the outer none: it is not at `now`.
+    #[must_use]
+    pub fn lasts(&self, now: u64) -> Option<Option<u64>> {
+        self.until.is_none_or(|until| now < until).then_some(self.until)
+    }
+
     /// The name of the principal that bears it.
     #[must_use]
     pub fn principal(&self) -> Arc<str> {
@@ -214,6 +228,7 @@ mod tests {
             name: "ci".into(),
             grants: Grants::new([Grant::parse("team-a/orders-*=read,register").expect("a grant")]),
             secrets: vec![HeldSecret { hash: Secret([1; 32]).hash(), since: 100, until: None }],
+            certificates: vec!["dns:ci.example".into()],
             since: 100,
             by: "token:operator".into(),
             until,

@@ -13,15 +13,17 @@ use crate::{
     access,
     config::{ClientSettings, Given, duration},
     proto::{
-        CreateTokenRequest, GetTokenRequest, Grant, ListTokensRequest, ListTokensResponse, Permission,
-        RevokeTokenRequest, RotateTokenRequest, Token, UpdateTokenRequest, admin_client::AdminClient,
+        CertificateNames, CreateTokenRequest, GetTokenRequest, Grant, ListTokensRequest, ListTokensResponse,
+        Permission, RevokeTokenRequest, RotateTokenRequest, Token, UpdateTokenRequest, admin_client::AdminClient,
     },
+    tls::AlternativeName,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   onair token create orders-ci --namespace team-a --allow read,register --services 'orders-*' --expires 90d
   onair token create ops --grant 'team-a=read,operate' --grant 'team-b/status-*=read'
+  onair token create shop --grant 'shop=read,register' --certificate dns:shop
   onair token list
   onair token rotate orders-ci --overlap 2h
   onair token revoke orders-ci
@@ -103,6 +105,10 @@ struct Rights {
     /// Of which services of the namespace: a name, or the beginning of names and a *.
     #[arg(long, default_value = "*", value_name = "PATTERN", requires = "allow")]
     services: String,
+    /// Whose holders may do the same without the token: a name in client certificates, like dns:web.example or
+    /// uri:spiffe://example.org/web; several by repeating it. In a change they replace those before.
+    #[arg(long, value_parser = certificate, value_name = "NAME")]
+    certificate: Vec<String>,
     /// Permissions elsewhere, like team-b/orders-*=read,register; several by repeating it.
     #[arg(long, value_parser = access::Grant::parse, value_name = "GRANT")]
     grant: Vec<access::Grant>,
@@ -110,6 +116,10 @@ struct Rights {
 
 fn permission(name: &str) -> Result<access::Permission, String> {
     access::Permission::of_name(name.trim()).ok_or_else(|| access::unknown(name))
+}
+
+fn certificate(name: &str) -> Result<String, &'static str> {
+    AlternativeName::parse(name).map(|name| name.to_string())
 }
 
 /// A duration, in days as well.
@@ -123,6 +133,11 @@ fn on_the_wire(span: Duration) -> prost_types::Duration {
 }
 
 impl Rights {
+    /// Nothing is said of them unless one is given.
+    fn certificates(&self) -> Option<CertificateNames> {
+        (!self.certificate.is_empty()).then(|| CertificateNames { names: self.certificate.clone() })
+    }
+
     fn grants(self, namespace: &str) -> Vec<Grant> {
         let namespace = if namespace.is_empty() { "default" } else { namespace };
         let permissions = |permissions: &mut dyn Iterator<Item = access::Permission>| {
@@ -155,8 +170,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     match args.action {
         Action::Create { name, rights, expires, given } => {
             let mut session = Session::open(&given)?;
-            let (what, grants) = (format!("create the token {name}"), rights.grants(&session.namespace));
-            let request = CreateTokenRequest { name, grants, ttl: expires.map(on_the_wire) };
+            let (what, certificates) = (format!("create the token {name}"), rights.certificates());
+            let grants = rights.grants(&session.namespace);
+            let request = CreateTokenRequest { name, grants, ttl: expires.map(on_the_wire), certificates };
             let send = async |channel, request| AdminClient::new(channel).create_token(request).await;
             let Some(made) = answer(&mut session, "CreateToken", &what, request, send).await? else { return Ok(()) };
             secret(&session.print, "CreateTokenResponse", &made, &made.secret)
@@ -171,8 +187,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Action::List { given } => list(&given).await,
         Action::Update { name, rights, expires, given } => {
             let mut session = Session::open(&given)?;
-            let (what, grants) = (format!("change the token {name}"), rights.grants(&session.namespace));
-            let request = UpdateTokenRequest { name, grants, ttl: expires.map(on_the_wire), expected_revision: 0 };
+            let (what, certificates) = (format!("change the token {name}"), rights.certificates());
+            let (grants, ttl) = (rights.grants(&session.namespace), expires.map(on_the_wire));
+            let request = UpdateTokenRequest { name, grants, ttl, expected_revision: 0, certificates };
             let send = async |channel, request| AdminClient::new(channel).update_token(request).await;
             let now = answer(&mut session, "UpdateToken", &what, request, send).await?;
             now.map_or(Ok(()), |now| show(&session.print, now.token.as_slice()))
@@ -229,16 +246,18 @@ fn show(print: &Printer, tokens: &[Token]) -> Result<(), Failure> {
     if print.is_json() {
         return tokens.iter().try_for_each(|token| print.message("Token", token));
     }
-    let mut table = Table::new(["TOKEN", "ALLOWS", "EXPIRES", "SECRETS", "MADE BY", "REVISION"]);
+    let mut table = Table::new(["TOKEN", "ALLOWS", "EXPIRES", "SECRETS", "CERTIFICATES", "MADE BY", "REVISION"]);
     for token in tokens {
         let expires = token.expires_at.as_ref().map_or_else(|| "never".to_owned(), ToString::to_string);
         let allows: Vec<String> = token.grants.iter().map(allowed).collect();
+        let certificates = if token.certificates.is_empty() { "-" } else { &token.certificates.join(" ") };
         let by = if token.created_by.is_empty() { "-" } else { &token.created_by };
         table.row([
             safe(&token.name).into_owned(),
             safe(&allows.join(" ")).into_owned(),
             expires,
             token.secrets.len().to_string(),
+            safe(certificates).into_owned(),
             safe(by).into_owned(),
             token.revision.to_string(),
         ]);
@@ -262,11 +281,12 @@ mod tests {
         let rights = Rights {
             allow: vec![access::Permission::Read, access::Permission::Register],
             services: "orders-*".to_owned(),
+            certificate: vec![],
             grant: vec![access::Grant::parse("team-b=admin").expect("a grant")],
         };
         let texts = |grants: Vec<Grant>| grants.iter().map(allowed).collect::<Vec<_>>();
         assert_eq!(texts(rights.grants("team-a")), ["team-a/orders-*=read,register", "team-b/*=admin"]);
-        let none = Rights { allow: vec![], services: "*".to_owned(), grant: vec![] };
+        let none = Rights { allow: vec![], services: "*".to_owned(), certificate: vec![], grant: vec![] };
         assert!(none.grants("").is_empty());
     }
 

@@ -233,6 +233,10 @@ any_text! {
     Location, "URL"
 }
 any_text! {
+    /// What others call something.
+    Text, "TEXT"
+}
+any_text! {
     /// A name whose rules the server knows.
     Name, "NAME"
 }

@@ -3,6 +3,7 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost_types::Timestamp;
+use smol_str::{SmolStr, ToSmolStr as _};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -10,11 +11,12 @@ use super::{deadline, server::admin_server::Admin};
 use crate::{
     access::{
         self, Gate, Grants, Keeper, Permission, Who,
-        token::{self, GRANTS_MAX, HeldSecret, Secret, Token},
+        token::{self, CERTIFICATES_MAX, GRANTS_MAX, HeldSecret, Secret, Token},
     },
     actor::RegistryHandle,
     proto::{self, *},
     registry::{Error, Pattern, Realm, Revision, Violation, Write},
+    tls::AlternativeName,
 };
 
 /// Most tokens in a page.
@@ -56,6 +58,7 @@ impl AdminService {
 
     /// The token of this name, if the caller may administer it. Who may not everywhere is told nothing of what is there.
     fn held(&self, who: &Who, name: &str) -> Result<Token, Error> {
+        who.is_about_token(name);
         let document = self.handle.token(name).0;
         match document.and_then(|document| Token::of(&document)) {
             Some(token) if administers(who, &token.grants) => Ok(token),
@@ -112,6 +115,7 @@ fn shown(token: &Token) -> proto::Token {
         expires_at: token.until.map(time),
         secrets: token.secrets.iter().map(secret).collect(),
         revision: token.revision,
+        certificates: token.certificates.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -178,6 +182,23 @@ impl Reading {
         Grants::new(given.iter().enumerate().filter_map(|(place, given)| self.grant(place, given)).collect::<Vec<_>>())
     }
 
+    /// Each as it is shown in a certificate; none: nothing was said of them.
+    fn certificates(&mut self, given: Option<CertificateNames>) -> Option<Vec<SmolStr>> {
+        let given = given?.names;
+        if given.len() > CERTIFICATES_MAX {
+            self.refuse("certificates.names", format!("must be at most {CERTIFICATES_MAX}, not {}", given.len()));
+            return None;
+        }
+        let mut names = Vec::new();
+        for (place, name) in given.iter().enumerate() {
+            match AlternativeName::parse(name) {
+                Ok(name) => names.push(name.to_smolstr()),
+                Err(fault) => self.refuse(format!("certificates.names[{place}]"), fault),
+            }
+        }
+        Some(names)
+    }
+
     /// Whole seconds, rounded up.
     fn seconds(&mut self, field: &str, given: Option<prost_types::Duration>, (least, most): (u64, u64)) -> Option<u64> {
         let given = given?;
@@ -211,15 +232,17 @@ impl Admin for AdminService {
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let (who, deadline) = (self.gate.who(request.extensions())?, deadline::of(&request));
-        let CreateTokenRequest { name, grants, ttl } = request.into_inner();
+        let CreateTokenRequest { name, grants, ttl, certificates } = request.into_inner();
         let mut reading = Reading::default();
         reading.name(&name);
         if grants.is_empty() {
             reading.refuse("grants", "must not be empty");
         }
         let grants = reading.grants(&grants);
+        let certificates = reading.certificates(certificates).unwrap_or_default();
         let ttl = reading.seconds("ttl", ttl, (1, TTL_MAX));
         reading.end()?;
+        who.is_about_token(&name);
         if !administers(&who, &grants) {
             return Err(REFUSED.into());
         }
@@ -228,6 +251,7 @@ impl Admin for AdminService {
             name: name.as_str().into(),
             grants,
             secrets: vec![HeldSecret { hash: secret.hash(), since: now, until: None }],
+            certificates,
             since: now,
             by: who.name().to_owned(),
             until: ttl.map(|ttl| now + ttl),
@@ -281,10 +305,11 @@ impl Admin for AdminService {
         request: Request<UpdateTokenRequest>,
     ) -> Result<Response<UpdateTokenResponse>, Status> {
         let (who, deadline) = (self.gate.who(request.extensions())?, deadline::of(&request));
-        let UpdateTokenRequest { name, grants, ttl, expected_revision } = request.into_inner();
+        let UpdateTokenRequest { name, grants, ttl, expected_revision, certificates } = request.into_inner();
         let mut reading = Reading::default();
         reading.name(&name);
         let (keeps, grants) = (grants.is_empty(), reading.grants(&grants));
+        let certificates = reading.certificates(certificates);
         let ttl = reading.seconds("ttl", ttl, (1, TTL_MAX));
         reading.end()?;
         let held = self.held(&who, &name)?;
@@ -295,6 +320,7 @@ impl Admin for AdminService {
         let token = Token {
             grants: if keeps { held.grants.clone() } else { grants },
             until: ttl.map_or(held.until, |ttl| Some(self.now() + ttl)),
+            certificates: certificates.unwrap_or_else(|| held.certificates.clone()),
             ..held
         };
         let (token, revision) = self.put(&token, expected, deadline).await?;

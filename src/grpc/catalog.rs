@@ -16,6 +16,7 @@ pub use self::{
     read::{FILTER_MAX, START_MAX},
 };
 use super::{
+    allowed::Allowed,
     deadline,
     server::catalog_server::Catalog,
     status::{self, Reason},
@@ -330,13 +331,16 @@ impl Catalog for CatalogService {
         answer::bounded(response, "ask for numbers_only")
     }
 
-    type WaitReadyStream = ReadyReplies;
+    type WaitReadyStream = Allowed<ReadyReplies>;
 
-    async fn wait_ready(&self, request: Request<WaitReadyRequest>) -> Result<Response<ReadyReplies>, Status> {
+    async fn wait_ready(&self, request: Request<WaitReadyRequest>) -> Result<Response<Self::WaitReadyStream>, Status> {
         let (who, deadline) = (self.gate.who(request.extensions())?, deadline::of(&request));
         let (namespace, services, wait) = read::wait_ready(request.into_inner())?;
-        services.iter().try_for_each(|service| who.need(Permission::Read, &namespace, service))?;
-        Ok(Response::new(ReadyReplies(self.handle.wait_ready(namespace, services, wait, deadline)?)))
+        let (within, named) = (namespace.clone(), services.clone());
+        let shown = move |who: &Who| named.iter().try_for_each(|name| who.need(Permission::Read, &within, name));
+        shown(&who)?;
+        let replies = ReadyReplies(self.handle.wait_ready(namespace, services, wait, deadline)?);
+        Ok(Response::new(Allowed::new(replies, &self.gate, &who, shown)))
     }
 
     async fn get_catalog_status(

@@ -19,11 +19,12 @@ use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 
 use super::{
+    entered,
     measured::Call,
     status::{self, Reason},
 };
 use crate::{
-    access::{self, Gate, Reach, Tenure},
+    access::{self, Gate, Reach, Rule, Tenure, audit},
     metrics::{Metrics, Rpc},
 };
 
@@ -52,19 +53,20 @@ impl<S> CanonicalErrors<S> {
     }
 
     /// Lets a request in, with who sends it, or refuses it. A stream may go on as long as its caller may.
-    fn admit(&self, request: &mut Request<Body>) -> Result<Option<Tenure>, Status> {
+    fn admit(&self, request: &mut Request<Body>) -> Result<Admitted, Status> {
         if self.gate.is_open() {
-            return Ok(None);
+            return Ok(Admitted::default());
         }
         let path = request.uri().path();
         let (rule, streams) = (access::of_rpc(path), Rpc::of_path(path).is_stream());
-        let who = self.gate.admit(rule, request.headers())?;
-        let tenure = streams.then(|| Tenure::of(&self.gate, &who)).flatten();
+        let is_change = rule.is_some_and(|rule| audit::is_change(path, rule));
+        let (who, entry) = self.gate.judge(path, (rule, is_change), request.headers(), request.extensions())?;
+        let tenure = streams.then(|| Tenure::of(&self.gate, &who)).flatten().zip(rule);
         // Beats are judged by what they bring.
         if rule.is_none_or(|rule| rule.reach != Reach::Lease) {
             request.extensions_mut().insert(who);
         }
-        Ok(tenure)
+        Ok(Admitted { tenure, entry })
     }
 }
 
@@ -88,8 +90,8 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let max_message_bytes = self.max_message_bytes;
         let measured = Call::begin(&self.metrics, &request);
-        let tenure = match self.admit(&mut request) {
-            Ok(tenure) => tenure,
+        let Admitted { tenure, entry } = match self.admit(&mut request) {
+            Ok(admitted) => admitted,
             Err(refused) => return Box::pin(std::future::ready(Ok(measured.answer(refused.into_http())))),
         };
         let method = request.uri().path().to_owned();
@@ -101,6 +103,10 @@ where
                 return Ok(measured.answer(fault.into_http()));
             };
             let response = response?;
+            let (response, entry) = match entry {
+                Some(entry) => entered::of_answer(response, entry, &method),
+                None => (response, None),
+            };
             let response = match Status::from_header_map(response.headers()) {
                 Some(told) if told.code() == Code::OutOfRange => status::too_large(max_message_bytes).into_http(),
                 Some(told) if told.code() == Code::Unimplemented && told.details().is_empty() => {
@@ -108,7 +114,9 @@ where
                 }
                 Some(told) if told.code() == Code::Internal => status::of_transport(told).into_http(),
                 None => match tenure {
-                    Some(tenure) => response.map(|body| Body::new(Tenured { body, tenure, ended: false })),
+                    Some((tenure, rule)) => {
+                        response.map(|body| Body::new(Tenured { body, tenure, rule, entry, ended: false }))
+                    }
                     None => response,
                 },
                 Some(_) => response,
@@ -118,10 +126,21 @@ where
     }
 }
 
+/// What comes with a request that was let in.
+#[derive(Default)]
+struct Admitted {
+    tenure: Option<(Tenure, &'static Rule)>,
+    /// What there is to write of it when it has ended.
+    entry: Option<audit::Request>,
+}
+
 /// The messages of a stream, as long as its caller may have them.
 struct Tenured {
     body: Body,
     tenure: Tenure,
+    rule: &'static Rule,
+    /// What there is to write when it is ended.
+    entry: Option<audit::Request>,
     ended: bool,
 }
 
@@ -134,9 +153,12 @@ impl http_body::Body for Tenured {
             return Poll::Ready(None);
         }
         while let Poll::Ready(judged) = self.tenure.poll(context) {
-            let Err(error) = judged else { continue };
+            let Err(error) = judged.and_then(|who| who.passes(self.rule)) else { continue };
             self.ended = true;
             let (status, mut trailers) = (Status::from(error), HeaderMap::new());
+            if let Some(entry) = self.entry.take() {
+                entered::refused(entry, &status);
+            }
             // What a status says of ours can stand in headers.
             return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
         }

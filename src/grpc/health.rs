@@ -14,7 +14,10 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server::Health,
 };
 
-use super::status::{self, Reason};
+use super::{
+    allowed::Allowed,
+    status::{self, Reason},
+};
 use crate::{
     access::{Gate, Permission, Who},
     registry::{DEFAULT_NAMESPACE, Error, KNOWN_SECONDS, MAX_NAME_BYTES, Record, Scope},
@@ -182,9 +185,9 @@ impl Health for HealthService {
         }
     }
 
-    type WatchStream = HealthWatch;
+    type WatchStream = Allowed<HealthWatch>;
 
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthWatch>, Status> {
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let who = self.gate.who(request.extensions())?;
         let name = request.into_inner().service;
         if name.len() > NAME_BYTES_MAX {
@@ -197,8 +200,9 @@ impl Health for HealthService {
         let listener = Listener::new();
         let listening = self.hub.log().listen(&[subject.scope()], &listener, ONLY_PART);
         let hub = Arc::clone(&self.hub);
-        let timer = None;
-        Ok(Response::new(HealthWatch { hub, subject, listener, listening, timer, last: None, _permit: permit }))
+        let shown = subject.clone();
+        let watch = HealthWatch { hub, subject, listener, listening, timer: None, last: None, _permit: permit };
+        Ok(Response::new(Allowed::new(watch, &self.gate, &who, move |who| shown.shown_to(who))))
     }
 }
 
@@ -283,7 +287,7 @@ mod tests {
         Change::Delete(Delete { key: Key::new("default", service, id), cause: Cause::Operator, at })
     }
 
-    async fn said(watch: &mut HealthWatch) -> ServingStatus {
+    async fn said(watch: &mut Allowed<HealthWatch>) -> ServingStatus {
         let said = timeout(Duration::from_secs(30), watch.next()).await.expect("it is said");
         said.expect("it goes on").expect("no error").status()
     }
@@ -348,7 +352,7 @@ mod tests {
         while handle.hub().log().bounds().0 < last {
             everything.next().await.expect("it goes on");
         }
-        assert!(!watch.listener.poll_woken(&Context::from_waker(std::task::Waker::noop())));
+        assert!(!watch.inner().listener.poll_woken(&Context::from_waker(std::task::Waker::noop())));
         let almost_a_day_ago = || unix_seconds() - KNOWN_SECONDS + 2;
         hostile.foreign(vec![keyed("orders", "2", "main")]);
         hostile.foreign(vec![delete("orders", "2", almost_a_day_ago())]);

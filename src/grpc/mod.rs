@@ -2,6 +2,7 @@
 //! the registry lives here.
 
 mod admin;
+mod allowed;
 pub mod beats;
 pub mod catalog;
 pub mod codec;
@@ -9,6 +10,7 @@ mod convert;
 pub mod deadline;
 pub mod deployments;
 mod drain;
+mod entered;
 mod errors;
 pub mod floor;
 pub mod health;

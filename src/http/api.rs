@@ -110,7 +110,10 @@ impl Api {
     async fn answer(&self, route: &Route, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
         // Before its body is read; the service asks again.
-        self.gate.admit(access::of_rpc(route.grpc_path.path()), &parts.headers).map_err(Status::from)?;
+        let path = route.grpc_path.path();
+        self.gate
+            .judge(path, (access::of_rpc(path), false), &parts.headers, &parts.extensions)
+            .map_err(Status::from)?;
         let message = self.message(route, &parts, body).await?;
         if route.rpc.is_server_streaming() && !self.watches.are(route) {
             return progress::answer(&self.grpc, route, parts, &message).await;

@@ -31,7 +31,7 @@ use crate::{
 /// Bytes before each message: whether it is compressed, and its length.
 const HEAD: usize = 5;
 /// Headers of the HTTP request that the call has, too.
-const PASSED_ON: [HeaderName; 1] = [AUTHORIZATION];
+const PASSED_ON: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("x-request-id")];
 
 /// The services.
 #[derive(Clone, Debug)]

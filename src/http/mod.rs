@@ -168,7 +168,7 @@ impl Inside {
         match Form::of(request.headers()) {
             Some(form) if request.method() == Method::POST => {
                 // Before its body is read; the service asks again.
-                if let Err(refused) = self.gate.admit(access::of_rpc(request.uri().path()), request.headers()) {
+                if let Err(refused) = self.judged(&request) {
                     let refused = Status::from(refused);
                     count_refusal(&self.metrics, &refused);
                     return form.refusal(&refused);
@@ -190,6 +190,12 @@ impl Inside {
 }
 
 impl Inside {
+    /// Whether a call of gRPC-Web is let in.
+    fn judged(&self, request: &Request<AnyBody>) -> Result<(), crate::registry::Error> {
+        let path = request.uri().path();
+        self.gate.judge(path, (access::of_rpc(path), false), request.headers(), request.extensions()).map(|_| ())
+    }
+
     /// A path without a rule is not there, whoever serves it.
     async fn routed(&mut self, mut request: Request<AnyBody>) -> Response<Body> {
         let Some(rule) = access::of_http(request.method(), request.uri().path()) else {
@@ -197,13 +203,23 @@ impl Inside {
         };
         // Which methods a path has is no secret.
         let rule = if request.method() == Method::OPTIONS { &access::OPEN } else { rule };
+        let mut entry = None;
         if !self.gate.is_open() {
-            match self.gate.admit(Some(rule), request.headers()) {
-                Ok(who) => _ = request.extensions_mut().insert(who),
+            let what = format!("{} {}", request.method(), request.uri().path());
+            let is_change = access::audit::is_change_by_http(request.method(), request.uri().path());
+            match self.gate.judge(&what, (Some(rule), is_change), request.headers(), request.extensions()) {
+                Ok((who, begun)) => {
+                    request.extensions_mut().insert(who);
+                    // What stands for a call is written as one.
+                    entry = begun.filter(|_| access::audit::is_of_its_own(request.uri().path()));
+                }
                 Err(refused) => return problem::response(&refused.into()).map(Body::new),
             }
         }
         let Ok(response) = self.routes.call(request).await;
+        if let Some(entry) = entry {
+            entry.answered(response.status());
+        }
         response.map(Body::new)
     }
 }

@@ -104,6 +104,12 @@ metrics! {
         "TLS handshakes that ended, by how they ended";
     tls_reloads: Family<(Reload,), Counter> = Family::default(), "onair_tls_reloads",
         "How often the certificates were read again";
+    audit_lines: Counter = Counter::default(), "onair_audit_lines",
+        "Lines of the audit log";
+    audit_lost: Counter = Counter::default(), "onair_audit_lost",
+        "Those of them that were not written: they came too fast, or their file could not be written";
+    jwt_reloads: Family<(Reload,), Counter> = Family::default(), "onair_jwt_reloads",
+        "How often the keys of JSON Web Tokens were read again";
     tls_expiry: Family<(Certificate,), Moment> = Family::sparse(), "onair_tls_certificate_expiry" in Seconds,
         "When the certificates in force expire, in Unix time: the first of the server's chain, the last authority of clients";
 

@@ -205,6 +205,12 @@ impl Filter {
         self.service.as_deref()
     }
 
+    /// The one namespace that it means, if it is one.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     /// Whether within the scope an instance matches exactly if its status is routable, so that nothing else of it needs
     /// to be known.
     #[must_use]

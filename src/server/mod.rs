@@ -7,6 +7,8 @@ mod files;
 mod greeting;
 mod handshake;
 mod itself;
+mod journal;
+mod keys;
 mod listen;
 mod lobby;
 mod logging;
@@ -34,11 +36,13 @@ use self::{
     certificates::Certificates,
     connections::Protocols,
     itself::Itself,
+    journal::Journal,
     listen::{Admitted, Door},
+    operator::gate,
     ops::OpsServer,
 };
 use crate::{
-    access::{Gate, Keeper},
+    access::{Gate, Keeper, audit::Audit},
     actor::{ActorOptions, RegistryHandle},
     config::ServeSettings,
     engine::{
@@ -92,6 +96,12 @@ pub enum ServeError {
     /// There is no way to give out the first token.
     #[error("the operator's token: {0}")]
     Operator(String),
+    /// The keys of tokens cannot be used.
+    #[error("jwt_keys: {0}")]
+    Keys(String),
+    /// The audit log cannot be written.
+    #[error("audit_log: {0}")]
+    AuditLog(String),
     /// The store can never go on.
     #[error("the store failed for good: {0}")]
     Engine(#[from] EngineError),
@@ -122,10 +132,13 @@ pub fn run(mut settings: ServeSettings) -> Result<(), ServeError> {
     let certificates = Certificates::start(&settings, &metrics)?;
     // Before the store is read, so that somebody answers while it is.
     let ops = OpsServer::start(&settings, places.ops, certificates.live(), &metrics)?;
-    let opened = Opened { listeners, certificates, ops, metrics: Arc::clone(&metrics) };
+    let journal = Journal::start(&settings, &metrics)?;
+    let opened =
+        Opened { listeners, certificates, ops, audit: journal.audit().cloned(), metrics: Arc::clone(&metrics) };
     let serving = run_on(&runtime, settings, opened, (epoch, fresh_registry_id));
     // What was handed to other threads looks at whether anybody waits for it; nothing of it keeps the process.
     runtime.shutdown_timeout(STOP_WAIT);
+    journal.stop();
     serving
 }
 
@@ -155,6 +168,8 @@ struct Opened {
     listeners: Vec<tokio::net::TcpListener>,
     certificates: Certificates,
     ops: OpsServer,
+    /// None: nothing is written down.
+    audit: Option<Arc<Audit>>,
     metrics: Arc<Metrics>,
 }
 
@@ -180,17 +195,13 @@ async fn serve<E: Engine>(
     recovered: Recovered,
     opened: Opened,
 ) -> Result<(), ServeError> {
-    let Opened { listeners, certificates, ops, metrics } = opened;
+    let Opened { listeners, certificates, ops, audit, metrics } = opened;
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (instances, revision) = (recovered.records.len(), recovered.revision);
     let (handle, actor) = RegistryHandle::new(engine, recovered, actor_options(&settings, metrics));
-    let faults = handle.catalog_faults();
-    if !faults.is_empty() {
-        return Err(ServeError::Catalog(faults.join("; ")));
-    }
-    handle.catalog_hints().iter().for_each(|hint| tracing::warn!("the catalog: {hint}"));
+    check_catalog(&handle)?;
     let mut actor = tokio::spawn(actor.run());
-    let keeper = keeper(&settings, &handle).await?;
+    let (keeper, keys) = operator::keeper(&settings, &handle).await?;
     let (stop, stopping) = watch::channel(false);
     let services = Arc::new(Services {
         handle: handle.clone(),
@@ -200,6 +211,7 @@ async fn serve<E: Engine>(
         ops: ops.shared(),
         legacy: Legacy::new(handle.clone(), settings.unfenced_http, settings.max_message_bytes, gate(keeper.as_ref())),
         keeper,
+        audit,
     });
     // Before anybody can ask.
     let itself = Itself::enter(&handle, &settings, &services.members, ops.addresses()).await;
@@ -222,8 +234,8 @@ async fn serve<E: Engine>(
             ended = &mut actor => return ended_early(ended),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => if !certificates.read_again() {
-                tracing::info!("SIGHUP: no certificates or tokens are configured, nothing to reload");
+            _ = hang_up.recv() => if !(certificates.read_again() | keys.read_again()) {
+                tracing::info!("SIGHUP: no certificates or keys of tokens are configured, nothing to reload");
             },
         }
     }
@@ -243,14 +255,14 @@ async fn serve<E: Engine>(
     }
 }
 
-/// Who asks everybody who they are, if that is asked: with somebody who may do everything.
-async fn keeper(settings: &ServeSettings, handle: &RegistryHandle) -> Result<Option<Arc<Keeper>>, ServeError> {
-    if !settings.auth {
-        return Ok(None);
+/// Refuses a catalog that cannot be as the settings are, and says what is strange in one that can.
+fn check_catalog(handle: &RegistryHandle) -> Result<(), ServeError> {
+    let faults = handle.catalog_faults();
+    if !faults.is_empty() {
+        return Err(ServeError::Catalog(faults.join("; ")));
     }
-    let keeper = Keeper::new(Arc::clone(handle.hub()), &settings.anonymous_read, Keeper::wall());
-    operator::ensure(settings, handle, &keeper).await?;
-    Ok(Some(keeper))
+    handle.catalog_hints().iter().for_each(|hint| tracing::warn!("the catalog: {hint}"));
+    Ok(())
 }
 
 /// Before anything ends: to the system, the log, and whoever asks for our health.
@@ -362,11 +374,8 @@ struct Services {
     legacy: Legacy,
     /// Who may do what; none with authentication off.
     keeper: Option<Arc<Keeper>>,
-}
-
-/// The check, for a thread of its own.
-fn gate(keeper: Option<&Arc<Keeper>>) -> Gate {
-    keeper.map_or_else(Gate::open, |keeper| Gate::new(Arc::clone(keeper)))
+    /// None: nothing is written down.
+    audit: Option<Arc<Audit>>,
 }
 
 impl Services {
@@ -402,7 +411,7 @@ impl Services {
         let durable = !settings.ephemeral;
         let options =
             ServiceOptions { limits, restart_grace: settings.restart_grace, durable, members: self.members.clone() };
-        let gate = gate(self.keeper.as_ref());
+        let gate = gate(self.keeper.as_ref()).audited(self.audit.clone());
         let registry = crate::grpc::server::registry_server::RegistryServer::new(
             RegistryService::new(self.handle.clone(), options).behind(gate.clone()),
         )

@@ -6,12 +6,13 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::ServeError;
+use super::{ServeError, keys::Keys};
 use crate::{
     access::{
-        Grants, Keeper, Permission,
+        Gate, Grants, Keeper, Permission,
         token::{self, HeldSecret, Secret, Token},
     },
     actor::RegistryHandle,
@@ -24,12 +25,27 @@ const NAME: &str = "operator";
 /// Its file in the directory of data.
 const FILE: &str = "operator.token";
 
-/// Makes an operator's token if there is none that is good, or if a file was named for it that is not there.
-pub(super) async fn ensure(
+/// Who asks everybody who they are, if that is asked: with somebody who may do everything.
+pub(super) async fn keeper(
     settings: &ServeSettings,
     handle: &RegistryHandle,
-    keeper: &Keeper,
-) -> Result<(), ServeError> {
+) -> Result<(Option<Arc<Keeper>>, Keys), ServeError> {
+    if !settings.auth {
+        return Ok((None, Keys::default()));
+    }
+    let keeper = Keeper::new(Arc::clone(handle.hub()), &settings.anonymous_read, Keeper::wall());
+    ensure(settings, handle, &keeper).await?;
+    let keys = Keys::start(settings, &keeper, handle.metrics())?;
+    Ok((Some(keeper), keys))
+}
+
+/// The check, for a thread of its own.
+pub(super) fn gate(keeper: Option<&Arc<Keeper>>) -> Gate {
+    keeper.map_or_else(Gate::open, |keeper| Gate::new(Arc::clone(keeper)))
+}
+
+/// Makes an operator's token if there is none that is good, or if a file was named for it that is not there.
+async fn ensure(settings: &ServeSettings, handle: &RegistryHandle, keeper: &Keeper) -> Result<(), ServeError> {
     let now = keeper.now();
     let named = settings.operator_token.as_ref();
     if has_operator(handle, now) && named.is_none_or(|path| path.exists()) {
@@ -47,6 +63,7 @@ pub(super) async fn ensure(
         name: NAME.into(),
         grants: Grants::all(),
         secrets: vec![fresh],
+        certificates: held.as_ref().map_or_else(Vec::new, |held| held.certificates.clone()),
         since: held.as_ref().map_or(now, |held| held.since),
         by: String::new(),
         until: None,

@@ -45,6 +45,7 @@ impl Rig {
             ops: http::ops::router(ops),
             legacy: Legacy::new(handle.clone(), true, 1_000_000, Gate::new(Arc::clone(&keeper))),
             keeper: Some(keeper),
+            audit: None,
             settings,
         };
         let front = services.front().expect("a front");
@@ -58,6 +59,7 @@ impl Rig {
             name: name.into(),
             grants: Grants::new(grants.into_iter().map(|text| Grant::parse(&text).expect("a grant"))),
             secrets: vec![HeldSecret { hash: secret.hash(), since: 0, until: None }],
+            certificates: Vec::new(),
             since: 0,
             by: String::new(),
             until: None,

@@ -68,6 +68,24 @@ impl PeerCertificate {
 }
 
 impl AlternativeName {
+    /// Reads what this is shown as.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a sentence without a full stop.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const FORM: &str =
+            "must be like dns:web.example, uri:spiffe://example.org/web, email:ops@example.org or ip:192.0.2.1";
+        let (kind, name) = text.split_once(':').ok_or(FORM)?;
+        let name = plain(name).ok_or("must be printable, without spaces, and not longer than 512 bytes")?;
+        match kind {
+            "dns" => Ok(Self::Dns(name.to_ascii_lowercase())),
+            "uri" => Ok(Self::Uri(name)),
+            "email" => Ok(Self::Email(name)),
+            "ip" => name.parse().map(Self::Address).map_err(|_| FORM),
+            _ => Err(FORM),
+        }
+    }
+
     /// None for other kinds of names, and for those that could not be shown as they are.
     fn read(name: &GeneralName) -> Option<Self> {
         match name {

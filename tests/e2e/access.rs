@@ -2,11 +2,13 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use onair::proto::{
     CreateTokenRequest, DeregisterRequest, Grant, Instance, LookupRequest, Permission, RegisterRequest,
     RevokeTokenRequest, RotateTokenRequest, Selector, UpdateTokenRequest, WatchRequest, WatchResponse,
     admin_client::AdminClient, registry_client::RegistryClient,
 };
+use ring::hmac;
 use tonic::{
     Code, Request, Status, Streaming,
     metadata::MetadataValue,
@@ -60,10 +62,23 @@ impl Guarded {
         AdminClient::with_interceptor(self.channel().await, Bearer(self.operator.clone()))
     }
 
+    /// Waits until the log has `part`.
+    async fn logged(&self, part: &str) {
+        let waited = async {
+            while !self.server.log().contains(part) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(&format!("{part:?} in the log"), waited).await;
+    }
+
     /// A token with these permissions of services of a namespace.
     async fn token(&self, name: &str, namespace: &str, services: &str, permissions: &[Permission]) -> String {
-        let request =
-            CreateTokenRequest { name: name.into(), grants: vec![grant(namespace, services, permissions)], ttl: None };
+        let request = CreateTokenRequest {
+            name: name.into(),
+            grants: vec![grant(namespace, services, permissions)],
+            ..Default::default()
+        };
         self.admin().await.create_token(request).await.unwrap().into_inner().secret
     }
 }
@@ -82,6 +97,17 @@ fn instance(namespace: &str, service: &str, id: &str) -> RegisterRequest {
 fn watch(namespace: &str) -> WatchRequest {
     let selector = Selector { namespace: namespace.into(), ..Default::default() };
     WatchRequest { selectors: vec![selector], ..Default::default() }
+}
+
+/// A token that somebody else issued, signed with this secret.
+fn issued(secret: &str, exp: u64) -> String {
+    let base64 = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let claims = format!(
+        r#"{{"iss":"https://issuer.example","aud":"onair","sub":"alice","exp":{exp},"onair":["team-a=read"]}}"#
+    );
+    let signed = format!("{}.{}", base64(r#"{"alg":"HS256"}"#), base64(&claims));
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
 /// The next message that has events, or the end.
@@ -258,4 +284,83 @@ async fn http_asks_who_calls_and_takes_no_token_from_a_url() {
     }
     let in_url = format!("/v1/tokens?access_token={}", guarded.operator);
     assert_eq!(ask(&in_url, None).await.status, 401);
+}
+
+#[tokio::test]
+async fn tokens_of_others_are_good_by_the_keys_that_the_file_has_now() {
+    const SECRETS: [&str; 2] = ["a secret that is long enough for it", "another secret that is long enough"];
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys");
+    fs::write(&keys, SECRETS[0]).unwrap();
+    let flags = ["--jwt-keys", keys.to_str().unwrap(), "--jwt-issuer", "https://issuer.example"];
+    let guarded = Guarded::start(&flags).await;
+    let [first, second] = SECRETS.map(|secret| issued(secret, 4_000_000_000));
+    let mut stream = guarded.registry(&first).await.watch(watch("team-a")).await.unwrap().into_inner();
+    next(&mut stream).await.unwrap();
+    for refused in [&second, &issued(SECRETS[0], 1_000), &first[..first.len() - 2].to_owned()] {
+        let told = guarded.registry(refused).await.watch(watch("team-a")).await.unwrap_err();
+        assert_eq!((told.code(), refusal(&told).1.as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));
+    }
+    // A file that has no keys changes nothing; one that has others does.
+    fs::write(&keys, "too short").unwrap();
+    guarded.server.signal("HUP");
+    guarded.logged("those from before stay in force").await;
+    next(&mut guarded.registry(&first).await.watch(watch("team-a")).await.unwrap().into_inner()).await.unwrap();
+    fs::write(&keys, SECRETS[1]).unwrap();
+    let end = next(&mut stream).await.expect_err("it ends");
+    assert_eq!(end.code(), Code::Unauthenticated);
+    next(&mut guarded.registry(&second).await.watch(watch("team-a")).await.unwrap().into_inner()).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_change_and_every_refusal_is_written_with_who_and_from_where() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let mut guarded = Guarded::start(&["--audit-log", path.to_str().unwrap()]).await;
+    let token = guarded.token("ci", "team-a", "web", &[Permission::Register, Permission::Read]).await;
+    let mut ci = guarded.registry(&token).await;
+    let registered = ci.register(instance("team-a", "web", "a")).await.unwrap().into_inner();
+    ci.register(instance("team-b", "web", "a")).await.unwrap_err();
+    ci.lookup(LookupRequest::default()).await.unwrap_err();
+    ci.watch(watch("team-a")).await.unwrap();
+    guarded.registry("onair_ci_wrong").await.watch(watch("team-a")).await.unwrap_err();
+    let mut http = Http::connect(guarded.server.address()).await;
+    let (head, body) = (format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nX-Request-Id: order-7"), "{}");
+    let request = format!(
+        "PUT /registrations/web/1.0.0/10.0.0.9/80?namespace=team-a HTTP/1.1\r\n{head}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    http.ask(request).await;
+    http.ask(format!("GET /v1/tokens HTTP/1.1\r\n{head}\r\n\r\n")).await;
+    guarded.server.terminate();
+    guarded.server.ended().await;
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    for secret in [&token, &guarded.operator, &registered.lease.unwrap().token] {
+        assert!(!text.contains(secret.as_str()), "a secret stands in it");
+    }
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let written: Vec<[&str; 4]> =
+        lines.iter().map(|line| ["who", "what", "about", "outcome"].map(|name| line[name].as_str().unwrap())).collect();
+    let (register, tokens) = ("onair.v1.Registry/Register", "onair.v1.Admin/ListTokens");
+    let wanted = [
+        ["token:operator", "onair.v1.Admin/CreateToken", "token/ci", "OK"],
+        ["token:ci", register, "team-a/web", "OK"],
+        ["token:ci", register, "team-b/web", "PERMISSION"],
+        ["token:ci", "onair.v1.Registry/Lookup", "default", "PERMISSION"],
+        ["", "onair.v1.Registry/Watch", "", "UNAUTHENTICATED"],
+    ];
+    assert_eq!(written[..wanted.len()], wanted, "{text}");
+    let by_http = &lines[wanted.len()];
+    assert!(by_http["what"].as_str().unwrap().starts_with("PUT /registrations/web"), "{text}");
+    assert_eq!((&by_http["who"], &by_http["request_id"]), (&"token:ci".into(), &"order-7".into()), "{text}");
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (&last["what"], &last["outcome"], &last["permission"]),
+        (&tokens.into(), &"PERMISSION".into(), &"admin".into())
+    );
+    assert_eq!(lines[1]["revision"].as_u64(), Some(registered.revision), "{text}");
+    for line in &lines {
+        assert!(line["from"].as_str().unwrap().starts_with("127.0.0.1:") && !line["time"].as_str().unwrap().is_empty());
+    }
 }

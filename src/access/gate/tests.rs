@@ -7,15 +7,18 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderValue;
+use ring::hmac;
 use uuid::Uuid;
 
 use super::*;
 use crate::{
-    access::{Tenure, of_rpc, token::HeldSecret},
+    access::{Tenure, jwt::Expected, of_rpc, token::HeldSecret},
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     registry::Write,
+    tls::AlternativeName,
 };
 
 const WATCH: &str = "/onair.v1.Registry/Watch";
@@ -46,6 +49,7 @@ impl Rig {
             name: "ci".into(),
             grants: Grants::new(grants.iter().map(|text| Grant::parse(text).expect("a grant"))),
             secrets: vec![HeldSecret { hash: secret.hash(), since: 0, until: None }],
+            certificates: vec!["dns:shop.example".into()],
             since: 0,
             by: String::new(),
             until,
@@ -62,7 +66,17 @@ impl Rig {
         for text in credentials {
             headers.append(AUTHORIZATION, HeaderValue::from_str(text).expect("a header"));
         }
-        self.gate.admit(of_rpc(path), &headers)
+        self.gate.admit(of_rpc(path), &headers, &Extensions::new())
+    }
+
+    /// Who comes by a connection with this certificate, and sends this token.
+    fn admit_holder(&self, path: &str, certificate: PeerCertificate, token: Option<&str>) -> Result<Who, Error> {
+        let (mut headers, mut extensions) = (HeaderMap::new(), Extensions::new());
+        if let Some(token) = token {
+            headers.append(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).expect("a header"));
+        }
+        extensions.insert(certificate);
+        self.gate.admit(of_rpc(path), &headers, &extensions)
     }
 
     /// Whether a call with this token is let in.
@@ -132,8 +146,48 @@ async fn nobody_in_particular_may_read_what_is_open() {
     assert_eq!(rig.admit(REGISTER, &[]).err(), Some(NONE), "who says nothing is asked who they are");
     // Wrong credentials are no reason to be taken for nobody.
     assert_eq!(rig.admit(WATCH, &["Bearer x"]).err(), Some(NOT_GOOD));
-    assert!(rig.gate.admit(None, &HeaderMap::new()).is_ok());
-    assert_eq!(Rig::new(&[]).gate.admit(None, &HeaderMap::new()).err(), Some(NONE));
+    let admit = |gate: &Gate| gate.admit(None, &HeaderMap::new(), &Extensions::new()).err();
+    assert_eq!((admit(&rig.gate), admit(&Rig::new(&[]).gate)), (None, Some(NONE)));
+    let text = rig.token(&["team-a=register"], 1, None).await;
+    let who = rig.admit(WATCH, &[&format!("Bearer {text}")]).expect("it is let in");
+    assert!(who.may(Permission::Read, "public", "status-eu"), "nobody may less than anybody");
+}
+
+fn certificate(names: &[&str], expires: u64) -> PeerCertificate {
+    let names = names.iter().map(|name| AlternativeName::parse(name).expect("a name")).collect();
+    PeerCertificate { names, expires: UNIX_EPOCH + Duration::from_secs(expires), fingerprint: [9; 32] }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_is_good_for_what_the_tokens_allow_that_name_it() {
+    let rig = Rig::new(&[]);
+    let text = rig.token(&["team-a=read"], 1, None).await;
+    let shop = || certificate(&["uri:spiffe://example.org/shop", "dns:shop.example"], 5_000);
+    for _ in 0..2 {
+        let who = rig.admit_holder(WATCH, shop(), None).expect("it is let in");
+        assert_eq!(who.name(), "cert:uri:spiffe://example.org/shop");
+        assert!(who.may(Permission::Read, "team-a", "web") && !who.may(Permission::Read, "team-b", "web"));
+    }
+    let who = rig.admit_holder(WATCH, shop(), Some(&text)).expect("it is let in");
+    assert_eq!(who.name(), "token:ci", "who sends a token is its principal");
+    assert_eq!(rig.admit_holder(WATCH, shop(), Some("x")).err(), Some(NOT_GOOD));
+    // Nobody passes for a certificate whose fingerprint they know.
+    let mut headers = HeaderMap::new();
+    headers.append(AUTHORIZATION, HeaderValue::from_bytes(&[9; 32]).expect("a header"));
+    assert_eq!(rig.gate.admit(of_rpc(WATCH), &headers, &Extensions::new()).err(), Some(MALFORMED));
+    for (names, missing) in [(&["dns:other.example"][..], Error::Permission { permission: "read" }), (&[], NONE)] {
+        let stranger = PeerCertificate { fingerprint: [names.len() as u8; 32], ..certificate(names, 6_000) };
+        assert_eq!(rig.admit_holder(WATCH, stranger, None).err(), Some(missing), "{names:?}");
+    }
+    let mut tenure =
+        Tenure::of(&rig.gate, &rig.admit_holder(WATCH, shop(), None).expect("it is let in")).expect("it ends");
+    rig.token(&["team-b=read"], 1, None).await;
+    let now = judged(&mut tenure).await.expect("it is judged").expect("it goes on");
+    assert!(now.may(Permission::Read, "team-b", "web") && !now.may(Permission::Read, "team-a", "web"));
+    rig.now.store(5_000, Ordering::Relaxed);
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert_eq!(judged(&mut tenure).await.expect("it is judged").err(), Some(ENDED), "so did the certificate");
+    assert_eq!(rig.admit_holder(WATCH, shop(), None).err(), Some(ENDED));
 }
 
 #[tokio::test]
@@ -195,4 +249,43 @@ async fn a_stream_ends_when_its_token_is_revoked() {
     assert_eq!(judged(&mut tenure).await.expect("it is judged").err(), Some(ENDED));
     let nobody = rig.admit(WATCH, &[]).expect("it is open");
     assert!(Tenure::of(&rig.gate, &nobody).is_none() && Tenure::of(&Gate::open(), &Who::anyone()).is_none());
+}
+
+const ISSUED_BY: [&str; 2] = ["a secret that is long enough for it", "another secret that is long enough"];
+
+fn keys(secret: &str) -> Jwt {
+    let (issuer, audience) = ("https://issuer.example".to_owned(), "onair".to_owned());
+    Jwt::read(secret, Expected { issuer, audience, leeway: 0 }).expect("keys")
+}
+
+fn issued(secret: &str, onair: &str, exp: u64) -> String {
+    let base64 = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let claims =
+        format!(r#"{{"iss":"https://issuer.example","aud":"onair","sub":"alice","exp":{exp},"onair":["{onair}"]}}"#);
+    let signed = format!("{}.{}", base64(r#"{"alg":"HS256"}"#), base64(&claims));
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_issue_is_good_by_the_keys_of_now() {
+    let rig = Rig::new(&[]);
+    let keeper = rig.gate.keeper().expect("it is closed");
+    let [of_first, of_second] = ISSUED_BY.map(|secret| issued(secret, "team-a=read", 2_000));
+    assert!(!rig.is_in(&of_first), "nobody is believed");
+    keeper.believe(keys(ISSUED_BY[0]));
+    assert!(rig.is_in(&of_first) && rig.is_in(&of_first) && !rig.is_in(&of_second));
+    let who = rig.admit(WATCH, &[&format!("Bearer {of_first}")]).expect("it is let in");
+    assert_eq!((who.name(), who.may(Permission::Read, "team-b", "web")), ("jwt:alice", false));
+    let mut tenure = Tenure::of(&rig.gate, &who).expect("it can end");
+    rig.token(&["team-a=read"], 1, None).await;
+    assert!(judged(&mut tenure).await.expect("it is judged").is_ok(), "somebody else's rights changed");
+    assert!(rig.is_in(&of_first));
+    keeper.believe(keys(ISSUED_BY[1]));
+    assert!(!rig.is_in(&of_first) && rig.is_in(&of_second));
+    assert_eq!(judged(&mut tenure).await.expect("it is judged").err(), Some(ENDED));
+    rig.now.store(2_000, Ordering::Relaxed);
+    assert!(!rig.is_in(&of_second), "it ended, remembered or not");
+    let long = issued(ISSUED_BY[1], &"x".repeat(CREDENTIALS_MAX), 3_000);
+    assert_eq!(rig.admit(WATCH, &[&format!("Bearer {long}")]).err(), Some(MALFORMED));
 }

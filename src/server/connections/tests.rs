@@ -103,7 +103,16 @@ impl Rig {
         let guard = Arc::new(Guard::new(&[], &settings, None));
         let legacy = crate::http::legacy::Legacy::new(handle.clone(), true, 1_000, Gate::open());
         let ops = axum::Router::new();
-        let services = Services { handle: handle.clone(), settings, members: vec![], guard, ops, legacy, keeper: None };
+        let services = Services {
+            handle: handle.clone(),
+            settings,
+            members: vec![],
+            guard,
+            ops,
+            legacy,
+            keeper: None,
+            audit: None,
+        };
         let sockets = Sockets::serve(services.front().unwrap(), protocols);
         Self { handle, sockets }
     }
