@@ -10,8 +10,8 @@ use super::RegistryHandle;
 use crate::registry::{
     Revision,
     catalog::{
-        self, Application, ApplicationQuery, Entry, Page, Paged, Paging, Place, ServiceType, Shelved, Shown, Sort,
-        SortKey, Standing, Stood, Tally, Version, VersionQuery, asked, stand,
+        self, Application, ApplicationQuery, Entry, Look, Page, Paged, Paging, Place, ServiceType, Shelved, Shown,
+        Sort, SortKey, Standing, Stood, Tally, Version, VersionQuery, asked,
     },
 };
 
@@ -134,12 +134,19 @@ impl RegistryHandle {
         let mut all = Standings { listed, tally: Tally::default() };
         let (mut seen, mut bytes, mut next, goes_on) = (0, 0, None, after.is_some());
         for entry in asked(&book, query, after.as_ref()) {
-            let stood = stand(entry, &services);
-            seen += 1 + usize::try_from(stood.instances).unwrap_or(TURN_MAX);
-            if seen > TURN_MAX {
+            let mut look = Look::at(entry, &services);
+            seen += 1;
+            loop {
+                let room = TURN_MAX.saturating_sub(seen);
+                let looked = look.on(room);
+                seen += looked;
+                if looked < room {
+                    break;
+                }
                 seen = 0;
                 yield_now().await;
             }
+            let stood = look.end();
             all.tally.count(stood.standing);
             if !standings.is_empty() && !standings.contains(&stood.standing) {
                 continue;

@@ -293,8 +293,8 @@ impl RegistryHandle {
             let registry = self.hub.registry();
             let declared = query.falls_back.then(|| declared(&registry, matcher)).flatten();
             let behind = Behind::of(&registry, matcher);
-            let scopes = behind.as_ref().map_or(matcher.scopes(), |behind| behind.matcher.scopes());
-            (registry.snapshot(scopes), registry.namespaces().clone(), behind, declared)
+            let meant = behind.as_ref().map_or(matcher, |behind| &behind.matcher);
+            (registry.snapshot(meant.scopes()).under(meant.prefix()), registry.namespaces().clone(), behind, declared)
         };
         let meant = behind.as_ref().map_or(matcher, |behind| &behind.matcher);
         let revision = snapshot.revision();

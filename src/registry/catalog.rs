@@ -37,7 +37,7 @@ pub use self::{
     draft::{ApplicationDraft, Drafted, MAX_DEPENDENCIES, Refusal, ServiceTypeDraft},
     import::{Around, ImportPlan, List, Listed, ListedPort, Planned},
     list::{Page, Paged, Paging, Shown},
-    live::{Standing, Stood, Tally, asked, stand},
+    live::{Look, Standing, Stood, Tally, asked},
     port::{Full, Ports},
     query::{ApplicationQuery, Block, Sort, SortKey, VersionQuery, applications, blocks, service_types, versions},
     refusals::{Refusals, RefusedEntry},

@@ -199,6 +199,12 @@ impl Filter {
         }
     }
 
+    /// With what the name of every service begins that it looks at.
+    #[must_use]
+    pub fn beginning(&self) -> &str {
+        self.service.as_deref().or(self.prefix.as_deref()).unwrap_or_default()
+    }
+
     /// The only service that it looks at, if there is one.
     #[must_use]
     pub fn service(&self) -> Option<&str> {

@@ -12,6 +12,13 @@ use super::{
     snapshot::disjoint,
 };
 
+/// What both begin with.
+fn common<'a>(one: &'a str, other: &'a str) -> &'a str {
+    let same = one.char_indices().zip(other.chars()).find(|((_, one), other)| one != other);
+    let end = same.map_or(one.len().min(other.len()), |((at, _), _)| at);
+    &one[..end]
+}
+
 /// A filter set, prepared for judging many records.
 #[derive(Debug)]
 pub struct Matcher {
@@ -22,6 +29,8 @@ pub struct Matcher {
     /// Whether some filter looks at more than names and status.
     decodes: bool,
     frontends: Vec<(SmolStr, SmolStr)>,
+    /// With what the name of every service that is meant begins.
+    prefix: SmolStr,
 }
 
 impl Matcher {
@@ -32,7 +41,9 @@ impl Matcher {
         let plain = set.filters().iter().filter(|filter| filter.is_plain()).map(super::filter::Filter::scope).collect();
         let decodes = set.filters().iter().any(|filter| !filter.is_plain());
         let frontends = set.frontends();
-        Self { set, scopes, plain, decodes, frontends }
+        let beginnings = set.filters().iter().map(super::filter::Filter::beginning);
+        let prefix = beginnings.reduce(common).unwrap_or_default().into();
+        Self { set, scopes, plain, decodes, frontends, prefix }
     }
 
     /// The frontends that the filters follow: while there are some, only a matcher of the resolved filters matches.
@@ -56,6 +67,12 @@ impl Matcher {
     #[must_use]
     pub fn scopes(&self) -> &[Scope] {
         &self.scopes
+    }
+
+    /// With what the name of every service that is meant begins; mostly nothing.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The filters.

@@ -1,6 +1,6 @@
 //! A view of the committed state at one revision: taken in O(1), read at the reader's pace while the state moves on.
 
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
 use imbl::OrdMap;
 use smol_str::SmolStr;
@@ -19,6 +19,8 @@ enum Part {
 pub struct Snapshot {
     revision: Revision,
     parts: Vec<Part>,
+    /// Services of whole namespaces whose names do not begin so are left out.
+    prefix: SmolStr,
 }
 
 impl Registry {
@@ -35,7 +37,8 @@ impl Registry {
             // Filters are resolved before they are looked for, and none has a key.
             Scope::Frontend(..) | Scope::Key(..) => None,
         };
-        Snapshot { revision: self.revision(), parts: scopes.iter().filter_map(part).collect() }
+        let parts = scopes.iter().filter_map(part).collect();
+        Snapshot { revision: self.revision(), parts, prefix: SmolStr::default() }
     }
 }
 
@@ -72,6 +75,12 @@ impl Snapshot {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The same without the services of whole namespaces whose names do not begin so: they are not come by.
+    #[must_use]
+    pub fn under(self, prefix: &str) -> Self {
+        Self { prefix: prefix.into(), ..self }
     }
 
     /// Reads it from the beginning.
@@ -144,6 +153,7 @@ impl SnapshotReader {
     fn next_service(&mut self) -> Option<((SmolStr, SmolStr), ServiceSet)> {
         loop {
             let last = self.service.take().map(|(at, _)| at);
+            let prefix = &self.snapshot.prefix;
             let next = match self.snapshot.parts.get(self.part)? {
                 Part::Service(set) => match last {
                     Some(_) => None,
@@ -152,9 +162,9 @@ impl SnapshotReader {
                         ((SmolStr::new(namespace), SmolStr::new(service)), set.clone())
                     }),
                 },
-                Part::Namespace(namespace, services) => following(services, last.map(|(_, service)| service))
+                Part::Namespace(namespace, services) => following(services, last.map(|(_, service)| service), prefix)
                     .map(|(service, set)| ((namespace.clone(), service), set)),
-                Part::All(namespaces) => next_in_all(namespaces, last),
+                Part::All(namespaces) => next_in_all(namespaces, last, prefix),
             };
             if let Some((at, set)) = next {
                 self.service = Some((at.clone(), set.clone()));
@@ -165,32 +175,31 @@ impl SnapshotReader {
     }
 }
 
-/// The entry after `last`, or the first.
-fn following<V: Clone>(map: &OrdMap<SmolStr, V>, last: Option<SmolStr>) -> Option<(SmolStr, V)> {
-    let entry = match &last {
-        None => map.get_min().map(|(key, value)| (key, value)),
-        Some(last) => {
-            use std::ops::Bound::{Excluded, Unbounded};
-            map.range::<_, SmolStr>((Excluded(last), Unbounded)).next()
-        }
+/// The entry after `last`, or the first, of those that begin with `prefix`.
+fn following<V: Clone>(map: &OrdMap<SmolStr, V>, last: Option<SmolStr>, prefix: &SmolStr) -> Option<(SmolStr, V)> {
+    let from = match &last {
+        None => Bound::Included(prefix),
+        Some(last) => Bound::Excluded(last),
     };
-    entry.map(|(key, value)| (key.clone(), value.clone()))
+    let entry = map.range::<_, SmolStr>((from, Bound::Unbounded)).next();
+    entry.filter(|(key, _)| key.starts_with(prefix.as_str())).map(|(key, value)| (key.clone(), value.clone()))
 }
 
 fn next_in_all(
     namespaces: &OrdMap<SmolStr, Namespace>,
     last: Option<(SmolStr, SmolStr)>,
+    prefix: &SmolStr,
 ) -> Option<((SmolStr, SmolStr), ServiceSet)> {
     let (mut namespace, mut service) =
         last.map_or((None, None), |(namespace, service)| (Some(namespace), Some(service)));
     loop {
         if let Some(name) = &namespace
             && let Some(held) = namespaces.get(name)
-            && let Some((next, set)) = following(&held.services, service.take())
+            && let Some((next, set)) = following(&held.services, service.take(), prefix)
         {
             return Some(((name.clone(), next), set));
         }
-        namespace = Some(following(namespaces, namespace)?.0);
+        namespace = Some(following(namespaces, namespace, &SmolStr::default())?.0);
         service = None;
     }
 }

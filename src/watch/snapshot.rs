@@ -79,7 +79,7 @@ fn view(hub: &Hub, feed: &Feed) -> (Pointing, Arc<Matcher>, SnapshotReader) {
     let find = |(namespace, name): &(SmolStr, SmolStr)| registry.deployments().frontend(namespace, name).cloned();
     let pointing: Pointing = feed.matcher().frontends().iter().map(find).collect();
     let matcher = feed.meaning(&pointing);
-    let reader = registry.snapshot(matcher.scopes()).reader();
+    let reader = registry.snapshot(matcher.scopes()).under(matcher.prefix()).reader();
     (pointing, matcher, reader)
 }
 

@@ -131,6 +131,13 @@ proptest! {
         // From a place in a single scope: "" and what is beyond the last name too.
         let name = |place: usize| NAMES.get(place).copied().unwrap_or("zz");
         let place = Key::new(name(from.0), name(from.1), name(from.2));
+        // Of services whose names begin so, from the first and from a place among them.
+        let prefix: String = name(from.1).chars().take(1).collect();
+        let under = || registry.snapshot(&[Scope::All]).under(&prefix);
+        let mut wanted: Vec<_> = all.iter().filter(|(key, _)| key.service.starts_with(&prefix)).cloned().collect();
+        prop_assert_eq!(&read(under().reader()), &wanted, "under {:?}", prefix);
+        wanted.retain(|(key, _)| *key > place);
+        prop_assert_eq!(read(under().reader_after(&place.namespace, &place.service, &place.id)), wanted);
         scopes.push(Scope::All);
         for scope in scopes {
             // A page token names a key that was there, within what is asked for.

@@ -66,41 +66,81 @@ impl Tally {
     }
 }
 
-/// How an application stands when these services are online.
-#[must_use]
-pub fn stand(entry: &Arc<Entry<Application>>, services: &OrdMap<SmolStr, ServiceSet>) -> Stood {
-    let application = &entry.value;
-    let routable = |id: &SmolStr| services.get(id).is_some_and(|set| set.routable() > 0);
-    let mut stood = Stood {
-        entry: Arc::clone(entry),
-        standing: Standing::Missing,
-        instances: 0,
-        by_port: vec![0; application.ports.len()],
-        elsewhere: Vec::new(),
-        elsewhere_count: 0,
-        missing: application.dependencies.iter().filter(|id| !routable(id)).cloned().collect(),
-    };
-    let Some(set) = services.get(&application.id).filter(|set| set.routable() > 0) else { return stood };
-    for record in set.iter().filter(|record| record.is_routable()) {
-        stood.instances += 1;
+/// A look at how an application stands, in turns: a service may have more instances than one turn has time for.
+#[derive(Debug)]
+pub struct Look<'a> {
+    stood: Stood,
+    set: Option<&'a ServiceSet>,
+    page: usize,
+    index: usize,
+}
+
+impl<'a> Look<'a> {
+    /// A look at an application when these services are online.
+    #[must_use]
+    pub fn at(entry: &Arc<Entry<Application>>, services: &'a OrdMap<SmolStr, ServiceSet>) -> Self {
+        let application = &entry.value;
+        let routable = |id: &SmolStr| services.get(id).filter(|set| set.routable() > 0);
+        let missing = application.dependencies.iter().filter(|id| routable(id).is_none()).cloned().collect();
+        let stood = Stood {
+            entry: Arc::clone(entry),
+            standing: Standing::Missing,
+            instances: 0,
+            by_port: vec![0; application.ports.len()],
+            elsewhere: Vec::new(),
+            elsewhere_count: 0,
+            missing,
+        };
+        Self { stood, set: routable(&application.id), page: 0, index: 0 }
+    }
+
+    /// Looks at up to so many instances more. Says how many it were; fewer: that was all.
+    pub fn on(&mut self, most: usize) -> usize {
+        let mut seen = 0;
+        while let Some(set) = self.set.filter(|_| seen < most) {
+            let Some(record) = set.at(self.page, self.index) else {
+                (self.page, self.index) = (self.page + 1, 0);
+                if self.page >= set.pages() {
+                    break;
+                }
+                continue;
+            };
+            self.index += 1;
+            seen += 1;
+            if record.is_routable() {
+                self.stood.count(record);
+            }
+        }
+        seen
+    }
+
+    /// What it has come to.
+    #[must_use]
+    pub fn end(self) -> Stood {
+        self.stood
+    }
+}
+
+impl Stood {
+    fn count(&mut self, record: &Arc<Record>) {
+        self.instances += 1;
         let instance = record.instance();
         let named: HashSet<u32> = instance.ports.values().copied().chain([instance.port]).collect();
         let mut expected = false;
-        for (port, count) in application.ports.iter().zip(&mut stood.by_port) {
+        for (port, count) in self.entry.value.ports.iter().zip(&mut self.by_port) {
             // Behind its host's port, or inside its container.
             let own = [u32::from(port.external), u32::from(port.internal)];
             expected |= own.contains(&instance.port);
             *count += u64::from(own.iter().any(|port| named.contains(port)));
         }
         if !expected {
-            stood.elsewhere_count += 1;
-            if stood.elsewhere.len() < ELSEWHERE_MAX {
-                stood.elsewhere.push(Arc::clone(record));
+            self.elsewhere_count += 1;
+            if self.elsewhere.len() < ELSEWHERE_MAX {
+                self.elsewhere.push(Arc::clone(record));
             }
         }
+        self.standing = if self.elsewhere_count > 0 { Standing::UnexpectedPort } else { Standing::Online };
     }
-    stood.standing = if stood.elsewhere_count > 0 { Standing::UnexpectedPort } else { Standing::Online };
-    stood
 }
 
 /// The applications of a book that are asked for, by id, from behind a place on.
