@@ -112,6 +112,13 @@ impl Who {
         }
     }
 
+    /// Whether another may do just what this one may.
+    #[must_use]
+    pub fn may_the_same(&self, other: &Self) -> bool {
+        let grants = |who: &Self| who.caller.as_ref().map(|caller| caller.grants.clone());
+        grants(self) == grants(other)
+    }
+
     /// Whether it is allowed to do something to a namespace's service.
     #[must_use]
     pub fn may(&self, permission: Permission, namespace: &str, service: &str) -> bool {

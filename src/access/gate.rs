@@ -88,9 +88,9 @@ impl Keeper {
         (self.clock)()
     }
 
-    /// Says when to judge anew.
+    /// Says when to judge anew: first of all at once, since something may have changed since a caller was judged.
     pub(super) fn changes(&self) -> WatchStream<u64> {
-        WatchStream::from_changes(self.hub.rights_changes())
+        WatchStream::new(self.hub.rights_changes())
     }
 
     /// From now on what was issued elsewhere is judged by these keys, that which streams go on by, too.

@@ -216,7 +216,8 @@ impl Grants {
         }
         let realms: Vec<Realm> = self.realms(Permission::Read).cloned().collect();
         let narrowed = filters.filters().iter().map(|filter| filter.within(&realms));
-        narrowed.collect::<Option<Vec<Filter>>>().map(FilterSet::new)
+        let narrowed = narrowed.collect::<Option<Vec<Filter>>>()?;
+        Some(FilterSet::new(narrowed).with_summaries(filters.summaries()))
     }
 }
 
@@ -283,7 +284,9 @@ mod tests {
             let asked = FilterSet::new([Filter::new(namespace, service, "", "").expect("a filter")]);
             let readable = held.readable(&asked).map(|filters| filters.to_string());
             assert_eq!(readable.as_deref(), seen, "{namespace}/{service}");
-            assert_eq!(Grants::all().readable(&asked), Some(asked));
+            assert_eq!(Grants::all().readable(&asked), Some(asked.clone()));
+            let summaries = held.readable(&asked.with_summaries(true)).is_none_or(|filters| filters.summaries());
+            assert!(summaries, "{namespace}/{service} is still told which partitions there are");
         }
         // One that may not be read refuses all: the answer must not depend on what else is asked for.
         let filter = |namespace: &str| Filter::new(namespace, "web", "", "").expect("a filter");

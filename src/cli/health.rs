@@ -47,7 +47,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     if session.print.is_curl() {
         return as_curl(&session, &args);
     }
-    let bare = args.service.is_empty() || session.namespace.is_empty() || args.service.contains('/');
+    // A key and a frontend are of a namespace as well.
+    let within = ["key/", "frontend/"].iter().any(|kind| args.service.starts_with(kind));
+    let bare = args.service.is_empty() || session.namespace.is_empty() || (args.service.contains('/') && !within);
     let service = if bare { args.service } else { format!("{}/{}", session.namespace, args.service) };
     if args.watch {
         return follow(&mut session, service).await;

@@ -88,6 +88,8 @@ pub fn duration_argument(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
     use super::*;
     use crate::{
         cli::{
@@ -125,13 +127,18 @@ mod tests {
         assert!(failed.report().contains("UNAVAILABLE: going") && failed.report().contains("connection refused"));
     }
 
+    /// A registry's is; what a proxy says, or another program that listens there, is not.
     #[tokio::test]
     async fn an_answer_is_an_answer() {
-        let mut fake = Fake::start().await;
-        let line = line(&format!("{},{}", fake.address, closed().await));
-        let script = async { answer!(fake, Lookup, |_| Err(tonic::Status::invalid_argument("no"))) };
-        let (found, ()) = tokio::join!(look_up(&line), script);
-        assert_eq!(found.unwrap_err().causes.len(), 1);
+        for (domain, causes) in [("onair", 1), ("a proxy", 2), ("", 2)] {
+            let mut fake = Fake::start().await;
+            let line = line(&format!("{},{}", fake.address, closed().await));
+            let details = ErrorDetails::with_error_info("INVALID", domain, []);
+            let refusal = tonic::Status::with_error_details(tonic::Code::InvalidArgument, "no", details);
+            let script = async { answer!(fake, Lookup, |_| Err(refusal)) };
+            let (found, ()) = tokio::join!(look_up(&line), script);
+            assert_eq!(found.unwrap_err().causes.len(), causes, "{domain:?}");
+        }
     }
 
     #[tokio::test]

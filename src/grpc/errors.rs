@@ -4,9 +4,9 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     panic::AssertUnwindSafe,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -24,8 +24,9 @@ use super::{
     status::{self, Reason},
 };
 use crate::{
-    access::{self, Gate, Reach, Rule, Tenure, audit},
+    access::{self, Gate, Reach, Rule, Tenure, Who, audit},
     metrics::{Metrics, Rpc},
+    registry::Error,
 };
 
 /// The encodings that a message may have.
@@ -62,11 +63,13 @@ impl<S> CanonicalErrors<S> {
         let is_change = rule.is_some_and(|rule| audit::is_change(path, rule));
         let (who, entry) = self.gate.judge(path, (rule, is_change), request.headers(), request.extensions())?;
         let tenure = streams.then(|| Tenure::of(&self.gate, &who)).flatten().zip(rule);
+        // It may be held for minutes before it is answered.
+        let held = rule.filter(|_| HELD.contains(&path)).map(|rule| (self.gate.clone(), who.clone(), rule));
         // Beats are judged by what they bring.
         if rule.is_none_or(|rule| rule.reach != Reach::Lease) {
             request.extensions_mut().insert(who);
         }
-        Ok(Admitted { tenure, entry })
+        Ok(Admitted { tenure, held, entry })
     }
 }
 
@@ -90,14 +93,31 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let max_message_bytes = self.max_message_bytes;
         let measured = Call::begin(&self.metrics, &request);
-        let Admitted { tenure, entry } = match self.admit(&mut request) {
+        let Admitted { tenure, held, entry } = match self.admit(&mut request) {
             Ok(admitted) => admitted,
             Err(refused) => return Box::pin(std::future::ready(Ok(measured.answer(refused.into_http())))),
         };
         let method = request.uri().path().to_owned();
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
-            let Ok(response) = call.await else {
+            let mut call = pin!(call);
+            let at_once = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+            let answered = match (at_once, held) {
+                (Poll::Ready(answered), _) => answered,
+                (Poll::Pending, None) => call.await,
+                (Poll::Pending, Some((gate, who, rule))) => tokio::select! {
+                    biased;
+                    answered = call => answered,
+                    refused = rights_end(&gate, &who, rule) => {
+                        let (status, entry) = (Status::from(refused), entry);
+                        if let Some(entry) = entry {
+                            entered::refused(entry, &status);
+                        }
+                        return Ok(measured.answer(status.into_http()));
+                    }
+                },
+            };
+            let Ok(response) = answered else {
                 tracing::error!(%method, "a handler panicked; its call failed, nothing else did");
                 let fault = status::plain(Reason::Internal, "a fault of the server; it is in its log");
                 return Ok(measured.answer(fault.into_http()));
@@ -126,10 +146,37 @@ where
     }
 }
 
+/// Calls with one answer that may wait for it on purpose.
+const HELD: [&str; 4] = [
+    "/onair.v1.Registry/Lookup",
+    "/onair.v1.Registry/Register",
+    "/onair.v1.Registry/Resolve",
+    "/onair.v1.Registry/Drain",
+];
+const CHANGED: Error = Error::Unauthenticated { why: "the caller's rights changed while the call waited: call again" };
+
+/// Completes when a call that waits may wait no longer: its caller's credentials are good no more, or allow something else.
+async fn rights_end(gate: &Gate, who: &Who, rule: &Rule) -> Error {
+    let Some(mut tenure) = Tenure::of(gate, who) else { return std::future::pending().await };
+    poll_fn(|context| {
+        while let Poll::Ready(judged) = tenure.poll(context) {
+            match judged.and_then(|now| now.passes(rule).map(|_| now)) {
+                Err(error) => return Poll::Ready(error),
+                Ok(now) if !now.may_the_same(who) => return Poll::Ready(CHANGED),
+                Ok(_) => {}
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// What comes with a request that was let in.
 #[derive(Default)]
 struct Admitted {
     tenure: Option<(Tenure, &'static Rule)>,
+    /// What a call is judged by that is held.
+    held: Option<(Gate, Who, &'static Rule)>,
     /// What there is to write of it when it has ended.
     entry: Option<audit::Request>,
 }

@@ -1,12 +1,12 @@
 //! Authentication and rights, by real processes: the first token, who may do what, and streams whose caller's rights change.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use onair::proto::{
-    CreateTokenRequest, DeregisterRequest, Grant, Instance, LookupRequest, Permission, RegisterRequest,
-    RevokeTokenRequest, RotateTokenRequest, Selector, UpdateTokenRequest, WatchRequest, WatchResponse,
-    admin_client::AdminClient, registry_client::RegistryClient,
+    CreateTokenRequest, DeregisterRequest, GetInstanceRequest, GetServerInfoRequest, Grant, IfMissing, Instance,
+    LookupRequest, Permission, RegisterRequest, RevokeTokenRequest, RotateTokenRequest, Selector, UpdateTokenRequest,
+    WatchRequest, WatchResponse, admin_client::AdminClient, registry_client::RegistryClient,
 };
 use ring::hmac;
 use tonic::{
@@ -254,6 +254,49 @@ async fn a_revoked_token_ends_its_streams_within_a_second_and_no_others() {
     for stream in &mut others {
         assert_eq!(names(&next(stream).await.expect("it goes on")), ["web"]);
     }
+}
+
+/// What waits for an answer is let in no longer than a stream is: nothing is registered for who may not any more.
+#[tokio::test]
+async fn a_call_that_waits_ends_with_its_token() {
+    let guarded = Guarded::start(&[]).await;
+    let token = guarded.token("waiting", "team-a", "*", &[Permission::Read, Permission::Register]).await;
+    let kept = guarded.token("kept", "team-a", "*", &[Permission::Read]).await;
+    let wait = Some(Duration::from_secs(60).try_into().unwrap());
+    let lookup = || LookupRequest { namespace: "team-a".into(), service: "api".into(), wait, ..Default::default() };
+    let register = RegisterRequest {
+        dependencies: BTreeMap::from([("api".to_owned(), "*".to_owned())]),
+        if_missing: IfMissing::Wait.into(),
+        wait,
+        ..instance("team-a", "web", "w")
+    };
+    let (mut first, mut second) = (guarded.registry(&token).await, guarded.registry(&token).await);
+    let mut other = guarded.registry(&kept).await;
+    let held = async { tokio::join!(first.lookup(lookup()), second.register(register), other.lookup(lookup())) };
+    let revoke = async {
+        let mut operator = guarded.registry(&guarded.operator).await;
+        let until = async |operator: &mut RegistryClient<Line>, wanted: u64| {
+            loop {
+                let info = operator.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
+                if info.counts.unwrap().waiting == wanted {
+                    break;
+                }
+            }
+        };
+        within("the registration that waits", until(&mut operator, 1)).await;
+        guarded.admin().await.revoke_token(RevokeTokenRequest { name: "waiting".into() }).await.unwrap();
+        within("nobody waits", until(&mut operator, 0)).await;
+        operator.register(instance("team-a", "api", "a")).await.unwrap();
+    };
+    let all = Box::pin(async { tokio::join!(held, revoke) });
+    let ((lookup, registration, found), ()) = within("the answers", all).await;
+    for status in [lookup.map(|_| ()).unwrap_err(), registration.map(|_| ()).unwrap_err()] {
+        assert_eq!((status.code(), refusal(&status).1.as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));
+    }
+    assert_eq!(found.unwrap().into_inner().instances.len(), 1, "whose token is good waits on");
+    let web = GetInstanceRequest { namespace: "team-a".into(), service: "web".into(), id: "w".into() };
+    let status = guarded.registry(&guarded.operator).await.get_instance(web).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
 }
 
 #[tokio::test]

@@ -226,8 +226,13 @@ async fn a_stream_goes_on_as_long_as_its_caller_may() {
     let text = rig.token(&["team-a=read"], 1, Some(1_100)).await;
     let who = rig.admit(WATCH, &[&format!("Bearer {text}")]).expect("it is let in");
     let mut tenure = Tenure::of(&rig.gate, &who).expect("it can end");
-    assert!(judged(&mut tenure).await.is_none());
+    // At once, since something may have changed since it was let in.
+    let same = judged(&mut tenure).await.expect("it is judged").expect("it goes on");
+    assert!(same.may_the_same(&who) && judged(&mut tenure).await.is_none(), "once");
     rig.token(&["team-b=read"], 1, Some(1_100)).await;
+    let mut late = Tenure::of(&rig.gate, &who).expect("it can end");
+    let changed = judged(&mut late).await.expect("it is judged").expect("it goes on");
+    assert!(!changed.may_the_same(&who), "what changed before it was looked at is not passed over");
     let other = judged(&mut tenure).await.expect("it is judged").expect("it goes on");
     assert!(other.may(Permission::Read, "team-b", "web") && !other.may(Permission::Read, "team-a", "web"));
     assert!(judged(&mut tenure).await.is_none(), "once");

@@ -134,9 +134,10 @@ async fn send(
 ) -> Result<ImportApplicationsResponse, Failure> {
     let pieces: Arc<[_]> = pieces.into();
     let send = async |channel, request: tonic::Request<Arc<[ImportApplicationsStreamRequest]>>| {
-        let pieces = request.into_inner();
-        let stream = (0..pieces.len()).map(move |place| pieces[place].clone());
-        CatalogClient::new(channel).import_applications_stream(tokio_stream::iter(stream)).await
+        // With all that the line says beside it.
+        let request =
+            request.map(|pieces| tokio_stream::iter((0..pieces.len()).map(move |place| pieces[place].clone())));
+        CatalogClient::new(channel).import_applications_stream(request).await
     };
     let mut told = session.line.stream("import the list", pieces, send).await?;
     let mut last = Instant::now();

@@ -134,6 +134,9 @@ impl Keeper {
                     self.joined = Some(joined);
                     return Ok(true);
                 }
+                Some(Err(failed)) if failed.reason().as_deref() == Some("SUPERSEDED") => {
+                    return Err(self.teller.superseded(&failed.holder().unwrap_or_default()));
+                }
                 Some(Err(failed)) if !failed.is_transient() => return Err(needs::failure(failed)),
                 Some(Err(failed)) => failed,
             };
