@@ -108,9 +108,11 @@ impl Teller {
             "" => "a newer registration".to_owned(),
             holder => format!("a newer registration at {holder}"),
         };
+        // Before it was registered it has none.
+        let ours = if self.address.is_empty() { String::new() } else { format!(" at {}", self.address) };
         Failure::Superseded(format!(
-            "{} at {} was superseded by {newer}: this process stops, and does not register again",
-            self.name, self.address
+            "{}{ours} was superseded by {newer}: this process stops, and does not register again",
+            self.name
         ))
     }
 
