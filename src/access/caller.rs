@@ -115,8 +115,10 @@ impl Who {
     /// Whether another may do just what this one may.
     #[must_use]
     pub fn may_the_same(&self, other: &Self) -> bool {
-        let grants = |who: &Self| who.caller.as_ref().map(|caller| caller.grants.clone());
-        grants(self) == grants(other)
+        match (&self.caller, &other.caller) {
+            (Some(one), Some(other)) => one.grants == other.grants,
+            (one, other) => one.is_none() && other.is_none(),
+        }
     }
 
     /// Whether it is allowed to do something to a namespace's service.
