@@ -36,6 +36,13 @@ pub enum Failure {
     Nothing(String),
     /// A newer incarnation holds the key.
     Superseded(String),
+    /// A program that was run did not end well, or could not be started, which is said.
+    Program {
+        /// What there is to say of it; the program has said the rest.
+        what: Option<String>,
+        /// Its exit code.
+        code: u8,
+    },
     /// Standard output is gone or full.
     Output(io::Error),
     /// This should not happen.
@@ -53,6 +60,7 @@ impl Failure {
             Self::Usage(_) | Self::Settings(_) => 2,
             Self::Nothing(_) => 3,
             Self::Superseded(_) => 4,
+            Self::Program { code, .. } => *code,
             Self::Internal(_) => 70,
         }
     }
@@ -72,6 +80,7 @@ impl Failure {
             Self::Usage(what) | Self::Other(what) | Self::Nothing(what) | Self::Superseded(what) => {
                 format!("onair: {}", safe(what))
             }
+            Self::Program { what, .. } => format!("onair: {}", safe(what.as_deref()?)),
             Self::Internal(what) => format!("onair: internal fault: {} (please report it)", safe(what)),
         })
     }

@@ -22,6 +22,8 @@ mod package;
 mod print;
 mod publish;
 mod resolve;
+#[cfg(unix)]
+mod run;
 mod serve;
 mod session;
 mod switch;
@@ -63,6 +65,13 @@ enum Command {
     Serve(serve::Args),
     /// Register an instance and keep it registered until this command is stopped.
     Join(Box<join::Args>),
+    /// Run a program that is registered while it runs and works.
+    #[cfg(unix)]
+    Run(Box<run::Args>),
+    /// What `run` starts to leave nothing behind.
+    #[cfg(unix)]
+    #[command(name = run::INSIDE, hide = true)]
+    Inside(run::InsideArgs),
     /// Take an instance out of traffic before it goes, as an operator.
     Drain(drain::Args),
     /// Take instances away, as an operator.
@@ -142,6 +151,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Join(args) => client(join::run(*args)),
+        #[cfg(unix)]
+        Command::Run(args) => client(Box::pin(run::run(*args))),
+        #[cfg(unix)]
+        Command::Inside(args) => run::inside(args),
         Command::Drain(args) => client(drain::run(args)),
         Command::Leave(args) => client(lookup::leave(args)),
         Command::Lookup(args) => client(lookup::lookup(args)),
@@ -202,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        for command in Cli::command().get_subcommands() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains(&format!("onair {}", command.get_name())), "{} has no example", command.get_name());
         }

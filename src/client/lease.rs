@@ -67,6 +67,8 @@ struct Held {
     instance: Arc<Instance>,
     token: String,
     status: Status,
+    /// Beats come by themselves.
+    kept: bool,
     ended: bool,
 }
 
@@ -126,6 +128,18 @@ impl Joined {
         }
         lock(&self.held).status = status;
         self.ask(Command::Beat).await
+    }
+
+    /// Whether beats come by themselves.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        lock(&self.held).kept
+    }
+
+    /// Lets beats come by themselves, or not: then the lease ends by itself when its TTL has passed, unless this is called
+    /// again. Whoever sets a status beats.
+    pub fn keep(&self, kept: bool) {
+        lock(&self.held).kept = kept;
     }
 
     /// Takes it out of traffic, and waits up to `wait` until those who watch it know. It is beaten for meanwhile. Then
@@ -214,7 +228,7 @@ pub(super) async fn join(client: &Arc<Inner>, mut request: RegisterRequest) -> R
     let (commands, taken) = mpsc::channel(8);
     let (events, told) = mpsc::channel(EVENTS_MAX);
     let status = request.instance.as_ref().map_or(Status::Unspecified, Instance::status);
-    let held = Held { instance: Arc::default(), token: String::new(), status, ended: false };
+    let held = Held { instance: Arc::default(), token: String::new(), status, kept: true, ended: false };
     let mut keeper = Keeper {
         client: Arc::clone(client),
         held: Arc::new(Mutex::new(held)),
@@ -287,6 +301,10 @@ impl Keeper {
                 return Ended::Leave(left);
             }
             let asked = mem::take(&mut self.asked);
+            if asked.is_empty() && !lock(&self.held).kept {
+                wait = self.interval;
+                continue;
+            }
             let (beat, status) = self.news();
             let (client, limit) = (Arc::clone(&self.client), self.patience());
             let beaten = match self.let_end(async move { client.beater().beat(beat, limit).await }).await {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-pub use command::{ONAIR, Running, onair, said};
+pub use command::{ONAIR, Running, onair, said, signal};
 pub use follower::{Follower, Seen};
 pub use http::{Http, Said};
 pub use http2::Http2;

@@ -68,6 +68,7 @@ mod polls;
 mod publish;
 mod readme;
 mod restart;
+mod run;
 mod soak;
 mod start;
 mod subscribe;

@@ -1,0 +1,122 @@
+//! What a program finds in its environment: its port, and where everything is that it needs. Waits for what is not there.
+//! Knows no process.
+
+use std::{collections::BTreeMap, env, time::Duration};
+
+use crate::{
+    cli::{
+        failure::{Cause, Failure, Report as _},
+        needs,
+        print::note,
+        session::{Backoff, to_wire},
+        text::safe,
+    },
+    client::Client,
+    export::variable,
+    proto::{IfMissing, ResolveRequest, ResolvedDependency},
+};
+
+/// How long one question waits: then it is told what is missing.
+const ROUND: Duration = Duration::from_secs(10);
+
+/// Where everything is that is needed, as `API_URL`, `API_HOST` and `API_PORT`. What is in the environment already stays
+/// as it is there, so that one can be put in the place of another by hand.
+///
+/// # Errors
+/// Something is missing, where that is not waited for; or nobody can say.
+pub(super) async fn of_needs(
+    client: &Client,
+    dependencies: BTreeMap<String, String>,
+    mocks: BTreeMap<String, String>,
+    if_missing: needs::IfMissing,
+) -> Result<BTreeMap<String, String>, Failure> {
+    if dependencies.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let (mut backoff, mut told) = (Backoff::default(), String::new());
+    // What is missing at first is told at once, before it is waited for.
+    let first = if if_missing == needs::IfMissing::Ignore { IfMissing::Ignore } else { IfMissing::Fail };
+    let mut request = ResolveRequest { dependencies, mocks, if_missing: first.into(), ..ResolveRequest::default() };
+    loop {
+        let failed = match client.resolve(request.clone()).await {
+            Ok(found) => return Ok(found.resolved.iter().flat_map(|(name, at)| variables(name, at)).collect()),
+            Err(failed) => failed,
+        };
+        let is_missing = failed.reason().as_deref() == Some("MISSING_DEPENDENCY");
+        let waits = is_missing && if_missing == needs::IfMissing::Wait;
+        if !waits && !failed.is_transient() {
+            return Err(needs::failure(failed));
+        }
+        let text = match failed.last() {
+            Some(Cause::Status(status)) if is_missing => format!("waiting: {}", safe(status.message())),
+            _ => format!("cannot look for what is needed, trying again: {}", failed.short()),
+        };
+        if text != told {
+            note(&text);
+            told = text;
+        }
+        if waits {
+            (request.if_missing, request.wait) = (IfMissing::Wait.into(), to_wire(ROUND));
+        } else {
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+}
+
+/// The variables of one thing that is needed, without those that are there.
+fn variables(name: &str, at: &ResolvedDependency) -> Vec<(String, String)> {
+    let prefix = variable(name);
+    let (host, port) = match &at.instance {
+        Some(instance) if instance.port != 0 => (instance.host.clone(), instance.port.to_string()),
+        _ => of_url(&at.url),
+    };
+    [("URL", at.url.clone()), ("HOST", host), ("PORT", port)]
+        .into_iter()
+        .map(|(what, value)| (format!("{prefix}_{what}"), value))
+        // A value with a zero byte cannot be in any environment.
+        .filter(|(name, value)| !value.is_empty() && !value.contains('\0') && env::var_os(name).is_none())
+        .collect()
+}
+
+/// Host and port of the url of a stand-in, as far as it has them.
+fn of_url(url: &str) -> (String, String) {
+    let (protocol, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port),
+        _ => (authority, ""),
+    };
+    let usual = match protocol {
+        "https" => "443",
+        "http" => "80",
+        _ => "",
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (host.to_owned(), if port.is_empty() { usual } else { port }.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_a_host_and_a_port() {
+        for (url, host, port) in [
+            ("http://h:80/x", "h", "80"),
+            ("localhost:3000", "localhost", "3000"),
+            ("https://api.example/v1?x=y:1", "api.example", "443"),
+            ("http://[::1]:9", "::1", "9"),
+            ("h", "h", ""),
+        ] {
+            assert_eq!(of_url(url), (host.to_owned(), port.to_owned()), "{url}");
+        }
+    }
+
+    #[test]
+    fn names_become_variables() {
+        let at = ResolvedDependency { url: "http://h:8080".into(), instance: None };
+        let expected = [("SHOP_DB_URL", "http://h:8080"), ("SHOP_DB_HOST", "h"), ("SHOP_DB_PORT", "8080")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(variables("shop-db", &at), expected);
+    }
+}

@@ -1,0 +1,109 @@
+//! A program that runs under the command: started in a process group of its own, signalled as a group, and never left
+//! behind. Knows no registry.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt as _,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::AsyncWriteExt as _,
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::inside;
+use crate::cli::failure::Failure;
+
+/// How long the group may take to be gone after SIGKILL.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// A program that was started.
+pub(super) struct Program {
+    child: Child,
+    /// Its process group, which its own children are in unless they leave it.
+    group: Pid,
+    /// Kills the group when this process is gone, however that came; it notices by its standard input.
+    guard: Child,
+    ended: Option<ExitStatus>,
+}
+
+impl Program {
+    /// Starts it with these variables besides those that are there.
+    ///
+    /// # Errors
+    /// It is no program that can be started.
+    pub(super) async fn start(command: &[OsString], variables: &BTreeMap<String, String>) -> Result<Self, Failure> {
+        let own = env::current_exe()?;
+        let mut inner = Command::new(&own);
+        inner.args(inside::exec()).args(command).envs(variables).process_group(0).kill_on_drop(true);
+        // It is not in the terminal's foreground: reading there would stop it.
+        if io::IsTerminal::is_terminal(&io::stdin()) {
+            inner.stdin(Stdio::null());
+        }
+        let mut guard = Command::new(&own);
+        guard.args(inside::guard()).process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
+        let mut guard = guard.spawn()?;
+        let child = inner.spawn()?;
+        let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+        let group = pid.ok_or_else(|| Failure::Internal("the program has no process id".to_owned()))?;
+        if let Some(stdin) = &mut guard.stdin {
+            stdin.write_all(format!("{}\n", group.as_raw_nonzero()).as_bytes()).await?;
+        }
+        Ok(Self { child, group, guard, ended: None })
+    }
+
+    /// Waits until it has ended by itself.
+    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        let status = self.child.wait().await?;
+        self.ended = Some(status);
+        Ok(status)
+    }
+
+    /// Sends a signal to it and its children.
+    pub(super) fn signal(&self, signal: Signal) {
+        // They may be gone.
+        let _ = kill_process_group(self.group, signal);
+    }
+
+    /// Asks it to end with `signal`; whoever is left of it after `slack` is killed. Also whether it had to be.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub(super) async fn stop(&mut self, signal: Signal, slack: Duration) -> io::Result<(ExitStatus, bool)> {
+        self.signal(signal);
+        if let Ok(ended) = timeout(slack, self.ended()).await {
+            let ended = ended?;
+            self.signal(Signal::KILL);
+            return Ok((ended, false));
+        }
+        self.signal(Signal::KILL);
+        match timeout(KILLED, self.ended()).await {
+            Ok(ended) => Ok((ended?, true)),
+            Err(_) => Err(io::Error::other("the program cannot be killed")),
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+        // Nobody is left to be guarded.
+        let _ = self.guard.start_kill();
+    }
+}
+
+/// The exit code of a program; of one that a signal ended as shells have it.
+pub(super) fn code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
