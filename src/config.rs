@@ -7,6 +7,7 @@ mod authority;
 mod kind;
 mod lists;
 mod pem;
+mod places;
 mod sources;
 
 use std::{
@@ -18,7 +19,8 @@ use std::{
 
 pub use authority::{Authority, Host, Namespace, WebOrigin};
 pub use kind::{LogFormat, Output, Shape};
-pub use sources::{ConfigFile, Given, Origin, Refused, Resolved, TOKEN, locate, misspelt, platform_file, resolve};
+pub use places::{ConfigFile, in_order, nearest};
+pub use sources::{Given, Origin, Refused, Resolved, TOKEN, locate, misspelt, platform_file, resolve};
 
 use kind::{
     Addresses, Choice, Count, Directory, Filter, HostPort, Hosts, Kind, Location, Name, Namespaces, OnOff, Origins,

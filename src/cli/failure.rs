@@ -50,6 +50,12 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same, which has been told: only the exit code is left of it.
+    #[must_use]
+    pub fn told(&self) -> Self {
+        Self::Program { what: None, code: self.exit_code() }
+    }
+
     /// See `EXIT_CODES`.
     #[must_use]
     pub fn exit_code(&self) -> u8 {

@@ -1,7 +1,10 @@
 //! What is said of a registration that is kept: on standard output, or beside a program whose output that is. The keeping
 //! is the client's.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -24,13 +27,19 @@ pub(super) struct Teller {
     name: String,
     /// Where watchers see it.
     address: String,
-    /// When what was told last.
-    trouble: Option<(Instant, String)>,
+    /// When what was told last, of this one and those beside it.
+    trouble: Arc<Mutex<Option<(Instant, String)>>>,
 }
 
 impl Teller {
     pub(super) fn new(print: Option<Printer>, service: &str) -> Self {
-        Self { print, name: service.to_owned(), address: String::new(), trouble: None }
+        Self { print, name: service.to_owned(), address: String::new(), trouble: Arc::default() }
+    }
+
+    /// For another one: a trouble that both have is told once.
+    pub(super) fn beside(&self, service: &str) -> Self {
+        let (print, trouble) = (self.print.clone(), Arc::clone(&self.trouble));
+        Self { print, name: service.to_owned(), address: String::new(), trouble }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -71,24 +80,50 @@ impl Teller {
     ///
     /// # Errors
     /// Nothing can be written.
-    pub(super) fn failing(&mut self, failed: &CallFailed) -> Result<(), Failure> {
+    pub(super) fn failing(&self, failed: &CallFailed) -> Result<(), Failure> {
         let (now, text) = (Instant::now(), failed.short());
-        if self.trouble.as_ref().is_some_and(|(told, before)| *before == text && now - *told < REMINDER) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.as_ref().is_some_and(|(told, before)| *before == text && now - *told < REMINDER) {
             return Ok(());
         }
         let deed = if self.address.is_empty() { "register" } else { "renew the lease of" };
         note(&format!("cannot {deed} {}, trying again: {text}", safe(&self.name)));
         if let Some(print) = self.print.as_ref().filter(|print| print.is_json()) {
-            print.value(&json!({"event": "FAILING", "error": text}))?;
+            print.value(&json!({"event": "FAILING", "name": self.name, "error": text}))?;
         }
-        self.trouble = Some((now, text));
+        *trouble = Some((now, text));
         Ok(())
     }
 
     /// The registry answers again.
-    pub(super) fn recovered(&mut self, outage: Duration) {
-        if self.trouble.take().is_some() {
+    pub(super) fn recovered(&self, outage: Duration) {
+        if self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             note(&format!("the registry answers again, after {}", human(outage)));
+        }
+    }
+
+    /// The program has not worked yet.
+    ///
+    /// # Errors
+    /// Nothing can be written.
+    pub(super) fn waiting(&self, why: &str) -> Result<(), Failure> {
+        let name = &self.name;
+        let text = format!("{} does not work yet: {}", safe(name), safe(why));
+        self.say(&text, "WAITING", || Ok(json!({"why": why})))
+    }
+
+    /// The program works again, or why it does no more.
+    ///
+    /// # Errors
+    /// Nothing can be written.
+    pub(super) fn works(&self, seen: &Result<(), String>) -> Result<(), Failure> {
+        let name = &self.name;
+        match seen {
+            Ok(()) => self.say(&format!("{} works again", safe(name)), "WORKS", || Ok(json!({}))),
+            Err(why) => {
+                let text = format!("{} is out of traffic: {}", safe(name), safe(why));
+                self.say(&text, "OUT_OF_TRAFFIC", || Ok(json!({"why": why})))
+            }
         }
     }
 
@@ -122,6 +157,7 @@ impl Teller {
             Some(print) if print.is_json() => {
                 let mut json = json()?;
                 json["event"] = json!(event);
+                json["name"] = json!(self.name);
                 print.value(&json)?;
             }
             Some(print) => print.line(text)?,

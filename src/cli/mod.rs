@@ -5,6 +5,8 @@
 
 mod bench;
 mod catalog;
+#[cfg(unix)]
+mod check;
 mod curl;
 mod deploy;
 mod doctor;
@@ -15,6 +17,10 @@ mod fake;
 mod health;
 mod info;
 mod join;
+#[cfg(unix)]
+mod keep;
+#[cfg(unix)]
+mod kept;
 mod lease;
 mod lookup;
 mod needs;
@@ -68,6 +74,9 @@ enum Command {
     /// Run a program that is registered while it runs and works.
     #[cfg(unix)]
     Run(Box<run::Args>),
+    /// Keep programs registered that know nothing of it, while they work.
+    #[cfg(unix)]
+    Keep(keep::Args),
     /// What `run` starts to leave nothing behind.
     #[cfg(unix)]
     #[command(name = run::INSIDE, hide = true)]
@@ -153,6 +162,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Join(args) => client(join::run(*args)),
         #[cfg(unix)]
         Command::Run(args) => client(Box::pin(run::run(*args))),
+        #[cfg(unix)]
+        Command::Keep(args) => client(Box::pin(keep::run(args))),
         #[cfg(unix)]
         Command::Inside(args) => run::inside(args),
         Command::Drain(args) => client(drain::run(args)),

@@ -30,9 +30,7 @@ impl Printer {
     /// Colours only for a terminal that wants them.
     #[must_use]
     pub fn new(output: Output) -> Self {
-        let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let colour = !plain && io::stdout().is_terminal();
+        let colour = wants_colour(io::stdout().is_terminal());
         Self {
             output,
             colour,
@@ -115,6 +113,14 @@ impl Printer {
     pub fn value(&self, value: &serde_json::Value) -> Result<(), Failure> {
         self.line(&safe_json(&value.to_string()))
     }
+}
+
+/// Whether colours are welcome: on a terminal, unless its owner wants none.
+#[must_use]
+pub fn wants_colour(is_terminal: bool) -> bool {
+    let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || env::var_os("TERM").is_some_and(|term| term == "dumb");
+    is_terminal && !plain
 }
 
 /// Tells something beside the results: on standard error, so that it never mixes with them.

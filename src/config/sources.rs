@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    fmt, fs, io,
+    fmt, io,
     marker::PhantomData,
     path::{Path, PathBuf},
 };
@@ -14,15 +14,15 @@ use clap::{
     builder::{PossibleValue, StringValueParser, TypedValueParser},
     parser::ValueSource,
 };
-use toml::{
-    Spanned,
-    de::{DeString, DeTable, DeValue},
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Setting, Settings, Shape,
+    places::{ConfigFile, in_order, nearest},
 };
 
-use super::{Setting, Settings, Shape};
-
 /// Tables that a file may have.
-const SECTIONS: [&str; 2] = ["serve", "client"];
+const SECTIONS: [&str; 3] = ["serve", "client", "run"];
 /// Name of the file that is looked for.
 const FILE_NAME: &str = "onair.toml";
 
@@ -151,26 +151,6 @@ impl<S: Settings> clap::FromArgMatches for Given<S> {
     }
 }
 
-/// A file of settings, read but not understood yet.
-#[derive(Clone, Debug)]
-pub struct ConfigFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What is in it.
-    pub text: String,
-}
-
-impl ConfigFile {
-    fn read(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), text: fs::read_to_string(path)? })
-    }
-
-    fn line(&self, at: usize) -> usize {
-        let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
-    }
-}
-
 /// `onair.toml` in the platform's directory for configuration.
 #[must_use]
 pub fn platform_file() -> Option<PathBuf> {
@@ -284,11 +264,8 @@ pub fn resolve<S: Settings>(given: &Given<S>, file: Option<&ConfigFile>) -> Resu
 
 fn read_file<S: Settings>(file: &ConfigFile, resolved: &mut Resolved<S>, wrong: &mut Vec<String>) {
     let (document, faults) = DeTable::parse_recoverable(&file.text);
-    let place = |at: usize| format!("{}, line {}", file.path.display(), file.line(at));
-    wrong.extend(faults.iter().map(|fault| {
-        let message = fault.message().replace('\n', ", ");
-        format!("{}: {message}", fault.span().map_or_else(|| file.path.display().to_string(), |span| place(span.start)))
-    }));
+    let place = |at: usize| file.place(at);
+    wrong.extend(faults.iter().map(|fault| file.fault(fault)));
     for (key, value) in in_order(document.get_ref()) {
         let (name, at) = (key.get_ref().as_ref(), key.span().start);
         match value.get_ref().as_table() {
@@ -298,13 +275,6 @@ fn read_file<S: Settings>(file: &ConfigFile, resolved: &mut Resolved<S>, wrong: 
             _ => wrong.push(format!("{}: unknown key `{name}`{}", place(at), nearest(name, SECTIONS))),
         }
     }
-}
-
-/// In the file's own order, so that violations come line by line.
-fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
-    let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(key, _)| key.span().start);
-    entries
 }
 
 fn read_table<S: Settings>(
@@ -343,35 +313,9 @@ fn value_text(value: &DeValue<'_>, shape: Shape) -> Result<String, String> {
     }
 }
 
-/// `; did you mean …?` when a known name is close.
-fn nearest(name: &str, known: impl IntoIterator<Item = &'static str>) -> String {
-    let plain = |text: &str| text.replace(['-', '_'], "").to_lowercase();
-    let close = known.into_iter().map(|candidate| (distance(&plain(name), &plain(candidate)), candidate)).min();
-    match close {
-        Some((steps, candidate)) if steps <= 3.min(name.len() / 2) => format!("; did you mean `{candidate}`?"),
-        _ => String::new(),
-    }
-}
-
-/// Levenshtein's.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{fs, time::Duration};
 
     use clap::{Args, FromArgMatches};
 

@@ -11,28 +11,33 @@ use crate::{
     tools::tool,
 };
 
-/// The blocks of commands of a section of the README, with these texts put for others.
-struct Tour(Vec<String>);
+/// The blocks of commands of a section of a document, with these texts put for others.
+pub struct Tour(Vec<String>);
 
 impl Tour {
     fn read(from: &str, to: &str, instead: &[(&str, &str)]) -> Self {
-        let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-        let section = readme.split_once(from).expect(from).1.split_once(to).expect(to).0;
+        Self::of("README.md", from, to, instead)
+    }
+
+    /// The same of another document.
+    pub fn of(document: &str, from: &str, to: &str, instead: &[(&str, &str)]) -> Self {
+        let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+        let section = document.split_once(from).expect(from).1.split_once(to).expect(to).0;
         let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
         let changed = |block: &str| instead.iter().fold(block.to_owned(), |block, (old, new)| block.replace(old, new));
         Self(blocks.map(changed).collect())
     }
 
     /// The block that has all of these in it.
-    fn block(&self, parts: &[&str]) -> &str {
+    pub fn block(&self, parts: &[&str]) -> &str {
         let mut found = self.0.iter().filter(|block| parts.iter().all(|part| block.contains(part)));
-        let block = found.next().unwrap_or_else(|| panic!("the README has no block with {parts:?}"));
+        let block = found.next().unwrap_or_else(|| panic!("there is no block with {parts:?}"));
         assert!(found.next().is_none(), "several blocks with {parts:?}");
         block
     }
 }
 
-fn is_there(program: &str) -> bool {
+pub fn is_there(program: &str) -> bool {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(program).exists())
 }
 

@@ -26,7 +26,7 @@ fn run(server: &Server, args: &[&str], script: &str) -> Running {
 }
 
 /// The service as soon as it is as wanted.
-async fn until(service: &mut Service, what: &str, wanted: impl Fn(&Instances) -> bool) -> Vec<Instance> {
+pub async fn until(service: &mut Service, what: &str, wanted: impl Fn(&Instances) -> bool) -> Vec<Instance> {
     within(what, async {
         service.known().await;
         while !wanted(&service.instances()) {

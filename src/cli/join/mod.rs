@@ -229,7 +229,9 @@ pub fn json_argument(text: &str) -> Result<prost_types::Value, String> {
     serde_json::from_str(text).map(to_proto).map_err(|error| format!("it is not JSON: {error}"))
 }
 
-fn to_proto(json: serde_json::Value) -> prost_types::Value {
+/// JSON as the API has it.
+#[must_use]
+pub fn to_proto(json: serde_json::Value) -> prost_types::Value {
     use prost_types::value::Kind;
     use serde_json::Value as Json;
     let kind = match json {

@@ -3,13 +3,16 @@
 
 use std::{collections::BTreeMap, env, time::Duration};
 
+use tokio::time::{Instant, sleep};
+
+use super::plan::Plan;
 use crate::{
     cli::{
-        failure::{Cause, Failure, Report as _},
+        failure::{CallFailed, Cause, Failure, Report as _},
         needs,
         print::note,
         session::{Backoff, to_wire},
-        text::safe,
+        text::{human, safe},
     },
     client::Client,
     export::variable,
@@ -18,48 +21,92 @@ use crate::{
 
 /// How long one question waits: then it is told what is missing.
 const ROUND: Duration = Duration::from_secs(10);
+/// What is waited for is told again this often.
+const REMINDER: Duration = Duration::from_secs(30);
 
 /// Where everything is that is needed, as `API_URL`, `API_HOST` and `API_PORT`. What is in the environment already stays
 /// as it is there, so that one can be put in the place of another by hand.
 ///
 /// # Errors
-/// Something is missing, where that is not waited for; or nobody can say.
-pub(super) async fn of_needs(
-    client: &Client,
-    dependencies: BTreeMap<String, String>,
-    mocks: BTreeMap<String, String>,
-    if_missing: needs::IfMissing,
-) -> Result<BTreeMap<String, String>, Failure> {
-    if dependencies.is_empty() {
+/// Something is missing, where that is not waited for, or not any longer; or nobody can say.
+pub(super) async fn of_needs(client: &Client, plan: &Plan) -> Result<BTreeMap<String, String>, Failure> {
+    if plan.needs.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let (mut backoff, mut told) = (Backoff::default(), String::new());
     // What is missing at first is told at once, before it is waited for.
-    let first = if if_missing == needs::IfMissing::Ignore { IfMissing::Ignore } else { IfMissing::Fail };
-    let mut request = ResolveRequest { dependencies, mocks, if_missing: first.into(), ..ResolveRequest::default() };
+    let first = if plan.if_missing == needs::IfMissing::Ignore { IfMissing::Ignore } else { IfMissing::Fail };
+    let mut request = ResolveRequest {
+        dependencies: plan.needs.clone(),
+        mocks: plan.mocks.clone(),
+        if_missing: first.into(),
+        ..ResolveRequest::default()
+    };
+    let mut waiting = Waiting { since: Instant::now(), told: None, backoff: Backoff::default() };
     loop {
         let failed = match client.resolve(request.clone()).await {
             Ok(found) => return Ok(found.resolved.iter().flat_map(|(name, at)| variables(name, at)).collect()),
             Err(failed) => failed,
         };
-        let is_missing = failed.reason().as_deref() == Some("MISSING_DEPENDENCY");
-        let waits = is_missing && if_missing == needs::IfMissing::Wait;
+        let waits = is_missing(&failed) && plan.if_missing == needs::IfMissing::Wait;
         if !waits && !failed.is_transient() {
             return Err(needs::failure(failed));
         }
-        let text = match failed.last() {
-            Some(Cause::Status(status)) if is_missing => format!("waiting: {}", safe(status.message())),
-            _ => format!("cannot look for what is needed, trying again: {}", failed.short()),
-        };
-        if text != told {
-            note(&text);
-            told = text;
+        let left = plan.needs_timeout.map_or(Duration::MAX, |limit| limit.saturating_sub(waiting.since.elapsed()));
+        if left.is_zero() {
+            return Err(waiting.over(plan, failed));
         }
+        waiting.tell(plan, &failed);
         if waits {
-            (request.if_missing, request.wait) = (IfMissing::Wait.into(), to_wire(ROUND));
+            (request.if_missing, request.wait) = (IfMissing::Wait.into(), to_wire(ROUND.min(left)));
         } else {
-            tokio::time::sleep(backoff.pause()).await;
+            sleep(waiting.backoff.pause().min(left)).await;
         }
+    }
+}
+
+/// A wait, and what was told of it when.
+struct Waiting {
+    since: Instant,
+    told: Option<(Instant, String)>,
+    backoff: Backoff,
+}
+
+impl Waiting {
+    /// Says what is waited for: at once, and again when it is something else or takes long.
+    fn tell(&mut self, plan: &Plan, failed: &CallFailed) {
+        let (name, why) = (safe(&plan.name), why(failed));
+        let (now, waits) = (Instant::now(), human(self.since.elapsed()));
+        let text = match &self.told {
+            Some((told, before)) if *before == why && now - *told < REMINDER => return,
+            Some((_, before)) if *before == why && is_missing(failed) => format!(
+                "{name} is still waiting, for {waits} now: {why} (if that needs {name} in turn, start one of them with \
+                 --if-missing ignore)"
+            ),
+            _ if is_missing(failed) => format!("{name} is waiting for what it needs: {why}"),
+            _ => format!("{name} cannot look for what it needs, trying again: {why}"),
+        };
+        note(&text);
+        self.told = Some((now, why));
+    }
+
+    /// It has waited long enough.
+    fn over(&self, plan: &Plan, failed: CallFailed) -> Failure {
+        if !is_missing(&failed) {
+            return failed.into();
+        }
+        let waited = human(self.since.elapsed());
+        Failure::Nothing(format!("{} has waited {waited} for what it needs: {}", plan.name, why(&failed)))
+    }
+}
+
+fn is_missing(failed: &CallFailed) -> bool {
+    failed.reason().as_deref() == Some("MISSING_DEPENDENCY")
+}
+
+fn why(failed: &CallFailed) -> String {
+    match failed.last() {
+        Some(Cause::Status(status)) if is_missing(failed) => safe(status.message()).into_owned(),
+        _ => failed.short(),
     }
 }
 
@@ -79,7 +126,7 @@ fn variables(name: &str, at: &ResolvedDependency) -> Vec<(String, String)> {
 }
 
 /// Host and port of the url of a stand-in, as far as it has them.
-fn of_url(url: &str) -> (String, String) {
+pub(super) fn of_url(url: &str) -> (String, String) {
     let (protocol, rest) = url.split_once("://").unwrap_or(("", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (host, port) = match authority.rsplit_once(':') {

@@ -1,38 +1,39 @@
-//! The life of a program under the command: it starts, works, is registered while it does, and ends. Whatever ends first
-//! takes the rest with it.
+//! The life of a program under the command: it is prepared, starts, works, is registered while it does, and ends. Whatever
+//! ends first takes the rest with it.
 
-use std::{pin::pin, process::ExitStatus, time::Duration};
+use std::{process::ExitStatus, time::Duration};
 
 use rustix::process::Signal;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
-use uuid::Uuid;
 
 use super::{
-    check::Check,
+    environment,
+    output::Outputs,
+    plan::Plan,
+    port,
     program::{self, Program},
-    signals::{Signals, Told},
+    signals::{Orders, Told},
 };
 use crate::{
     cli::{
-        failure::{CallFailed, Cause, Failure, Report as _},
+        check::{Looks, Place},
+        failure::{Failure, Report as _},
+        kept::{Kept, Stands},
         lease::Teller,
-        needs,
         print::note,
-        session::Backoff,
         text::{human, safe},
     },
-    client::{Client, Joined, LeaseEvent},
-    proto::{RegisterRequest, Status},
+    client::Client,
 };
 
 /// How often it is looked at until it works.
 const FIRST_LOOKS: Duration = Duration::from_millis(50);
 
 /// How long things take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Times {
     /// Between two looks.
     pub(super) interval: Duration,
@@ -44,216 +45,107 @@ pub(super) struct Times {
     pub(super) slack: Duration,
 }
 
-pub(super) struct Life {
+/// Lives a program's life, from looking for what it needs to its end.
+///
+/// # Errors
+/// The program did not end with 0, or could not be started, or its registration was refused.
+pub(super) async fn live(
+    plan: Plan,
     client: Client,
-    request: RegisterRequest,
-    teller: Teller,
+    mut orders: Orders,
+    stands: watch::Sender<Stands>,
+    mut outputs: Option<Outputs>,
+) -> Result<(), Failure> {
+    let mut variables = tokio::select! {
+        variables = environment::of_needs(&client, &plan) => variables?,
+        told = orders.end() => return Err(Failure::Program { what: None, code: told.code() }),
+    };
+    let port = port::of(client.namespace(), &plan.name, plan.port).await?;
+    variables.extend(plan.variables.clone());
+    variables.insert("PORT".to_owned(), port.number.to_string());
+    let program = Program::start(&plan.command, plan.dir.as_deref(), &variables, outputs.as_mut()).await?;
+    let place = Place { dir: plan.dir.clone(), ..Place::here(port.number) };
+    let looks = Looks::start(plan.check.clone(), place, FIRST_LOOKS, plan.times.interval);
+    let request = plan.request(port.number);
+    let kept = Kept::new(client, request, Teller::new(None, &plan.name), looks, stands);
+    let ended = Life { name: plan.name, program, orders, kept, times: plan.times }.run().await;
+    if let Some(outputs) = outputs {
+        outputs.finish().await;
+    }
+    ended
+}
+
+struct Life {
     name: String,
     program: Program,
-    signals: Signals,
-    check: Check,
-    port: u16,
+    orders: Orders,
+    kept: Kept,
     times: Times,
-    joined: Option<Joined>,
-}
-
-/// Looks at a program again and again, as long as this lives.
-struct Looks {
-    works: watch::Receiver<Result<(), String>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Looks {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl Life {
-    pub(super) fn new(
-        client: Client,
-        mut request: RegisterRequest,
-        program: Program,
-        signals: Signals,
-        check: Check,
-        port: u16,
-        times: Times,
-    ) -> Self {
-        // The same for every attempt at this registration: it is made once, however often it is sent.
-        request.request_id = Uuid::now_v7().to_string();
-        let name = request.instance.as_ref().map_or_else(String::new, |instance| instance.service.clone());
-        let teller = Teller::new(None, &name);
-        Self { client, request, teller, name, program, signals, check, port, times, joined: None }
-    }
-
-    /// Lives it to the end.
-    ///
-    /// # Errors
-    /// The program did not end with 0, or its registration did.
-    pub(super) async fn run(mut self) -> Result<(), Failure> {
-        if let Some(ended) = self.start().await? {
-            return ended;
-        }
-        let looks = self.looks();
-        self.work(looks).await
-    }
-
-    /// Waits until it works; its end if that comes before.
-    async fn start(&mut self) -> Result<Option<Result<(), Failure>>, Failure> {
-        let until = Instant::now() + self.times.start;
-        loop {
-            let look = async {
-                let seen = self.check.look(self.port).await;
-                if seen.is_err() {
-                    sleep(FIRST_LOOKS).await;
-                }
-                seen
-            };
-            let why = tokio::select! {
-                biased;
-                ended = self.program.ended() => {
-                    note(&format!("{} ended before it worked", safe(&self.name)));
-                    return Ok(Some(self.over(ended?)));
-                }
-                told = self.signals.next() => match told {
-                    Told::Pass(signal) => {
-                        self.program.signal(signal);
-                        continue;
-                    }
-                    told => return Ok(Some(self.stop(told).await)),
-                },
-                seen = look => match seen {
-                    Ok(()) => return Ok(None),
-                    Err(why) => why,
-                },
-            };
-            if Instant::now() >= until {
-                self.end_anyhow().await;
-                let waited = human(self.times.start);
-                return Err(Failure::Other(format!("{} does not work after {waited}: {why}", self.name)));
-            }
-        }
-    }
-
-    fn looks(&self) -> Looks {
-        let (to, works) = watch::channel(Ok(()));
-        let (check, port, interval) = (self.check.clone(), self.port, self.times.interval);
-        let task = tokio::spawn(async move {
-            loop {
-                sleep(interval).await;
-                let seen = check.look(port).await;
-                to.send_if_modified(|before| {
-                    let is_news = before.is_ok() != seen.is_ok();
-                    *before = seen;
-                    is_news
-                });
-            }
-        });
-        Looks { works, task }
-    }
-
-    /// Registered while it works, until something ends.
-    async fn work(&mut self, mut looks: Looks) -> Result<(), Failure> {
-        let (client, request, name) = (self.client.clone(), self.request.clone(), self.name.clone());
-        let mut registering = pin!(register(&client, &request, &name));
+    /// From the start of the program.
+    async fn run(mut self) -> Result<(), Failure> {
+        let (late, mut is_timed) = (Instant::now() + self.times.start, true);
         loop {
             tokio::select! {
                 biased;
                 ended = self.program.ended() => {
+                    if !self.kept.has_worked() {
+                        note(&format!("{} ended before it worked", safe(&self.name)));
+                    }
                     self.leave().await;
-                    return self.over(ended?);
+                    return over(ended?);
                 }
-                told = self.signals.next() => match told {
+                told = self.orders.next() => match told {
                     Told::Pass(signal) => self.program.signal(signal),
                     told => return self.stop(told).await,
                 },
-                made = &mut registering, if self.joined.is_none() => match made {
-                    Ok(joined) => {
-                        self.teller.registered(joined.response(), None)?;
-                        self.joined = Some(joined);
-                        self.follow(&looks.works.borrow_and_update().clone()).await;
-                    }
-                    Err(failed) => {
-                        self.end_anyhow().await;
-                        return Err(needs::failure(failed));
-                    }
-                },
-                event = event(&mut self.joined) => if let Some(failure) = self.told(event)? {
+                failure = self.kept.keep() => {
                     self.end_anyhow().await;
                     return Err(failure);
-                },
-                // The task looks as long as this lives.
-                Ok(()) = looks.works.changed() => {
-                    let works = looks.works.borrow_and_update().clone();
-                    self.follow(&works).await;
+                }
+                () = sleep_until(late), if is_timed => {
+                    is_timed = false;
+                    if !self.kept.has_worked() {
+                        let (waited, why) = (human(self.times.start), self.kept.why_not());
+                        self.end_anyhow().await;
+                        return Err(Failure::Other(format!("{} does not work after {waited}: {why}", self.name)));
+                    }
                 }
             }
         }
     }
 
-    /// Takes it into traffic, or out of it, as it works. What does not work is not kept.
-    async fn follow(&self, works: &Result<(), String>) {
-        let Some(joined) = &self.joined else { return };
-        let (status, is_news) = match works {
-            Ok(()) => (Status::Serving, !joined.is_kept()),
-            Err(_) => (Status::Starting, true),
-        };
-        if !is_news {
-            return;
-        }
-        match works {
-            Ok(()) => note(&format!("{} works again", safe(&self.name))),
-            Err(why) => note(&format!("{} is out of traffic: {}", safe(&self.name), safe(why))),
-        }
-        joined.keep(works.is_ok());
-        // The lease's own trouble is told as such.
-        let _ = joined.set_status(status).await;
-    }
-
-    /// What becomes of the lease; the end of it.
-    fn told(&mut self, event: Option<LeaseEvent>) -> Result<Option<Failure>, Failure> {
-        match event {
-            Some(LeaseEvent::Registered { response, lost }) => self.teller.registered(&response, Some(lost))?,
-            Some(LeaseEvent::Failing(failed)) => self.teller.failing(&failed)?,
-            Some(LeaseEvent::Recovered { outage }) => self.teller.recovered(outage),
-            Some(LeaseEvent::Superseded { holder }) => return Ok(Some(self.teller.superseded(&holder))),
-            Some(LeaseEvent::Refused(failed)) => return Ok(Some(needs::failure(failed))),
-            None => return Ok(Some(Failure::Internal("the lease is kept no more".to_owned()))),
-        }
-        Ok(None)
-    }
-
-    /// Ends it as a signal says: out of traffic, away, told to end, killed. A second signal kills at once.
+    /// Ends it as it is told: out of traffic, away, told to end, killed. Told a second time, it is killed at once.
     async fn stop(&mut self, told: Told) -> Result<(), Failure> {
-        let signal = if told == Told::Interrupt { Signal::INT } else { Signal::TERM };
-        if let Some(joined) = self.joined.as_ref().filter(|_| told == Told::Terminate) {
+        if told == Told::Terminate {
             let drained = tokio::select! {
-                drained = joined.drain(self.times.wait) => drained,
-                _ = self.signals.end() => return self.kill().await,
+                drained = self.kept.drain(self.times.wait) => drained,
+                _ = self.orders.end() => return self.kill().await,
                 ended = self.program.ended() => {
                     self.leave().await;
-                    return self.over(ended?);
+                    return over(ended?);
                 }
             };
             match drained {
-                Ok(drained) if drained.pending > 0 => {
+                Some(Ok(drained)) if drained.pending > 0 => {
                     note(&format!("{} of those who watch {} did not hear in time", drained.pending, safe(&self.name)));
                 }
-                Ok(_) => {}
-                Err(failed) => note(&format!("it is not drained: {}", failed.short())),
+                Some(Err(failed)) => note(&format!("{} is not drained: {}", safe(&self.name), failed.short())),
+                Some(Ok(_)) | None => {}
             }
         }
         self.leave().await;
-        self.end(signal).await
+        self.end(told.signal()).await
     }
 
-    /// Takes it away, and says so.
+    /// Takes it away; the program's end is more than what comes of that.
     async fn leave(&mut self) {
-        let Some(joined) = self.joined.take() else { return };
-        match joined.leave().await {
-            // It goes to standard error, where nothing fails.
-            Ok(response) => _ = self.teller.left(&response),
-            Err(failed) => note(&failed.short()),
+        if let Err(failure) = self.kept.leave().await
+            && let Some(report) = failure.report()
+        {
+            note(report.trim_start_matches("onair: "));
         }
     }
 
@@ -261,54 +153,32 @@ impl Life {
     async fn end(&mut self, signal: Signal) -> Result<(), Failure> {
         let ended = tokio::select! {
             ended = self.program.stop(signal, self.times.slack) => ended,
-            _ = self.signals.end() => return self.kill().await,
+            _ = self.orders.end() => return self.kill().await,
         };
         let (status, was_killed) = ended?;
         if was_killed {
             note(&format!("{} did not end within {}, and was killed", safe(&self.name), human(self.times.slack)));
         }
-        self.over(status)
+        over(status)
     }
 
     /// Ends it for a reason of our own, which is told in place of how it took that.
     async fn end_anyhow(&mut self) {
+        self.leave().await;
         let _ = self.end(Signal::TERM).await;
     }
 
     async fn kill(&mut self) -> Result<(), Failure> {
         let (status, _) = self.program.stop(Signal::KILL, Duration::from_secs(5)).await?;
         self.leave().await;
-        self.over(status)
-    }
-
-    /// It has ended.
-    fn over(&self, status: ExitStatus) -> Result<(), Failure> {
-        match program::code(status) {
-            0 => Ok(()),
-            code => Err(Failure::Program { what: None, code }),
-        }
+        over(status)
     }
 }
 
-/// Registers, as often as it takes.
-async fn register(client: &Client, request: &RegisterRequest, name: &str) -> Result<Joined, CallFailed> {
-    let (mut backoff, mut teller) = (Backoff::default(), Teller::new(None, name));
-    loop {
-        let failed = match client.join(request.clone()).await {
-            Ok(joined) => return Ok(joined),
-            Err(failed) if !failed.is_transient() => return Err(failed),
-            Err(failed) => failed,
-        };
-        // It goes to standard error, where nothing fails.
-        let _ = teller.failing(&failed);
-        sleep(backoff.pause().max(failed.last().and_then(Cause::retry_after).unwrap_or_default())).await;
-    }
-}
-
-/// What happens to the lease, while there is one.
-async fn event(joined: &mut Option<Joined>) -> Option<LeaseEvent> {
-    match joined {
-        Some(joined) => joined.event().await,
-        None => std::future::pending().await,
+/// It has ended.
+fn over(status: ExitStatus) -> Result<(), Failure> {
+    match program::code(status) {
+        0 => Ok(()),
+        code => Err(Failure::Program { what: None, code }),
     }
 }

@@ -1,29 +1,45 @@
-//! `onair run`: a program that is registered while it runs and works. The arguments are here, its life in `life`.
+//! `onair run`: programs that are registered while they run and work. The arguments are here, a program's life in `life`,
+//! that of several in `several`.
 
-mod check;
 mod environment;
+mod file;
 mod inside;
 mod life;
+mod order;
+mod output;
+mod plan;
+mod port;
 mod program;
+mod several;
 mod signals;
 
-use std::{ffi::OsString, net::TcpListener, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
+
+use tokio::sync::watch;
+use tonic::transport::Channel;
 
 use super::{
-    failure::Failure,
+    check::Check,
+    failure::{Failure, Report as _},
     join::json_argument,
+    kept::Stands,
     needs::{self, IfMissing},
     package,
-    session::{Session, duration_argument, to_wire},
+    print::note,
+    session::{Session, duration_argument},
 };
 use crate::{
     config::{ClientSettings, Given},
-    proto::{Instance, RegisterRequest},
+    proto::{GetStartOrderRequest, Instance, catalog_client::CatalogClient},
 };
-use check::Check;
+use file::Programs;
 pub(in crate::cli) use inside::{Args as InsideArgs, VERB as INSIDE, run as inside};
-use life::{Life, Times};
-use signals::{Signals, Told};
+use life::Times;
+use plan::Plan;
+pub(in crate::cli) use signals::{Signals, Told};
+
+/// Nothing is looked at more often.
+pub(in crate::cli) const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,26 +47,51 @@ Examples:
   onair run web --needs api@^2 -- node web.js
   onair run web --port 8000 --check http:/healthz -- ./web --listen :8000
   onair run --package package.json -- npm start
+  onair run --file onair.toml
 
 The program finds its port in PORT, and what it needs in API_URL, API_HOST and API_PORT (of a service `api`); what is in \
-the environment already stays. It starts when everything that it needs is online, in whatever order that comes. It is \
-registered once the check passes; while the check fails it is out of traffic and its lease is not kept.
+the environment already stays. The port is the same at each start where it is free. It starts when everything that it \
+needs is online, in whatever order that comes. It is registered once the check passes; while the check fails it is out \
+of traffic and its lease is not kept.
 
 SIGTERM: it is drained, taken away, and told to end. SIGINT: without the drain. What has not ended after the slack is \
 killed, and so is whatever it leaves behind. A second signal kills at once. The program has to stay in the foreground. \
 The exit code is the program's; of one that a signal ended, 128 and its number. 4: another process has registered the \
-same instance.";
+same instance.
+
+A file has a table for each program, whose keys are these options with _ for -, and `command`, `dir` and `env`:
+  [run.api]
+  command = [\"node\", \"api.js\"]
+  check = \"http:/healthz\"
+  [run.web]
+  command = \"node web.js | tee web.log\"
+  needs = [\"api@^2\"]
+  env = { LOG = \"debug\" }
+They start in the order of their needs, and of the catalog's where it knows them. When one ends, or a signal comes, all \
+stop in reverse. The exit code is that of the one that ended first, and 128 and the signal's number after a signal.";
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The service's name, by which clients look it up.
-    #[arg(required_unless_present = "package")]
-    name: Option<String>,
+    /// The service's name, by which clients look it up. With --file: which of its programs; default: all.
+    #[arg(required_unless_present_any = ["package", "file"])]
+    name: Vec<String>,
     /// The program and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, required_unless_present = "file", value_name = "COMMAND")]
     command: Vec<OsString>,
+    /// Run the programs of this file, which says everything of them.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "Own"])]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    own: Own,
+    #[command(flatten)]
+    given: Given<ClientSettings>,
+}
+
+/// What there is to say of one program.
+#[derive(Debug, clap::Args)]
+struct Own {
     /// Take what is not given here from this `package.json`, as `onair join` does.
     #[arg(long, value_name = "FILE")]
     package: Option<PathBuf>,
@@ -90,6 +131,9 @@ pub struct Args {
     /// What to do when something that it needs is not there.
     #[arg(long, value_enum, default_value_t = IfMissing::Wait)]
     if_missing: IfMissing,
+    /// How long `--if-missing wait` waits. Default: as long as it takes.
+    #[arg(long, value_name = "DURATION", value_parser = duration_argument)]
+    needs_timeout: Option<Duration>,
     /// When it works: `tcp`, it takes connections; `http:/PATH`, it answers well; `grpc[:SERVICE]`, its health is serving;
     /// `cmd:COMMAND`, a command of the shell ends with 0.
     #[arg(long, value_name = "CHECK", default_value = "tcp")]
@@ -106,88 +150,93 @@ pub struct Args {
     /// How long it may take to end when it is told to.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_argument)]
     slack: Duration,
-    #[command(flatten)]
-    given: Given<ClientSettings>,
 }
 
-/// Runs the program to its end.
+/// Runs the programs to their end.
 ///
 /// # Errors
-/// It did not end with 0, or could not be started, or its registration was refused.
+/// One did not end with 0, or could not be started, or its registration was refused.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let session = Session::open(&args.given)?;
+    let Args { mut name, command, file, own, mut given } = args;
+    if let Some(path) = file {
+        let Programs { plans, mut order, has_client } = file::read(&path, &name)?;
+        // What a file says of clients is for its own programs.
+        if has_client && given.config.is_none() {
+            given.config = Some(path);
+        }
+        let session = opened(&given)?;
+        let plans: Vec<Plan> = plans.into_iter().map(|plan| plan.within(&session)).collect();
+        // Before anything is started, so that no signal leaves it behind.
+        let signals = Signals::listen()?;
+        order.refine(&levels(&session, &plans).await);
+        return several::run(plans, order, &session.client(), signals).await;
+    }
+    if name.len() > 1 {
+        return Err(Failure::Usage(format!("one program has one name, and these are {}: see --file", name.len())));
+    }
+    let session = opened(&given)?;
+    let plan = own.plan(name.pop().unwrap_or_default(), command)?.within(&session);
+    let signals = Signals::listen()?;
+    let (to, orders) = signals::orders();
+    tokio::spawn(signals.tell(to));
+    let (stands, _) = watch::channel(Stands::default());
+    life::live(plan, session.client(), orders, stands, None).await
+}
+
+fn opened(given: &Given<ClientSettings>) -> Result<Session, Failure> {
+    let session = Session::open(given)?;
     if session.print.is_curl() || session.print.is_json() {
         return Err(Failure::Usage("the output is the program's: there is no --output for `run`".to_owned()));
     }
-    let mut args = completed(args)?;
-    // Before anything is started, so that no signal leaves it behind.
-    let mut signals = Signals::listen()?;
-    let client = session.client();
-    let needs = needs::once_each("--needs", std::mem::take(&mut args.needs))?;
-    let mocks = needs::once_each("--mock", std::mem::take(&mut args.mock))?;
-    let mut variables = tokio::select! {
-        variables = environment::of_needs(&client, needs, mocks, args.if_missing) => variables?,
-        told = signals.end() => {
-            return Err(Failure::Program { what: None, code: if told == Told::Terminate { 143 } else { 130 } });
+    Ok(session)
+}
+
+impl Own {
+    fn plan(self, name: String, command: Vec<OsString>) -> Result<Plan, Failure> {
+        let mut plan = Plan::new(name, command);
+        plan.port = self.port;
+        plan.check = self.check;
+        plan.times = Times {
+            interval: self.check_interval.max(SHORTEST_INTERVAL),
+            start: self.start_timeout,
+            wait: self.wait,
+            slack: self.slack,
+        };
+        plan.ttl = self.ttl;
+        plan.needs = needs::once_each("--needs", self.needs)?;
+        plan.mocks = needs::once_each("--mock", self.mock)?;
+        plan.if_missing = self.if_missing;
+        plan.needs_timeout = self.needs_timeout;
+        plan.instance = Instance {
+            id: self.id,
+            host: self.host,
+            version: self.version,
+            zone: self.zone,
+            weight: self.weight,
+            protocol: self.protocol,
+            metadata: self.metadata,
+            ..Instance::default()
+        };
+        Ok(match self.package {
+            Some(path) => plan.completed(package::read(&path)?),
+            None => plan,
+        })
+    }
+}
+
+/// The catalog's levels of these programs, as far as it has them.
+async fn levels(session: &Session, plans: &[Plan]) -> Vec<BTreeSet<usize>> {
+    let request = GetStartOrderRequest { namespace: session.namespace.clone(), ..GetStartOrderRequest::default() };
+    let send = |channel: Channel, request| async move { CatalogClient::new(channel).get_start_order(request).await };
+    let order = session.line.call("find the start order", session.line.timeout(), request, send).await;
+    match order {
+        Ok(order) => {
+            let number = |name: &String| plans.iter().position(|plan| plan.name == *name);
+            order.levels.iter().map(|level| level.applications.iter().filter_map(number).collect()).collect()
         }
-    };
-    let port = port(args.port).await?;
-    variables.insert("PORT".to_owned(), port.to_string());
-    let program = program::Program::start(&args.command, &variables).await?;
-    let times = Times {
-        interval: args.check_interval.max(Duration::from_millis(10)),
-        start: args.start_timeout,
-        wait: args.wait,
-        slack: args.slack,
-    };
-    let check = args.check.clone();
-    let request = request(args, &session, port);
-    Life::new(client, request, program, signals, check, port, times).run().await
-}
-
-/// With what the package says where nothing was given.
-fn completed(mut args: Args) -> Result<Args, Failure> {
-    let Some(file) = args.package.take() else { return Ok(args) };
-    let package = package::read(&file)?;
-    args.name = args.name.or(Some(package.name));
-    if args.version.is_empty() {
-        args.version = package.version;
+        Err(failed) => {
+            note(&format!("the catalog's order is not known, and the file's counts: {}", failed.short()));
+            Vec::new()
+        }
     }
-    args.port = args.port.or(package.port);
-    args.ttl = args.ttl.or(package.ttl);
-    let given = |pairs: &[(String, String)]| pairs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    let (needed, mocked) = (given(&args.needs), given(&args.mock));
-    args.needs.extend(package.dependencies.into_iter().filter(|(name, _)| !needed.contains(name)));
-    args.mock.extend(package.mocks.into_iter().filter(|(name, _)| !mocked.contains(name)));
-    Ok(args)
-}
-
-/// The port that is given, if nobody listens there, else one that is free.
-async fn port(given: Option<u16>) -> Result<u16, Failure> {
-    let Some(port) = given else {
-        return Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port());
-    };
-    // Whoever answers there would pass for the program.
-    match Check::Tcp.look(port).await {
-        Ok(()) => Err(Failure::Other(format!("port {port} is in use already"))),
-        Err(_) => Ok(port),
-    }
-}
-
-fn request(args: Args, session: &Session, port: u16) -> RegisterRequest {
-    let instance = Instance {
-        namespace: session.namespace.clone(),
-        service: args.name.unwrap_or_default(),
-        id: args.id,
-        host: args.host,
-        port: u32::from(port),
-        version: args.version,
-        zone: args.zone,
-        weight: args.weight,
-        protocol: args.protocol,
-        metadata: args.metadata,
-        ..Instance::default()
-    };
-    let ttl = args.ttl.or(session.ttl).and_then(to_wire);
-    RegisterRequest { instance: Some(instance), ttl, ..RegisterRequest::default() }
 }

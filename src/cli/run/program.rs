@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     io,
     os::unix::process::ExitStatusExt as _,
+    path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::inside;
+use super::{inside, output::Outputs};
 use crate::cli::failure::Failure;
 
 /// How long the group may take to be gone after SIGKILL.
@@ -39,18 +40,32 @@ impl Program {
     ///
     /// # Errors
     /// It is no program that can be started.
-    pub(super) async fn start(command: &[OsString], variables: &BTreeMap<String, String>) -> Result<Self, Failure> {
+    pub(super) async fn start(
+        command: &[OsString],
+        dir: Option<&Path>,
+        variables: &BTreeMap<String, String>,
+        outputs: Option<&mut Outputs>,
+    ) -> Result<Self, Failure> {
         let own = env::current_exe()?;
         let mut inner = Command::new(&own);
         inner.args(inside::exec()).args(command).envs(variables).process_group(0).kill_on_drop(true);
-        // It is not in the terminal's foreground: reading there would stop it.
-        if io::IsTerminal::is_terminal(&io::stdin()) {
+        if let Some(dir) = dir {
+            inner.current_dir(dir);
+        }
+        // It is not in the terminal's foreground: reading there would stop it. One of several has no say there.
+        if outputs.is_some() || io::IsTerminal::is_terminal(&io::stdin()) {
             inner.stdin(Stdio::null());
+        }
+        if outputs.is_some() {
+            inner.stdout(Stdio::piped()).stderr(Stdio::piped());
         }
         let mut guard = Command::new(&own);
         guard.args(inside::guard()).process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
         let mut guard = guard.spawn()?;
-        let child = inner.spawn()?;
+        let mut child = inner.spawn()?;
+        if let Some(outputs) = outputs {
+            outputs.follow(&mut child);
+        }
         let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
         let group = pid.ok_or_else(|| Failure::Internal("the program has no process id".to_owned()))?;
         if let Some(stdin) = &mut guard.stdin {

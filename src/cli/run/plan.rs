@@ -1,0 +1,98 @@
+//! What is to be run, however it was said: on the command line, in a `package.json`, or in a file of programs.
+
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
+
+use super::life::Times;
+use crate::{
+    cli::{
+        check::Check,
+        needs::IfMissing,
+        package::Package,
+        session::{Session, to_wire},
+    },
+    proto::{Instance, RegisterRequest},
+};
+
+/// One program.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// The name of its service.
+    pub(super) name: String,
+    pub(super) command: Vec<OsString>,
+    /// Where it runs.
+    pub(super) dir: Option<PathBuf>,
+    /// What it finds in its environment besides.
+    pub(super) variables: BTreeMap<String, String>,
+    pub(super) port: Option<u16>,
+    pub(super) check: Check,
+    pub(super) times: Times,
+    pub(super) ttl: Option<Duration>,
+    pub(super) needs: BTreeMap<String, String>,
+    pub(super) mocks: BTreeMap<String, String>,
+    pub(super) if_missing: IfMissing,
+    /// How long it waits for what it needs; none: as long as it takes.
+    pub(super) needs_timeout: Option<Duration>,
+    /// What is registered, as far as it is known before.
+    pub(super) instance: Instance,
+}
+
+impl Plan {
+    pub(super) fn new(name: String, command: Vec<OsString>) -> Self {
+        Self {
+            name,
+            command,
+            dir: None,
+            variables: BTreeMap::new(),
+            port: None,
+            check: Check::Tcp,
+            times: Times {
+                interval: Duration::from_secs(1),
+                start: Duration::from_secs(60),
+                wait: Duration::from_secs(2),
+                slack: Duration::from_secs(5),
+            },
+            ttl: None,
+            needs: BTreeMap::new(),
+            mocks: BTreeMap::new(),
+            if_missing: IfMissing::Wait,
+            needs_timeout: None,
+            instance: Instance::default(),
+        }
+    }
+
+    /// With what a package says where nothing else is said.
+    pub(super) fn completed(mut self, package: Package) -> Self {
+        let Package { name, version, url, port, ttl, dependencies, mocks } = package;
+        if self.name.is_empty() {
+            self.name = name;
+        }
+        if self.instance.version.is_empty() {
+            self.instance.version = version;
+        }
+        if self.port.is_none() && self.instance.url.is_empty() {
+            // Where the url says a port, it listens there.
+            self.port = port.or_else(|| super::environment::of_url(&url).1.parse().ok());
+            self.instance.url = url;
+        }
+        self.ttl = self.ttl.or(ttl);
+        for (all, said) in [(&mut self.needs, dependencies), (&mut self.mocks, mocks)] {
+            for (name, value) in said {
+                all.entry(name).or_insert(value);
+            }
+        }
+        self
+    }
+
+    /// With what the session says where nothing else is said.
+    pub(super) fn within(mut self, session: &Session) -> Self {
+        self.instance.namespace.clone_from(&session.namespace);
+        self.ttl = self.ttl.or(session.ttl);
+        self
+    }
+
+    /// The registration, once it has a port.
+    pub(super) fn request(&self, port: u16) -> RegisterRequest {
+        let instance = Instance { service: self.name.clone(), port: u32::from(port), ..self.instance.clone() };
+        RegisterRequest { instance: Some(instance), ttl: self.ttl.and_then(to_wire), ..RegisterRequest::default() }
+    }
+}
