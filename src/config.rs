@@ -188,7 +188,7 @@ settings! {
         /// token to `operator_token`. Default false.
         auth: bool = false, Switch;
         /// The file for the operator's token, readable by its owner alone. It is written when no token that is good may do
-        /// everything. Default: operator.token in `data_dir`.
+        /// everything, and a file that is named here also when it has no good one. Default: operator.token in `data_dir`.
         operator_token: Option<PathBuf> = None, FilePath;
         /// What may be read by who has no token: namespaces, or parts of them, as in public/status-*; * is everything.
         /// Default none.
@@ -271,6 +271,8 @@ settings! {
         /// File with the token that calls are made with. Without it the environment's ONAIR_TOKEN is the token itself, if it
         /// is set; no flag is, since everybody on a machine can read flags. Default: none.
         token_file: Option<PathBuf> = None, FilePath;
+        /// Send the token also to other machines without TLS, where whoever is on the way can read it. Default false.
+        token_in_clear: bool = false, Switch;
         /// How long one call to one host may take. Default 10s.
         timeout: Duration = Duration::from_secs(10), Span<1, { 24 * HOUR }>;
         /// Authorities in PEM by which a registry at https:// is believed: a file, or the PEM itself. Default: those that
@@ -344,6 +346,9 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
             "operator_token: nothing is kept, so --auth needs --operator-token to say where the operator's goes"
                 .to_owned(),
         );
+    }
+    if !settings.auth && settings.operator_token.is_some() {
+        wrong.push("operator_token: says nothing without --auth: everybody may do everything".to_owned());
     }
     if !settings.auth && settings.jwt_keys.is_some() {
         wrong.push("jwt_keys: says nothing without --auth: everybody may do everything".to_owned());

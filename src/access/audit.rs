@@ -217,7 +217,7 @@ pub fn is_change(path: &str, rule: &Rule) -> bool {
     let keeps = |permission: &Permission| !matches!(permission, Permission::Read | Permission::Publish);
     match rule.entry {
         Entry::Any(permissions) => permissions.iter().all(keeps) && rule.reach != Reach::Lease && !reads,
-        Entry::Open | Entry::Known => false,
+        Entry::Open | Entry::Known | Entry::Everywhere(_) => false,
     }
 }
 

@@ -6,7 +6,9 @@ use std::{fmt, sync::Arc};
 use smol_str::SmolStr;
 
 use super::{Grants, Permission, Rule, allows, audit::Trail, jwt::Jwt, token::SecretHash};
-use crate::registry::{Action, Claim, Error, Filter, FilterSet, Needs, Principal, Realm, Target, catalog::List};
+use crate::registry::{
+    Action, Claim, Error, Filter, FilterSet, Key, Needs, Principal, Realm, Revision, Target, catalog::List,
+};
 use crate::tls::PeerCertificate;
 
 /// Somebody with grants.
@@ -18,6 +20,8 @@ pub struct Caller {
     pub grants: Grants,
     /// Until when that is proved, in Unix seconds.
     pub until: Option<u64>,
+    /// Of which revisions the tokens were that say so.
+    pub(super) revisions: Box<[Revision]>,
     pub(super) proof: Proof,
 }
 
@@ -192,14 +196,42 @@ impl Who {
         self.caller.as_ref().and_then(|caller| caller.name.as_deref()).unwrap_or_default()
     }
 
-    /// Refuses a change of backends and frontends that is not allowed: that takes the permission to deploy what it changes,
-    /// and to read what can be seen through it.
+    /// Refuses a change of backends and frontends that is not allowed by what it names: that takes the permission to deploy
+    /// what it changes, and to read what it points at.
     ///
     /// # Errors
     /// `Permission`.
     pub fn deploys(&self, (namespace, action): &(SmolStr, Action)) -> Result<(), Error> {
         self.need(Permission::Deploy, namespace, action.subject())?;
         action.shows().into_iter().try_for_each(|name| self.need(Permission::Read, namespace, name))
+    }
+
+    /// Whether it is theirs to know who has a key: who may read there, or register.
+    #[must_use]
+    pub fn may_know(&self, key: &Key) -> bool {
+        [Permission::Read, Permission::Register].into_iter().any(|one| self.may(one, &key.namespace, &key.service))
+    }
+
+    /// A refusal, without the names and addresses in it that are not theirs to know.
+    #[must_use]
+    pub fn told(&self, error: Error) -> Error {
+        match error {
+            Error::Superseded { key, holder } => {
+                let mut parts = key.splitn(3, '/').map(SmolStr::from);
+                let mut part = || parts.next().unwrap_or_default();
+                let known = self.may_know(&Key { namespace: part(), service: part(), id: part() });
+                Error::Superseded { key, holder: if known { holder } else { "another address".to_owned() } }
+            }
+            Error::InUse { name, mut by } => {
+                let (namespace, all) = (name.split('/').next().unwrap_or_default(), by.len());
+                by.retain(|user| self.may(Permission::Read, namespace, user));
+                if by.len() < all {
+                    by.push(format!("{} more", all - by.len()));
+                }
+                Error::InUse { name, by }
+            }
+            error => error,
+        }
     }
 
     /// Refuses needs that may not be known: the answer says where they are.
@@ -318,7 +350,7 @@ mod tests {
     fn who(grants: &[&str]) -> Who {
         let grants = Grants::new(grants.iter().map(|text| Grant::parse(text).expect("a grant")));
         let name = Some("token:ci".into());
-        Who::of(Arc::new(Caller { name, grants, until: None, proof: Proof::Nothing }))
+        Who::of(Arc::new(Caller { name, grants, until: None, revisions: [].into(), proof: Proof::Nothing }))
     }
 
     #[test]
@@ -329,6 +361,23 @@ mod tests {
         }
         assert_eq!(anyone.principal("a", "b", true), Principal::anyone());
         assert!(anyone.lists(Some("a")).expect("a list").is_none() && anyone.reads(FilterSet::default()).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_names_what_is_theirs_to_know() {
+        let who = who(&["team-a/orders-*=register", "team-a/front-*=read"]);
+        let moved = |service: &str, holder: &str| Error::Superseded {
+            key: format!("team-a/{service}/1"),
+            holder: holder.to_owned(),
+        };
+        assert_eq!(who.told(moved("orders-eu", "10.0.0.1:80")), moved("orders-eu", "10.0.0.1:80"));
+        assert_eq!(who.told(moved("web", "10.0.0.1:80")), moved("web", "another address"));
+        let used = |by: &[&str]| Error::InUse {
+            name: "team-a/blue".to_owned(),
+            by: by.iter().map(ToString::to_string).collect(),
+        };
+        assert_eq!(who.told(used(&["front-eu", "secret", "web"])), used(&["front-eu", "2 more"]));
+        assert_eq!(Who::anyone().told(used(&["web"])), used(&["web"]));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The one check: credentials in, the caller out, or a refusal. Every front asks here before it reads a body, by the rule
 //! of the call or path. What was found good is remembered by each thread for itself, so that a call costs no more than a
-//! look-up; what is not good costs a hash.
+//! look-up; what is not good costs a hash and a look at what is kept of the secrets.
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -25,15 +25,17 @@ use super::{
     token::{self, SecretHash, Token},
 };
 use crate::{
-    registry::{Error, Realm},
+    registry::{Document, Error, Realm, Revision},
     tls::PeerCertificate,
     watch::Hub,
 };
 
 /// The longest credentials.
 const CREDENTIALS_MAX: usize = 8 * 1024;
-/// Most credentials that a thread remembers; then it begins anew.
+/// Most credentials that a thread remembers; then it forgets those that it has known the longest.
 const REMEMBERED_MAX: usize = 4_096;
+/// Most bytes of them.
+const REMEMBERED_BYTES_MAX: usize = 4 << 20;
 
 const MALFORMED: Error =
     Error::Unauthenticated { why: "the credentials are not one `authorization: Bearer` with a token" };
@@ -72,7 +74,8 @@ impl Keeper {
         let read =
             |realm: &Realm| Grant { realm: realm.clone(), permissions: [Permission::Read].into_iter().collect() };
         let grants = Grants::new(open.iter().map(read));
-        let anonymous = Arc::new(Caller { name: None, grants, until: None, proof: Proof::Nothing });
+        let anonymous = Caller { name: None, grants, until: None, revisions: [].into(), proof: Proof::Nothing };
+        let anonymous = Arc::new(anonymous);
         Arc::new(Self { hub, anonymous, clock, named: Mutex::default(), jwt: RwLock::default() })
     }
 
@@ -106,7 +109,7 @@ impl Keeper {
     /// Whom a text stands for.
     fn judge(&self, text: &str) -> Result<Arc<Caller>, Error> {
         match token::read(text) {
-            Some((name, secret)) => self.by_token(name, secret.hash()),
+            Some((name, secret)) => self.by_token(name, secret.hash(), None),
             None => self.by_jwt(text, self.jwt().ok_or(NOT_GOOD)?),
         }
     }
@@ -115,19 +118,25 @@ impl Keeper {
         let Said { principal, grants, until } = jwt.judge(text, self.now()).ok_or(NOT_GOOD)?;
         let grants = self.and_open(grants.grants());
         let proof = Proof::Jwt(Issued(text.into()), jwt);
-        Ok(Arc::new(Caller { name: Some(principal), grants, until: Some(until), proof }))
+        Ok(Arc::new(Caller { name: Some(principal), grants, until: Some(until), revisions: [].into(), proof }))
     }
 
-    fn by_token(&self, name: &str, hash: SecretHash) -> Result<Arc<Caller>, Error> {
-        let document = self.hub.registry().tokens().get(name).cloned();
-        let token = document.and_then(|document| Token::of(&document)).ok_or(NOT_GOOD)?;
-        let until = token.accepts(&hash, self.now()).ok_or(NOT_GOOD)?;
-        let proof = Proof::Token(token.name.clone(), hash);
+    /// Whom a secret of a token stands for: who it stood for `before`, if nothing is other since.
+    fn by_token(&self, name: &str, hash: SecretHash, before: Option<&Arc<Caller>>) -> Result<Arc<Caller>, Error> {
+        let document = self.hub.registry().tokens().get(name).cloned().ok_or(NOT_GOOD)?;
+        if let Some(same) = before.filter(|caller| *caller.revisions == [document.revision] && !self.has_ended(caller))
+        {
+            return Ok(Arc::clone(same));
+        }
+        // Grants are read of who has a right to them.
+        let until = token::accepts(&document, &hash, self.now()).ok_or(NOT_GOOD)?;
+        let token = Token::of(&document).ok_or(NOT_GOOD)?;
         Ok(Arc::new(Caller {
             name: Some(token.principal()),
             grants: self.and_open(token.grants.grants()),
             until,
-            proof,
+            revisions: [token.revision].into(),
+            proof: Proof::Token(token.name.clone(), hash),
         }))
     }
 
@@ -137,7 +146,11 @@ impl Keeper {
     }
 
     /// Who holds a certificate may do what the tokens allow that name it. Without a name it is nobody's in particular.
-    fn by_certificate(&self, certificate: &PeerCertificate) -> Result<Arc<Caller>, Error> {
+    fn by_certificate(
+        &self,
+        certificate: &PeerCertificate,
+        before: Option<&Arc<Caller>>,
+    ) -> Result<Arc<Caller>, Error> {
         let expires = certificate.expires.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = self.now();
         if expires <= now {
@@ -145,24 +158,30 @@ impl Keeper {
         }
         let names: Vec<SmolStr> = certificate.names.iter().map(ToSmolStr::to_smolstr).collect();
         let Some(first) = names.first() else { return Ok(Arc::clone(&self.anonymous)) };
-        let tokens: Vec<Token> = self.naming(&names).into_iter().filter(|token| token.lasts(now).is_some()).collect();
+        let documents = self.naming(&names);
+        let revisions: Box<[Revision]> = documents.iter().map(|document| document.revision).collect();
+        if let Some(same) = before.filter(|caller| caller.revisions == revisions && !self.has_ended(caller)) {
+            return Ok(Arc::clone(same));
+        }
+        let tokens = documents.iter().filter_map(|document| Token::of(document));
+        let tokens: Vec<Token> = tokens.filter(|token| token.lasts(now).is_some()).collect();
         let until = tokens.iter().filter_map(|token| token.until).chain([expires]).min();
         let name = Some(format!("cert:{first}").into());
         let grants = self.and_open(tokens.iter().flat_map(|token| token.grants.grants()));
         let proof = Proof::Certificate(certificate.clone());
-        Ok(Arc::new(Caller { name, grants, until, proof }))
+        Ok(Arc::new(Caller { name, grants, until, revisions, proof }))
     }
 
     /// The tokens that name one of these.
-    fn naming(&self, names: &[SmolStr]) -> Vec<Token> {
+    fn naming(&self, names: &[SmolStr]) -> Vec<Arc<Document>> {
         let generation = self.hub.rights_generation();
         let documents = self.hub.registry().tokens().clone();
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if named.generation != Some(generation) {
             let mut tokens = HashMap::<SmolStr, Vec<SmolStr>>::new();
-            for token in documents.values().filter_map(|document| Token::of(document)) {
-                for certificate in token.certificates {
-                    tokens.entry(certificate).or_default().push(token.name.clone());
+            for document in documents.values() {
+                for certificate in token::certificates(document) {
+                    tokens.entry(certificate.into()).or_default().push(document.key.name.clone());
                 }
             }
             *named = Named { generation: Some(generation), tokens };
@@ -170,23 +189,23 @@ impl Keeper {
         let mut found: Vec<&SmolStr> = names.iter().filter_map(|name| named.tokens.get(name)).flatten().collect();
         found.sort();
         found.dedup();
-        found.into_iter().filter_map(|name| Token::of(documents.get(name)?)).collect()
+        found.into_iter().filter_map(|name| documents.get(name).cloned()).collect()
     }
 
-    /// Whom the same proof stands for by now.
+    /// Whom the same proof stands for by now: the same caller, if nothing is other.
     ///
     /// # Errors
     /// `Unauthenticated`: it proves nothing any more.
     pub(super) fn again(&self, caller: &Arc<Caller>) -> Result<Arc<Caller>, Error> {
         match &caller.proof {
             Proof::Nothing => Ok(Arc::clone(caller)),
-            Proof::Token(name, hash) => self.by_token(name, *hash).map_err(|_| ENDED),
+            Proof::Token(name, hash) => self.by_token(name, *hash, Some(caller)).map_err(|_| ENDED),
             // The same keys say the same: to verify is dear, and there may be many streams.
             Proof::Jwt(_, by) if !self.has_ended(caller) && self.jwt().is_some_and(|now| Arc::ptr_eq(&now, by)) => {
                 Ok(Arc::clone(caller))
             }
             Proof::Jwt(Issued(text), _) => self.by_jwt(text, self.jwt().ok_or(ENDED)?).map_err(|_| ENDED),
-            Proof::Certificate(certificate) => self.by_certificate(certificate),
+            Proof::Certificate(certificate) => self.by_certificate(certificate, Some(caller)),
         }
     }
 
@@ -215,6 +234,9 @@ struct Post {
 struct Remembered {
     hasher: RandomState,
     found: HashTable<Found>,
+    /// What is in it by its hash, oldest first.
+    order: VecDeque<u64>,
+    bytes: usize,
 }
 
 /// Credentials that were good when the rights were of this generation.
@@ -343,8 +365,8 @@ impl Post {
         let mut given = headers.get_all(AUTHORIZATION).iter();
         let (value, certificate) = match (given.next(), certificate) {
             (Some(_), _) if given.next().is_some() => return Err(MALFORMED),
-            (Some(value), _) => (Cow::Borrowed(value.as_bytes()), None),
-            // No header has a zero.
+            (Some(value), _) => (Cow::Borrowed(bearer(value.as_bytes()).ok_or(MALFORMED)?.as_bytes()), None),
+            // No token has a zero.
             (None, Some(of)) => (Cow::Owned([&[0], &of.fingerprint[..]].concat()), Some(of)),
             (None, None) => return Ok(Arc::clone(&self.keeper.anonymous)),
         };
@@ -358,8 +380,8 @@ impl Post {
                 return Ok(Arc::clone(&found.caller));
             }
             (Some(found), _) => self.keeper.again(&found.caller)?,
-            (None, Some(certificate)) => self.keeper.by_certificate(certificate)?,
-            (None, None) => self.keeper.judge(bearer(value).ok_or(MALFORMED)?)?,
+            (None, Some(certificate)) => self.keeper.by_certificate(certificate, None)?,
+            (None, None) => self.keeper.judge(std::str::from_utf8(value).map_err(|_| MALFORMED)?)?,
         };
         remembered.keep(Found { hash, text: value.into(), generation, caller: Arc::clone(&caller) });
         Ok(caller)
@@ -374,14 +396,20 @@ impl Remembered {
     }
 
     fn keep(&mut self, found: Found) {
-        if self.found.len() >= REMEMBERED_MAX {
-            self.found.clear();
-        }
         let is = |held: &Found| held.hash == found.hash && bool::from(held.text.ct_eq(&found.text));
-        match self.found.find_mut(found.hash, is) {
-            Some(held) => *held = found,
-            None => _ = self.found.insert_unique(found.hash, found, |held| held.hash),
+        if let Some(held) = self.found.find_mut(found.hash, is) {
+            *held = found;
+            return;
         }
+        while self.found.len() >= REMEMBERED_MAX || self.bytes + found.text.len() > REMEMBERED_BYTES_MAX {
+            let Some(oldest) = self.order.pop_front() else { break };
+            if let Ok(entry) = self.found.find_entry(oldest, |held| held.hash == oldest) {
+                self.bytes -= entry.remove().0.text.len();
+            }
+        }
+        self.bytes += found.text.len();
+        self.order.push_back(found.hash);
+        self.found.insert_unique(found.hash, found, |held| held.hash);
     }
 }
 

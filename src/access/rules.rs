@@ -14,6 +14,8 @@ pub enum Entry {
     Known,
     /// Who has one of these permissions somewhere.
     Any(&'static [Permission]),
+    /// Who has this permission everywhere.
+    Everywhere(Permission),
 }
 
 /// How far a call that was let in reaches.
@@ -66,6 +68,8 @@ impl Rule {
             Entry::Known => Err(None),
             Entry::Any(permissions) if permissions.iter().any(|permission| grants.anywhere(*permission)) => Ok(()),
             Entry::Any(permissions) => Err(permissions.first().copied()),
+            Entry::Everywhere(permission) if grants.everywhere(permission) => Ok(()),
+            Entry::Everywhere(permission) => Err(Some(permission)),
         }
     }
 }
@@ -143,8 +147,8 @@ pub const HTTP: &[(&str, Rule, Rule)] = &[
     ("/readyz", OPEN, OPEN),
     ("/docs", OPEN, OPEN),
     ("/v1/openapi.json", OPEN, OPEN),
-    // Numbers of the server as a whole, without names.
-    ("/metrics", rule(READ, Reach::Nothing), KNOWN),
+    // Numbers of the registry as a whole, without names.
+    ("/metrics", rule(Entry::Everywhere(Permission::Read), Reach::Nothing), KNOWN),
     ("/status", KNOWN, KNOWN),
     ("/registrations", rule(READ, Reach::Narrowed), rule(REGISTER, Reach::Named)),
     ("/backends", rule(READ, Reach::Named), rule(DEPLOY, Reach::Named)),
@@ -225,7 +229,7 @@ mod tests {
     fn paths_of_http() {
         let read = |path: &str| of_http(&Method::GET, path).map(|rule| rule.entry);
         for (path, entry) in [
-            ("/metrics", Some(READ)),
+            ("/metrics", Some(Entry::Everywhere(Permission::Read))),
             ("/readyz", Some(Entry::Open)),
             ("/v1/openapi.json", Some(Entry::Open)),
             ("/v1/namespaces/a/services", Some(Entry::Known)),

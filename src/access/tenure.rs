@@ -47,29 +47,42 @@ impl Tenure {
         Some(tenure)
     }
 
-    /// Completes when the caller was judged anew: who they are now, or why the stream ends.
+    /// Completes when something is other with the caller: who they are now, or why the stream ends. What changes with
+    /// others costs a look.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Who, Error>> {
-        if let Poll::Ready(Some(_)) = Pin::new(&mut self.changes).poll_next(context) {
-            return Poll::Ready(self.judge(context));
-        }
-        while let Some(look) = &mut self.look {
-            if look.as_mut().poll(context).is_pending() {
-                break;
+        while self.has_changed(context) || self.has_ended(context) {
+            let now = match self.keeper.again(&self.caller) {
+                Ok(now) => now,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            if !Arc::ptr_eq(&now, &self.caller) {
+                self.caller = now;
+                self.plan();
+                // There may be another change, or the end, by now.
+                context.waker().wake_by_ref();
+                return Poll::Ready(Ok(Who::of(Arc::clone(&self.caller))));
             }
-            if self.keeper.has_ended(&self.caller) {
-                return Poll::Ready(self.judge(context));
-            }
-            self.plan();
         }
         Poll::Pending
     }
 
-    fn judge(&mut self, context: &mut Context<'_>) -> Result<Who, Error> {
-        self.caller = self.keeper.again(&self.caller)?;
-        self.plan();
-        // There may be another change, or the end, by now.
-        context.waker().wake_by_ref();
-        Ok(Who::of(Arc::clone(&self.caller)))
+    /// Whether anybody's rights did.
+    fn has_changed(&mut self, context: &mut Context<'_>) -> bool {
+        matches!(Pin::new(&mut self.changes).poll_next(context), Poll::Ready(Some(_)))
+    }
+
+    /// Whether the credentials are over; if not, it is looked again when they may be.
+    fn has_ended(&mut self, context: &mut Context<'_>) -> bool {
+        while let Some(look) = &mut self.look {
+            if look.as_mut().poll(context).is_pending() {
+                return false;
+            }
+            if self.keeper.has_ended(&self.caller) {
+                return true;
+            }
+            self.plan();
+        }
+        false
     }
 
     fn plan(&mut self) {

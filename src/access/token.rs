@@ -101,6 +101,8 @@ pub struct Token {
     pub name: SmolStr,
     /// What its bearer may do.
     pub grants: Grants,
+    /// Grants of a newer version, as they are written: they allow nothing here, and are kept as they are.
+    pub unknown: Vec<String>,
     /// Newest first.
     pub secrets: Vec<HeldSecret>,
     /// Names of client certificates whose holders may do the same, as `AlternativeName` is shown.
@@ -144,19 +146,63 @@ struct SecretBody {
     until: Option<u64>,
 }
 
+/// What of the same bytes says whether a secret is good, so that a wrong one costs no more than the look at that.
+#[derive(Clone, PartialEq, Message)]
+struct Proofs {
+    #[prost(message, repeated, tag = "2")]
+    secrets: Vec<SecretBody>,
+    #[prost(uint64, optional, tag = "5")]
+    until: Option<u64>,
+}
+
+/// What of the same bytes says whose certificates it names.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, repeated, tag = "6")]
+    certificates: Vec<String>,
+}
+
+impl SecretBody {
+    fn held(&self) -> Option<HeldSecret> {
+        let hash = <[u8; 32]>::try_from(&self.hash[..]).ok()?;
+        Some(HeldSecret { hash: SecretHash(hash), since: self.since, until: self.until })
+    }
+}
+
+/// Whether a secret of this hash proves at `now` the token that a document is: then until when, if that is known. Each of
+/// its secrets is compared in constant time.
+#[must_use]
+pub fn accepts(document: &Document, hash: &SecretHash, now: u64) -> Option<Option<u64>> {
+    let Proofs { secrets, until } = Proofs::decode(document.body.clone()).ok()?;
+    let is_it = |held: &HeldSecret| bool::from(held.hash.0.ct_eq(&hash.0));
+    let held = secrets.iter().filter_map(SecretBody::held).find(is_it)?;
+    let until = [until, held.until].into_iter().flatten().min();
+    until.is_none_or(|until| now < until).then_some(until)
+}
+
+/// The names of certificates that the token names which a document is.
+#[must_use]
+pub fn certificates(document: &Document) -> Vec<String> {
+    Named::decode(document.body.clone()).map(|named| named.certificates).unwrap_or_default()
+}
+
 impl Token {
-    /// The token that a document is; none if its bytes are not one's. A grant that this version does not know is none.
+    /// The token that a document is; none if its bytes are not one's.
     #[must_use]
     pub fn of(document: &Document) -> Option<Self> {
         let body = Body::decode(document.body.clone()).ok()?;
-        let secret = |held: SecretBody| {
-            let hash = <[u8; 32]>::try_from(&held.hash[..]).ok()?;
-            Some(HeldSecret { hash: SecretHash(hash), since: held.since, until: held.until })
-        };
+        let (mut grants, mut unknown) = (Vec::new(), Vec::new());
+        for text in body.grants {
+            match Grant::parse(&text) {
+                Ok(grant) => grants.push(grant),
+                Err(_) => unknown.push(text),
+            }
+        }
         Some(Self {
             name: document.key.name.clone(),
-            grants: Grants::new(body.grants.iter().filter_map(|text| Grant::parse(text).ok())),
-            secrets: body.secrets.into_iter().filter_map(secret).collect(),
+            grants: Grants::new(grants),
+            unknown,
+            secrets: body.secrets.iter().filter_map(SecretBody::held).collect(),
             certificates: body.certificates.into_iter().map(SmolStr::from).collect(),
             since: body.since,
             by: body.by,
@@ -174,7 +220,7 @@ impl Token {
             until: held.until,
         };
         let body = Body {
-            grants: self.grants.grants().iter().map(ToString::to_string).collect(),
+            grants: self.grants.grants().iter().map(ToString::to_string).chain(self.unknown.clone()).collect(),
             secrets: self.secrets.iter().map(secret).collect(),
             certificates: self.certificates.iter().map(ToString::to_string).collect(),
             since: self.since,
@@ -184,16 +230,7 @@ impl Token {
         body.encode_to_vec().into()
     }
 
-    /// Whether a secret of this hash proves it at `now`: then until when, if that is known. Each of its secrets is compared
-    /// in constant time.
-    #[must_use]
-    pub fn accepts(&self, hash: &SecretHash, now: u64) -> Option<Option<u64>> {
-        let held = self.secrets.iter().find(|held| bool::from(held.hash.0.ct_eq(&hash.0)))?;
-        let until = [self.until, held.until].into_iter().flatten().min();
-        until.is_none_or(|until| now < until).then_some(until)
-    }
-
-    /// With a new secret, beside which the others are good for `overlap` seconds more.
+    /// With a new secret, beside which the others are good for `overlap` seconds more. They may be more than there can be.
     #[must_use]
     pub fn rotated(&self, hash: SecretHash, now: u64, overlap: u64) -> Self {
         let old = |held: &HeldSecret| {
@@ -202,7 +239,7 @@ impl Token {
         };
         let still = self.secrets.iter().map(old).filter(|held| held.until.is_none_or(|until| now < until));
         let fresh = HeldSecret { hash, since: now, until: None };
-        let secrets = std::iter::once(fresh).chain(still).take(SECRETS_MAX).collect();
+        let secrets = std::iter::once(fresh).chain(still).collect();
         Self { secrets, ..self.clone() }
     }
 
@@ -227,6 +264,7 @@ mod tests {
         Token {
             name: "ci".into(),
             grants: Grants::new([Grant::parse("team-a/orders-*=read,register").expect("a grant")]),
+            unknown: vec!["team-a=to-fly".into()],
             secrets: vec![HeldSecret { hash: Secret([1; 32]).hash(), since: 100, until: None }],
             certificates: vec!["dns:ci.example".into()],
             since: 100,
@@ -234,6 +272,14 @@ mod tests {
             until,
             revision: 7,
         }
+    }
+
+    fn document(token: &Token) -> Document {
+        Document { key: key(&token.name), body: token.body(), revision: token.revision }
+    }
+
+    fn accepts(token: &Token, hash: &SecretHash, now: u64) -> Option<Option<u64>> {
+        super::accepts(&document(token), hash, now)
     }
 
     #[test]
@@ -282,32 +328,32 @@ mod tests {
         let kept = token(Some(500));
         let body = kept.body();
         assert!(!body.windows(32).any(|bytes| bytes == [1; 32]));
-        let document = Document { key: key("ci"), body, revision: 7 };
-        assert_eq!(Token::of(&document), Some(kept));
+        assert_eq!(certificates(&document(&kept)), ["dns:ci.example"]);
+        assert_eq!(Token::of(&document(&kept)), Some(kept), "what this version does not know is kept, too");
         assert_eq!(Token::of(&Document { key: key("ci"), body: Bytes::from_static(b"\xff"), revision: 1 }), None);
     }
 
     #[test]
     fn a_token_is_good_until_its_end() {
         let right = Secret([1; 32]).hash();
-        assert_eq!(token(None).accepts(&right, u64::MAX), Some(None));
-        assert_eq!(token(Some(500)).accepts(&right, 499), Some(Some(500)));
-        assert_eq!(token(Some(500)).accepts(&right, 500), None);
-        assert_eq!(token(None).accepts(&Secret([2; 32]).hash(), 1), None);
+        assert_eq!(accepts(&token(None), &right, u64::MAX), Some(None));
+        assert_eq!(accepts(&token(Some(500)), &right, 499), Some(Some(500)));
+        assert_eq!(accepts(&token(Some(500)), &right, 500), None);
+        assert_eq!(accepts(&token(None), &Secret([2; 32]).hash(), 1), None);
     }
 
     #[test]
     fn a_rotated_token_is_good_by_both_secrets_for_a_while() {
         let (old, new) = (Secret([1; 32]).hash(), Secret([2; 32]).hash());
         let rotated = token(Some(5_000)).rotated(new, 1_000, 60);
-        assert_eq!(rotated.accepts(&new, 1_000), Some(Some(5_000)));
-        assert_eq!((rotated.accepts(&old, 1_059), rotated.accepts(&old, 1_060)), (Some(Some(1_060)), None));
+        assert_eq!(accepts(&rotated, &new, 1_000), Some(Some(5_000)));
+        assert_eq!((accepts(&rotated, &old, 1_059), accepts(&rotated, &old, 1_060)), (Some(Some(1_060)), None));
         // Once more, later: the first is gone, and what was short stays short.
         let again = rotated.rotated(Secret([3; 32]).hash(), 1_050, 3_600);
-        assert_eq!((again.accepts(&old, 1_059), again.accepts(&old, 1_060)), (Some(Some(1_060)), None));
+        assert_eq!((accepts(&again, &old, 1_059), accepts(&again, &old, 1_060)), (Some(Some(1_060)), None));
         assert_eq!(token(None).rotated(new, 1_000, 0).secrets.len(), 1);
         let many = (0..10u8).fold(token(None), |token, n| token.rotated(Secret([n + 10; 32]).hash(), 1_000, 60));
-        assert_eq!(many.secrets.len(), SECRETS_MAX);
-        assert!(many.accepts(&Secret([19; 32]).hash(), 1_000).is_some());
+        assert_eq!(many.secrets.len(), 11, "none is forgotten before its time");
+        assert!(accepts(&many, &Secret([19; 32]).hash(), 1_000).is_some());
     }
 }

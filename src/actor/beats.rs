@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Actor, Recipient, Waiting,
-    request::{Beat, BeatOutcome, BeatReply},
+    request::{Beat, BeatOutcome, BeatReply, Holder},
 };
 use crate::{
     engine::Engine,
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct OpenBeats {
     outcomes: Vec<BeatOutcome>,
-    holders: Vec<(usize, String)>,
+    holders: Vec<(usize, Holder)>,
     waiting: usize,
     answer: oneshot::Sender<BeatReply>,
 }
@@ -184,7 +184,7 @@ impl<E: Engine> Actor<E> {
         if open.waiting == 0
             && let Some(OpenBeats { outcomes, mut holders, answer, .. }) = self.open_beats.remove(&batch)
         {
-            holders.sort_unstable();
+            holders.sort_unstable_by_key(|(place, _)| *place);
             let revision = self.hub.registry().revision();
             let _ = answer.send(BeatReply { outcomes, holders, revision });
         }
@@ -218,12 +218,11 @@ impl<E: Engine> Actor<E> {
     }
 }
 
-/// Where the one is that has the key now.
-fn holder(registry: &Registry, verdict: Verdict) -> Option<String> {
-    match verdict {
-        Verdict::Superseded(slot) => Some(registry.record(slot)?.instance().address()),
-        _ => None,
-    }
+/// The one that has the key now.
+fn holder(registry: &Registry, verdict: Verdict) -> Option<Holder> {
+    let Verdict::Superseded(slot) = verdict else { return None };
+    let record = registry.record(slot)?;
+    Some(Holder { key: record.key(), address: record.instance().address() })
 }
 
 fn outcome_of(verdict: Verdict) -> BeatOutcome {

@@ -84,6 +84,21 @@ impl RegistryHandle {
         Ok((would, impact, revision))
     }
 
+    /// The services whose instances a change would show that were not to be seen by it before, as far as they are known.
+    #[must_use]
+    pub fn services_shown_by(&self, (namespace, action): &(SmolStr, Action)) -> Vec<SmolStr> {
+        if let Action::Back { .. } = action {
+            let would = self.try_switch((namespace.clone(), action.clone()));
+            return would.map_or_else(
+                |_| Vec::new(),
+                |(would, ..)| would.splits.iter().map(|split| split.service.clone()).collect(),
+            );
+        }
+        let registry = self.hub.registry();
+        let backend = |name: &&SmolStr| registry.deployments().backend(namespace, name);
+        action.named_backends().iter().filter_map(backend).map(|backend| backend.service.clone()).collect()
+    }
+
     /// Whom it concerns that a frontend points to `after` instead of where it does in `before`.
     #[must_use]
     pub fn impact(&self, before: &Frontend, after: &[Split]) -> Impact {

@@ -65,7 +65,7 @@ pub use self::{
     list::ListQuery,
     lists::{BY_ID, CatalogList, Standings},
     lookup::{Found, Listed, LookupQuery, PickKind, WhyEmpty},
-    request::{Beat, BeatOutcome, BeatReply, Reply, Standing},
+    request::{Beat, BeatOutcome, BeatReply, Holder, Reply, Standing},
     resolve::{Resolution, ResolveQuery},
     vitals::Lifeless,
     waiting::{WAITING_MAX, WAITING_NEEDS_MAX},

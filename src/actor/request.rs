@@ -9,7 +9,7 @@ use super::waiting::Call;
 use crate::{
     metrics::BeatState,
     registry::{
-        Backend, Command, Document, Error, FilterSet, Frontend, Keep, LeaseToken, Record, Revision, Status,
+        Backend, Command, Document, Error, FilterSet, Frontend, Keep, Key, LeaseToken, Record, Revision, Status,
         catalog::{Application, Entry, ServiceType},
     },
     watch::WatchStream,
@@ -156,13 +156,22 @@ impl BeatOutcome {
     }
 }
 
+/// Who has a key now.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    /// The key.
+    pub key: Key,
+    /// Where they can be reached.
+    pub address: String,
+}
+
 /// What became of the beats of one message.
 #[derive(Debug)]
 pub struct BeatReply {
     /// By position.
     pub outcomes: Vec<BeatOutcome>,
     /// For each of them that is superseded, in order: its position, and where the key's holder can be reached.
-    pub holders: Vec<(usize, String)>,
+    pub holders: Vec<(usize, Holder)>,
     /// A committed revision at or after them.
     pub revision: Revision,
 }

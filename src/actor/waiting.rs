@@ -20,7 +20,7 @@ use crate::{
     engine::{Engine, REVISION_COMMANDS_MAX},
     registry::{
         Command, Decision, Error, Event, Fingerprint, Guarded, Outcome, Record, Register, Registry, WaitId, Waiting,
-        superseded,
+        shown_to, superseded,
     },
 };
 
@@ -243,7 +243,7 @@ impl<E: Engine> Actor<E> {
         let of_another =
             |older: &&Arc<Register>| older.principal.name != newer.principal.name && !newer.principal.operator;
         if let Some(older) = held.clone().find(of_another) {
-            return Err(Error::KeyHeld { key: older.registration.key().to_string() });
+            return Err(Error::KeyHeld { key: shown_to(newer, &older.registration.key()) });
         }
         let newer = &newer.registration;
         let holder = newer.instance.address();

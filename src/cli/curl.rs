@@ -9,7 +9,7 @@ use crate::{
     config,
     http::{
         compose::{Composed, compose},
-        curl::Curl,
+        curl::{Curl, quoted},
         routes::Table,
     },
     proto::{DeregisterRequest, HeartbeatRequest, RegisterRequest},
@@ -20,15 +20,13 @@ use crate::{
 const OPTIONS: [&str; 2] = ["-sS", "--fail-with-body"];
 /// Shell variable that holds the token of the lease that the commands before it have got.
 const VARIABLE: &str = "LEASE_TOKEN";
-/// Shell variable that holds what proves who calls.
-const TOKEN: &str = config::TOKEN;
 
 /// Prints the call of `method` with this request.
 ///
 /// # Errors
 /// It cannot be written.
 pub fn show(session: &Session, method: &str, request: &impl Message) -> Result<(), Failure> {
-    session.print.line(&text(&call(session, method, request)?))
+    session.print.line(&text(session, &call(session, method, request)?))
 }
 
 /// Prints the call of a `method` that streams its replies.
@@ -40,7 +38,7 @@ pub fn show_stream(session: &Session, method: &str, request: &impl Message) -> R
     // Each event when it comes.
     curl.options.push("-N".to_owned());
     curl.headers.push(("Accept".to_owned(), "text/event-stream".to_owned()));
-    session.print.line(&text(&curl))
+    session.print.line(&text(session, &curl))
 }
 
 /// Prints the life of a lease: a script that registers, beats once, and leaves.
@@ -52,8 +50,8 @@ pub fn show_lease(session: &Session, request: &RegisterRequest) -> Result<(), Fa
     let beats = HeartbeatRequest { beats: vec![beat], ..HeartbeatRequest::default() };
     let goodbye = DeregisterRequest { lease_token: VARIABLE.to_owned(), ..DeregisterRequest::default() };
     // Within single quotes the shell would not put the token in.
-    let filled = |curl: Curl| text(&curl).replace(VARIABLE, &format!("'\"${VARIABLE}\"'"));
-    let register = text(&call(session, "Register", request)?);
+    let filled = |curl: Curl| text(session, &curl).replace(VARIABLE, &format!("'\"${VARIABLE}\"'"));
+    let register = text(session, &call(session, "Register", request)?);
     session.print.line("# Registers; the answer has the token of the lease.")?;
     session.print.line(&format!("ANSWER=$({register}) && printf '%s\\n' \"$ANSWER\""))?;
     session.print.line(&format!(
@@ -65,9 +63,16 @@ pub fn show_lease(session: &Session, request: &RegisterRequest) -> Result<(), Fa
     session.print.line(&filled(call(session, "Deregister", &goodbye)?))
 }
 
-/// The command, with the token as a variable: it belongs into no history.
-fn text(curl: &Curl) -> String {
-    curl.to_string().replace(&format!("Bearer {TOKEN}"), &format!("Bearer '\"${TOKEN}\"'"))
+/// The command. The token comes to it by a pipe from where it is: it belongs into no history, and on no command line.
+fn text(session: &Session, curl: &Curl) -> String {
+    if !session.line.has_token() {
+        return curl.to_string();
+    }
+    let token = match &session.token_file {
+        Some(path) => format!("$(cat {})", quoted(&path.display().to_string())),
+        None => format!("${}", config::TOKEN),
+    };
+    format!("printf 'Authorization: Bearer %s\\n' \"{token}\" | {curl}")
 }
 
 fn call(session: &Session, method: &str, request: &impl Message) -> Result<Curl, Failure> {
@@ -81,7 +86,7 @@ fn call(session: &Session, method: &str, request: &impl Message) -> Result<Curl,
         curl.options.extend(of_tls(&tls.files)?);
     }
     if session.line.has_token() {
-        curl.headers.push(("Authorization".to_owned(), format!("Bearer {TOKEN}")));
+        curl.options.extend(["-H", "@-"].map(str::to_owned));
     }
     Ok(curl)
 }

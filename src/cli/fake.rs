@@ -75,7 +75,7 @@ impl Fake {
 
     /// What a command would have opened with `--url`.
     pub fn session(&self, print: Printer) -> Session {
-        Session { line: line(&self.address), namespace: String::new(), ttl: None, print }
+        Session { line: line(&self.address), namespace: String::new(), ttl: None, print, token_file: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What every client command starts with: its settings, and the line to the registry that they name. Knows no command.
 
-use std::{env, fs, time::Duration};
+use std::{env, fs, path::PathBuf, time::Duration};
 
 use super::{failure::Failure, print::Printer};
 pub use crate::client::{Backoff, Line, chance, from_wire, to_wire};
@@ -19,6 +19,8 @@ pub struct Session {
     pub ttl: Option<Duration>,
     /// Where results go.
     pub print: Printer,
+    /// The file of the token that calls are made with, if it is from one.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Session {
@@ -40,7 +42,12 @@ impl Session {
             (Origin::Default, Some(of_url)) => of_url,
             _ => settings.timeout,
         };
-        let means = Means { timeout: Some(timeout), tls: settings.tls(), token: token(settings)? };
+        let means = Means {
+            timeout: Some(timeout),
+            tls: settings.tls(),
+            token: token(settings)?,
+            token_in_clear: settings.token_in_clear,
+        };
         let line = connection.line(means).map_err(|invalid| match invalid {
             InvalidConnection::Text(why) => wrong(why),
             InvalidConnection::Tls(why) => Refused(why).into(),
@@ -50,6 +57,7 @@ impl Session {
             namespace: if settings.namespace.is_empty() { connection.namespace } else { settings.namespace.clone() },
             ttl: connection.ttl,
             print: Printer::new(settings.output),
+            token_file: settings.token_file.clone(),
         })
     }
 }

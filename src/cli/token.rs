@@ -74,6 +74,12 @@ enum Action {
         /// How long it is good from now, like 90d.
         #[arg(long, value_parser = span, value_name = "DURATION")]
         expires: Option<Duration>,
+        /// It has no end any more: it is good until it is revoked.
+        #[arg(long, conflicts_with = "expires")]
+        without_expiry: bool,
+        /// No certificate is good in place of it any more.
+        #[arg(long, conflicts_with = "certificate")]
+        without_certificates: bool,
         #[command(flatten)]
         given: Given<ClientSettings>,
     },
@@ -185,11 +191,12 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             found.map_or(Ok(()), |found| show(&session.print, found.token.as_slice()))
         }
         Action::List { given } => list(&given).await,
-        Action::Update { name, rights, expires, given } => {
+        Action::Update { name, rights, expires, without_expiry, without_certificates, given } => {
             let mut session = Session::open(&given)?;
-            let (what, certificates) = (format!("change the token {name}"), rights.certificates());
+            let what = format!("change the token {name}");
+            let certificates = rights.certificates().or(without_certificates.then(CertificateNames::default));
             let (grants, ttl) = (rights.grants(&session.namespace), expires.map(on_the_wire));
-            let request = UpdateTokenRequest { name, grants, ttl, expected_revision: 0, certificates };
+            let request = UpdateTokenRequest { name, grants, ttl, expected_revision: 0, certificates, without_expiry };
             let send = async |channel, request| AdminClient::new(channel).update_token(request).await;
             let now = answer(&mut session, "UpdateToken", &what, request, send).await?;
             now.map_or(Ok(()), |now| show(&session.print, now.token.as_slice()))

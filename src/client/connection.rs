@@ -33,6 +33,15 @@ pub struct Host {
     pub tls: bool,
 }
 
+impl Host {
+    /// Whether what is sent there stays on this machine, by its name alone.
+    #[must_use]
+    pub fn is_this_machine(&self) -> bool {
+        let address = self.name.parse::<std::net::IpAddr>();
+        address.map_or(self.name.eq_ignore_ascii_case("localhost"), |address| address.to_canonical().is_loopback())
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", if self.tls { "https" } else { "http" }, host_port(&self.name, u32::from(self.port)))

@@ -32,6 +32,8 @@ pub struct Means {
     pub tls: ClientFiles,
     /// What every call proves who it is with. Default: nothing.
     pub token: Option<Token>,
+    /// Whether it may also go to another machine without TLS, where whoever is on the way can read it. Default: no.
+    pub token_in_clear: bool,
 }
 
 /// What proves to a registry who calls: a token of its own, or one that it believes. It is shown nowhere.
@@ -98,6 +100,14 @@ impl Connection {
             }
             false => None,
         };
+        let reader = hosts.iter().find(|host| !host.tls && !host.is_this_machine());
+        if let Some(host) = reader.filter(|_| means.token.is_some() && !means.token_in_clear) {
+            let why = format!(
+                "the token would go to {host} in the clear, where whoever is on the way can read it: say https://, or give \
+                 --token-in-clear if they may"
+            );
+            return Err(InvalidConnection::Text(why));
+        }
         Ok(Line::new(hosts, means.timeout.or(self.timeout).unwrap_or(TIMEOUT), tls).with(means.token))
     }
 }
@@ -116,4 +126,30 @@ pub(super) fn by_tls(
             tls.connect(&host.name, socket).await.map(TokioIo::new)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_goes_in_the_clear_to_this_machine_alone() {
+        let line = |url: &str, token_in_clear: bool| {
+            let means = Means { token: Token::new("onair_ci_x"), token_in_clear, ..Means::default() };
+            Connection::parse(url).expect("a connection").line(means).map(|_| ()).map_err(|error| error.to_string())
+        };
+        for (url, fine) in [
+            ("127.0.0.1:1", true),
+            ("http://localhost:1,[::1]:1,127.8.9.1:1", true),
+            ("http://localhost:1,10.0.0.1:1", false),
+            ("http://registry.example:1", false),
+            ("http://localhost.example:1", false),
+            ("https://registry.example:1", true),
+        ] {
+            assert_eq!(line(url, false).is_ok(), fine, "{url}");
+            assert_eq!(line(url, true), Ok(()), "{url}");
+        }
+        let why = line("http://10.0.0.1:1", false).expect_err("it is refused");
+        assert!(why.contains("http://10.0.0.1:1") && !why.contains("onair_ci_x"), "{why}");
+    }
 }

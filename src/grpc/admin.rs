@@ -11,7 +11,7 @@ use super::{deadline, server::admin_server::Admin};
 use crate::{
     access::{
         self, Gate, Grants, Keeper, Permission, Who,
-        token::{self, CERTIFICATES_MAX, GRANTS_MAX, HeldSecret, Secret, Token},
+        token::{self, CERTIFICATES_MAX, GRANTS_MAX, HeldSecret, SECRETS_MAX, Secret, Token},
     },
     actor::RegistryHandle,
     proto::{self, *},
@@ -61,7 +61,7 @@ impl AdminService {
         who.is_about_token(name);
         let document = self.handle.token(name).0;
         match document.and_then(|document| Token::of(&document)) {
-            Some(token) if administers(who, &token.grants) => Ok(token),
+            Some(token) if administers(who, &token) => Ok(token),
             None if who.may_everywhere(Permission::Admin) => Err(missing(name)),
             _ => Err(REFUSED),
         }
@@ -84,8 +84,15 @@ fn missing(name: &str) -> Error {
     Error::NoSuch { kind: "Token", name: name.to_owned() }
 }
 
-/// Whether all that a token speaks of is the caller's to administer.
-fn administers(who: &Who, grants: &Grants) -> bool {
+/// Whether all that a token speaks of is the caller's to administer. What it says beyond what is understood here, or if it
+/// says nothing, is for who may everywhere.
+fn administers(who: &Who, token: &Token) -> bool {
+    let is_understood = token.unknown.is_empty() && !token.grants.grants().is_empty();
+    who.may_everywhere(Permission::Admin) || is_understood && grants(who, &token.grants)
+}
+
+/// Whether it is the caller's to give these away.
+fn grants(who: &Who, grants: &Grants) -> bool {
     grants.grants().iter().all(|grant| who.may_in(Permission::Admin, &grant.realm))
 }
 
@@ -243,13 +250,14 @@ impl Admin for AdminService {
         let ttl = reading.seconds("ttl", ttl, (1, TTL_MAX));
         reading.end()?;
         who.is_about_token(&name);
-        if !administers(&who, &grants) {
+        if !self::grants(&who, &grants) {
             return Err(REFUSED.into());
         }
         let (now, secret) = (self.now(), draw()?);
         let token = Token {
             name: name.as_str().into(),
             grants,
+            unknown: Vec::new(),
             secrets: vec![HeldSecret { hash: secret.hash(), since: now, until: None }],
             certificates,
             since: now,
@@ -287,7 +295,7 @@ impl Admin for AdminService {
         let mut tokens = Vec::new();
         let mut next_page_token = String::new();
         for token in all.filter(|document| document.key.name.starts_with(&prefix)).filter_map(|held| Token::of(held)) {
-            if !administers(&who, &token.grants) {
+            if !administers(&who, &token) {
                 continue;
             }
             if tokens.len() == limit {
@@ -305,21 +313,26 @@ impl Admin for AdminService {
         request: Request<UpdateTokenRequest>,
     ) -> Result<Response<UpdateTokenResponse>, Status> {
         let (who, deadline) = (self.gate.who(request.extensions())?, deadline::of(&request));
-        let UpdateTokenRequest { name, grants, ttl, expected_revision, certificates } = request.into_inner();
+        let UpdateTokenRequest { name, grants, ttl, expected_revision, certificates, without_expiry } =
+            request.into_inner();
         let mut reading = Reading::default();
         reading.name(&name);
         let (keeps, grants) = (grants.is_empty(), reading.grants(&grants));
         let certificates = reading.certificates(certificates);
         let ttl = reading.seconds("ttl", ttl, (1, TTL_MAX));
+        if without_expiry && ttl.is_some() {
+            reading.refuse("without_expiry", "contradicts ttl");
+        }
         reading.end()?;
         let held = self.held(&who, &name)?;
-        if !administers(&who, &grants) {
+        if !self::grants(&who, &grants) {
             return Err(REFUSED.into());
         }
         let expected = if expected_revision == 0 { held.revision } else { expected_revision };
         let token = Token {
             grants: if keeps { held.grants.clone() } else { grants },
-            until: ttl.map_or(held.until, |ttl| Some(self.now() + ttl)),
+            unknown: if keeps { held.unknown.clone() } else { Vec::new() },
+            until: ttl.map(|ttl| self.now() + ttl).or(held.until.filter(|_| !without_expiry)),
             certificates: certificates.unwrap_or_else(|| held.certificates.clone()),
             ..held
         };
@@ -338,8 +351,13 @@ impl Admin for AdminService {
         let overlap = reading.seconds("overlap", overlap, (0, OVERLAP_MAX)).unwrap_or(OVERLAP);
         reading.end()?;
         let (held, secret) = (self.held(&who, &name)?, draw()?);
-        let expected = held.revision;
-        let (token, revision) = self.put(&held.rotated(secret.hash(), self.now(), overlap), expected, deadline).await?;
+        let rotated = held.rotated(secret.hash(), self.now(), overlap);
+        if rotated.secrets.len() > SECRETS_MAX {
+            // Those before were promised their time.
+            let (maximum, usage) = (SECRETS_MAX as u64, rotated.secrets.len() as u64);
+            return Err(Error::Limit { limit: "max_token_secrets", maximum, usage }.into());
+        }
+        let (token, revision) = self.put(&rotated, held.revision, deadline).await?;
         Ok(Response::new(RotateTokenResponse { token, secret: secret.text(&name), revision }))
     }
 

@@ -150,6 +150,7 @@ pub struct HeartbeatResponse {
 impl From<BeatReply> for HeartbeatResponse {
     fn from(reply: BeatReply) -> Self {
         let BeatReply { outcomes, holders, revision } = reply;
+        let holders = holders.into_iter().map(|(place, holder)| (place, holder.address)).collect();
         Self { outcomes, holders, revision }
     }
 }

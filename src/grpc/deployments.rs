@@ -45,8 +45,9 @@ impl DeploymentsService {
 
     async fn change(&self, asked: &Asked, read: Read) -> Result<Deployment, Status> {
         let read = read.map_err(Error::Invalid)?;
-        asked.who.deploys(&read)?;
-        Ok(self.handle.deploy(read, asked.who.allowed(), asked.deadline).await?)
+        may_deploy(&self.handle, &asked.who, &read)?;
+        let done = self.handle.deploy(read, asked.who.allowed(), asked.deadline).await;
+        Ok(done.map_err(|error| asked.who.told(error))?)
     }
 
     /// Who asks, and until when they wait.
@@ -62,7 +63,7 @@ impl DeploymentsService {
     async fn switch_to(&self, asked: &Asked, read: Read, dry_run: bool) -> Result<SwitchResponse, Status> {
         if dry_run {
             let read = read.map_err(Error::Invalid)?;
-            asked.who.deploys(&read)?;
+            may_deploy(&self.handle, &asked.who, &read)?;
             let (Unmoved { before, splits }, impact, revision) = self.handle.try_switch(read)?;
             let after = proto::Frontend {
                 namespace: before.namespace().to_string(),
@@ -80,6 +81,18 @@ impl DeploymentsService {
         let impact = self.handle.impact(&before, &after.splits);
         Ok(switched(frontend(&before), frontend(&after), impact, revision))
     }
+}
+
+/// Refuses a change that is not allowed: the backends that it names, and the services behind them, are to be seen by it.
+///
+/// # Errors
+/// `Permission`.
+pub fn may_deploy(handle: &RegistryHandle, who: &Who, read: &(smol_str::SmolStr, Action)) -> Result<(), Error> {
+    who.deploys(read)?;
+    if who.caller().is_none() {
+        return Ok(());
+    }
+    handle.services_shown_by(read).iter().try_for_each(|service| who.need(Permission::Read, &read.0, service))
 }
 
 fn misanswered() -> Status {

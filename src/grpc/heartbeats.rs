@@ -9,22 +9,51 @@ use std::{
 };
 
 use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::{Extensions, Request, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     beats::{HeartbeatRequest, HeartbeatResponse},
     convert, status,
 };
 use crate::{
-    actor::{Beat, BeatReply, RegistryHandle},
+    access::{Gate, of_rpc},
+    actor::{Beat, BeatReply, Holder, RegistryHandle},
     registry::Error,
 };
+
+/// Who sends beats: asked when they are to be told who has a key, and not before, since beats are judged by what they
+/// bring.
+#[derive(Debug)]
+pub(super) struct Sender {
+    gate: Gate,
+    metadata: MetadataMap,
+    extensions: Extensions,
+}
+
+impl Sender {
+    /// Who sent a request, and what it brought.
+    pub(super) fn of<T>(gate: &Gate, request: Request<T>) -> (Self, T) {
+        let (metadata, extensions, message) = request.into_parts();
+        (Self { gate: gate.clone(), metadata, extensions }, message)
+    }
+
+    /// What they may know of a reply.
+    pub(super) fn told(&self, mut reply: BeatReply) -> BeatReply {
+        if !reply.holders.is_empty() {
+            let rule = of_rpc("/onair.v1.Registry/Heartbeat");
+            let who = self.gate.admit(rule, self.metadata.as_ref(), &self.extensions).ok();
+            reply.holders.retain(|(_, holder)| who.as_ref().is_some_and(|who| who.may_know(&holder.key)));
+        }
+        reply
+    }
+}
 
 type Beating = Pin<Box<dyn Future<Output = Result<BeatReply, Error>> + Send>>;
 
 /// The server's side of a heartbeat stream.
 pub struct BeatStream {
     input: Streaming<HeartbeatRequest>,
+    sender: Sender,
     handle: RegistryHandle,
     max_beats: usize,
     /// The beats under way, and how many of them each message had.
@@ -42,9 +71,13 @@ impl std::fmt::Debug for BeatStream {
 }
 
 impl BeatStream {
-    pub(super) fn new(input: Streaming<HeartbeatRequest>, handle: RegistryHandle, max_beats: usize) -> Self {
+    pub(super) fn new(
+        (sender, input): (Sender, Streaming<HeartbeatRequest>),
+        handle: RegistryHandle,
+        max_beats: usize,
+    ) -> Self {
         let closed = Box::pin(handle.hub().closed());
-        Self { input, handle, max_beats, beating: None, ready: VecDeque::new(), closed, end: None }
+        Self { input, sender, handle, max_beats, beating: None, ready: VecDeque::new(), closed, end: None }
     }
 
     /// Takes the messages that are ready, up to `max_beats` beats.
@@ -69,7 +102,7 @@ impl BeatStream {
 
     fn answer(&mut self, reply: Result<BeatReply, Error>, sizes: &[usize]) {
         let reply = match reply {
-            Ok(reply) => reply,
+            Ok(reply) => self.sender.told(reply),
             Err(error) => {
                 self.end = Some(Err(error.into()));
                 return;
@@ -79,9 +112,9 @@ impl BeatStream {
         let (mut outcomes, mut holders, mut begin) = (outcomes.into_iter(), holders.into_iter().peekable(), 0);
         for size in sizes {
             let outcomes = outcomes.by_ref().take(*size).collect();
-            let of_this = |(place, _): &(usize, String)| *place < begin + *size;
+            let of_this = |(place, _): &(usize, Holder)| *place < begin + *size;
             let named = std::iter::from_fn(|| holders.next_if(of_this));
-            let holders = named.map(|(place, holder)| (place - begin, holder)).collect();
+            let holders = named.map(|(place, holder)| (place - begin, holder.address)).collect();
             begin += size;
             self.ready.push_back(HeartbeatResponse { outcomes, holders, revision });
         }
@@ -159,6 +192,7 @@ mod tests {
         let message = [&[0, 0, 0, 0, request.len() as u8], &request[..]].concat();
         let decoder = Codec::<HeartbeatResponse, HeartbeatRequest>::default().decoder();
         let input = Streaming::new_request(decoder, Endless(message.into()), None, None);
+        let input = Sender::of(&Gate::open(), Request::new(input));
         let mut stream = BeatStream::new(input, handle.clone(), 10);
         assert!(stream.next().await.is_some_and(|answer| answer.is_ok()));
         handle.hub().close();

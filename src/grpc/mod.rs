@@ -30,7 +30,7 @@ pub mod server {
 pub use admin::AdminService;
 pub use catalog::CatalogService;
 pub use convert::wait;
-pub use deployments::DeploymentsService;
+pub use deployments::{DeploymentsService, may_deploy};
 pub use errors::CanonicalErrors;
 pub(crate) use measured::{Enough, count_refusal};
 pub use registry::{RegistryService, ServiceOptions};

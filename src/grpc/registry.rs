@@ -13,14 +13,14 @@ use super::{
     beats::{HeartbeatRequest, HeartbeatResponse},
     catalog::{FILTER_MAX, IMPORTS_MAX, LIST_BYTES_MAX, REPLY_BYTES_MAX, START_MAX},
     convert, deadline, drain,
-    heartbeats::BeatStream,
+    heartbeats::{BeatStream, Sender},
     raw,
     server::registry_server::Registry,
     status,
     subscribe::SubscribeReplies,
 };
 use crate::{
-    access::{Gate, Permission, Tenure, Wanted, Who},
+    access::{Gate, Permission, Tenure, Wanted, Who, token},
     actor::{ListQuery, RegistryHandle, Reply, WAITING_MAX, WAITING_NEEDS_MAX},
     metrics::Metrics,
     proto::{
@@ -118,9 +118,9 @@ impl Registry for RegistryService {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        let beats = convert::beats(&request.into_inner(), self.max_beats())?;
-        let reply = self.handle.beat(beats).await?;
-        Ok(Response::new(reply.into()))
+        let (sender, message) = Sender::of(&self.gate, request);
+        let reply = self.handle.beat(convert::beats(&message, self.max_beats())?).await?;
+        Ok(Response::new(sender.told(reply).into()))
     }
 
     type HeartbeatStreamStream = BeatStream;
@@ -129,7 +129,8 @@ impl Registry for RegistryService {
         &self,
         request: Request<Streaming<HeartbeatRequest>>,
     ) -> Result<Response<BeatStream>, Status> {
-        Ok(Response::new(BeatStream::new(request.into_inner(), self.handle.clone(), self.max_beats())))
+        let input = Sender::of(&self.gate, request);
+        Ok(Response::new(BeatStream::new(input, self.handle.clone(), self.max_beats())))
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterResponse>, Status> {
@@ -137,7 +138,7 @@ impl Registry for RegistryService {
         let who = self.who(&request)?;
         let target = convert::target(request.into_inner(), self.max_beats())?;
         let principal = who.takes_away(&target)?;
-        match self.handle.deregister(target, principal, deadline).await? {
+        match self.handle.deregister(target, principal, deadline).await.map_err(|error| who.told(error))? {
             Reply::Removed { removed, revision } => Ok(Response::new(DeregisterResponse { removed, revision })),
             Reply::Registered { .. } | Reply::Deployed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {
                 Err(status::plain(status::Reason::Internal, "a removal was answered as something else"))
@@ -150,7 +151,8 @@ impl Registry for RegistryService {
         let who = self.who(&request)?;
         let (claim, wait) = drain::read(request.into_inner())?;
         let principal = who.claims(&claim)?;
-        Ok(Response::new(drain::answer(self.handle.drain(claim, principal, wait, deadline).await?)))
+        let drained = self.handle.drain(claim, principal, wait, deadline).await.map_err(|error| who.told(error))?;
+        Ok(Response::new(drain::answer(drained)))
     }
 
     async fn get_instance(
@@ -330,6 +332,7 @@ pub fn fixed_limits() -> Limits {
         max_imports: IMPORTS_MAX as u64,
         max_import_bytes: LIST_BYTES_MAX as u64,
         max_tokens: MAX_TOKENS,
+        max_token_secrets: token::SECRETS_MAX as u64,
         ..Limits::default()
     }
 }

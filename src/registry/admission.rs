@@ -12,7 +12,7 @@ use super::{
     command::{Decision, Outcome, Register, Verdict},
     decide::superseded,
     error::Error,
-    key::Fingerprint,
+    key::{Fingerprint, Key},
     needs::{IfMissing, Need, Resolved},
     own::may_take_from,
     record::Record,
@@ -168,7 +168,7 @@ fn takes_url_of(register: &Register, record: &Record) -> bool {
 /// a newer registration has its url: were it to take it back, the two would go on so for ever.
 fn may_displace(register: &Register, record: &Arc<Record>, registry: &Registry) -> Result<(), Error> {
     if !may_take_from(register, record) {
-        return Err(Error::KeyHeld { key: record.key().to_string() });
+        return Err(Error::KeyHeld { key: shown_to(register, &record.key()) });
     }
     let key = register.registration.key().fingerprint();
     let token = register.token.as_ref().filter(|token| token.key == key);
@@ -178,6 +178,14 @@ fn may_displace(register: &Register, record: &Arc<Record>, registry: &Registry) 
         }
         _ => Ok(()),
     }
+}
+
+/// What stands in the way of a registration, by a name that its caller knows: of another service's instance that is the
+/// url that they want.
+pub fn shown_to(register: &Register, rival: &Key) -> String {
+    let own = register.registration.key();
+    let is_known = register.principal.operator || (&own.namespace, &own.service) == (&rival.namespace, &rival.service);
+    if is_known { rival.to_string() } else { register.registration.instance.url.clone() }
 }
 
 fn offers<'a>(members: &[&'a Register]) -> Offers<'a> {

@@ -231,7 +231,8 @@ pub(super) fn renewed(register: &Register, current: &Arc<Record>) -> Option<Guar
     }
     let description = describe(instance);
     let same = description == current.description();
-    let lease = Lease { ttl: register.registration.ttl.millis(), ..current.lease.clone() };
+    let principal = current.lease.bound_to(register.principal.name.as_ref());
+    let lease = Lease { ttl: register.registration.ttl.millis(), principal, ..current.lease.clone() };
     if same && lease == current.lease {
         return None;
     }
@@ -242,7 +243,8 @@ pub(super) fn renewed(register: &Register, current: &Arc<Record>) -> Option<Guar
 
 /// Whether it is the same call again that made the current registration.
 fn repeats(register: &Register, current: &Record) -> bool {
-    register.principal.name == current.lease.principal
+    let name = register.principal.name.as_ref();
+    name == current.lease.bound_to(name).as_ref()
         && register.registration.request_id.is_some_and(|request| request == current.lease.request)
 }
 
@@ -257,7 +259,11 @@ fn take_over(register: &Register, key: Key, current: &Arc<Record>) -> Decision {
         let revision = if status == current.status { Stamp::At(current.revision) } else { Stamp::Commit };
         let put = Put {
             description: described_with(current, status),
-            lease: Lease { secret: register.secret.hash(), ..current.lease.clone() },
+            lease: Lease {
+                secret: register.secret.hash(),
+                principal: current.lease.bound_to(register.principal.name.as_ref()),
+                ..current.lease.clone()
+            },
             incarnation: Stamp::At(current.incarnation),
             ordinal: current.ordinal,
             revision,

@@ -43,6 +43,7 @@ mod urls;
 mod version;
 mod waiting;
 
+pub use admission::shown_to;
 pub use breaker::Tally;
 pub use change::{Change, Delete, Event, Guarded, Held, Put, Stamp, put_cause};
 pub use command::{Claim, Command, Decision, Lapse, Outcome, Principal, Register, Target, Verdict};

@@ -24,12 +24,18 @@ impl Register {
     }
 }
 
-/// Whether what is registered gives way: to its own principal or to an operator, the registry's own to the registry alone.
+/// Whether what is registered gives way: to its own principal or to an operator, the registry's own to the registry alone;
+/// what was registered when nobody was asked who they are, to whoever may register there.
 pub(super) fn may_take_from(register: &Register, current: &Record) -> bool {
     if register.is_own() || current.lease.is_own() {
         return register.is_own();
     }
-    register.principal.operator || register.principal.name == current.lease.principal
+    let (namespace, service, _) = current.names();
+    let instance = &register.registration.instance;
+    let is_there = (namespace, service) == (instance.namespace.as_str(), instance.service.as_str());
+    register.principal.operator
+        || register.principal.name == current.lease.principal
+        || is_there && current.lease.principal.is_none()
 }
 
 #[cfg(test)]

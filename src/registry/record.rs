@@ -39,6 +39,14 @@ pub struct Lease {
     pub unfenced: bool,
 }
 
+impl Lease {
+    /// Whose it is once `name` has renewed it: what nobody in particular registered is bound to who comes first.
+    #[must_use]
+    pub fn bound_to(&self, name: Option<&Arc<str>>) -> Option<Arc<str>> {
+        self.principal.as_ref().or(name).cloned()
+    }
+}
+
 /// An instance as committed. Immutable: a change makes a new one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Record {

@@ -62,7 +62,7 @@ impl Registry {
     /// Who is at the place without a token.
     ///
     /// # Errors
-    /// `Fenced`: somebody with a token is there, or another principal without one.
+    /// `Fenced`: somebody with a token is there. `KeyHeld`: another principal without one.
     pub fn unfenced_at(&self, place: &Place, principal: &Principal) -> Result<Option<&Arc<Record>>, Error> {
         let held = |key: &Key| self.slot_of(key).and_then(|slot| self.record(slot));
         let is_there = |record: &&Arc<Record>| !record.lease.unfenced && record.version() == place.version;
@@ -70,8 +70,12 @@ impl Registry {
             return Err(Error::Fenced { key: place.fenced.to_string() });
         }
         match held(&place.key) {
-            Some(record) if !record.lease.unfenced || record.lease.principal != principal.name => {
-                Err(Error::Fenced { key: place.key.to_string() })
+            Some(record) if !record.lease.unfenced => Err(Error::Fenced { key: place.key.to_string() }),
+            // Who was not asked for a name, then or now, is anybody.
+            Some(record)
+                if principal.name != record.lease.bound_to(principal.name.as_ref()) && principal.name.is_some() =>
+            {
+                Err(Error::KeyHeld { key: place.key.to_string() })
             }
             found => Ok(found),
         }
@@ -176,12 +180,51 @@ mod tests {
         assert_eq!(rig.keep("1", "a", someone("me")), Ok(0), "a renewal tells nobody");
         assert_eq!(rig.keep("1", "b", someone("me")), Ok(1), "another description does");
         assert_eq!(rig.keep("2", "a", someone("me")), Ok(1), "another version at the same address is another instance");
-        let held = Err(Error::Fenced { key: "default/web/1@127.0.0.1:80".into() });
+        let held = Err(Error::KeyHeld { key: "default/web/1@127.0.0.1:80".into() });
         assert_eq!(rig.keep("1", "a", someone("you")), held);
         assert!(rig.let_go("1", someone("you")).is_err());
         assert_eq!(rig.let_go("1", someone("me")), Ok(Outcome::Removed(1)));
         assert_eq!(rig.let_go("1", someone("me")), Ok(Outcome::Removed(0)));
         assert_eq!(rig.registry.instances(), 1);
+    }
+
+    /// Authentication may be turned on, and off again, under whoever is registered.
+    #[test]
+    fn what_was_registered_when_nobody_was_asked_is_bound_to_who_renews_it() {
+        let mut rig = rig();
+        let lease =
+            |rig: &Rig| rig.registry.records().next().map(|(_, record)| record.lease.principal.clone()).unwrap();
+        assert_eq!(rig.keep("1", "a", Principal::anyone()), Ok(1));
+        let shown = |rig: &Rig| rig.registry.records().next().map(|(_, record)| record.bytes().to_vec()).unwrap();
+        let before = shown(&rig);
+        assert!(lease(&rig).is_none() && rig.keep("1", "a", someone("me")).is_ok());
+        assert_eq!(shown(&rig), before, "nothing that is shown has changed");
+        assert_eq!((lease(&rig).as_deref(), rig.revision), (Some("me"), 2), "and it is kept");
+        assert!(rig.keep("1", "a", someone("you")).is_err());
+        assert_eq!(rig.keep("1", "a", Principal::anyone()), Ok(0), "nobody is asked any more");
+        assert_eq!((lease(&rig).as_deref(), rig.revision), (Some("me"), 2));
+        assert_eq!(rig.let_go("1", Principal::anyone()), Ok(Outcome::Removed(1)));
+    }
+
+    /// The same of leases with a token, which a restarted program may have lost.
+    #[test]
+    fn what_was_registered_when_nobody_was_asked_gives_way_at_its_place() {
+        let fenced = |port, url: bool, principal| {
+            let mut registration = registration("1", port);
+            registration.exclusive_url = url;
+            let service = if port == 80 { "web" } else { "other" };
+            registration.instance.service = service.into();
+            registration.instance.url = "http://127.0.0.1:80".into();
+            Command::Register(Box::new(register(registration, principal)))
+        };
+        let mut rig = rig();
+        rig.run(&fenced(80, false, Principal::anyone())).unwrap();
+        let taken = rig.run(&fenced(81, true, someone("you"))).unwrap_err();
+        assert_eq!(taken, Error::KeyHeld { key: "http://127.0.0.1:80".into() }, "of a service that is not named");
+        rig.run(&fenced(80, false, someone("me"))).unwrap();
+        let (_, record) = rig.registry.records().next().unwrap();
+        assert_eq!(record.lease.principal.as_deref(), Some("me"));
+        assert!(rig.run(&fenced(80, false, someone("you"))).is_err());
     }
 
     #[test]

@@ -3,17 +3,19 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use smol_str::SmolStr;
+
 use super::{ServeError, keys::Keys};
 use crate::{
     access::{
         Gate, Grants, Keeper, Permission,
-        token::{self, HeldSecret, Secret, Token},
+        token::{self, SECRETS_MAX, Secret, Token},
     },
     actor::RegistryHandle,
     config::ServeSettings,
@@ -24,6 +26,12 @@ use crate::{
 const NAME: &str = "operator";
 /// Its file in the directory of data.
 const FILE: &str = "operator.token";
+/// How long the secrets before are good beside a new one.
+const OVERLAP: u64 = 3_600;
+/// Who made it, as against those who came by before anybody was asked who they are.
+const BY: &str = "server";
+/// More than this no token has.
+const FILE_BYTES_MAX: u64 = 1_024;
 
 /// Who asks everybody who they are, if that is asked: with somebody who may do everything.
 pub(super) async fn keeper(
@@ -34,7 +42,8 @@ pub(super) async fn keeper(
         return Ok((None, Keys::default()));
     }
     let keeper = Keeper::new(Arc::clone(handle.hub()), &settings.anonymous_read, Keeper::wall());
-    ensure(settings, handle, &keeper).await?;
+    ensure(settings, handle, keeper.now()).await?;
+    tell(handle, keeper.now());
     let keys = Keys::start(settings, &keeper, handle.metrics())?;
     Ok((Some(keeper), keys))
 }
@@ -44,46 +53,108 @@ pub(super) fn gate(keeper: Option<&Arc<Keeper>>) -> Gate {
     keeper.map_or_else(Gate::open, |keeper| Gate::new(Arc::clone(keeper)))
 }
 
-/// Makes an operator's token if there is none that is good, or if a file was named for it that is not there.
-async fn ensure(settings: &ServeSettings, handle: &RegistryHandle, keeper: &Keeper) -> Result<(), ServeError> {
-    let now = keeper.now();
-    let named = settings.operator_token.as_ref();
-    if has_operator(handle, now) && named.is_none_or(|path| path.exists()) {
+/// Makes an operator's token if there is none that is good, or if a file was named for it that has none.
+async fn ensure(settings: &ServeSettings, handle: &RegistryHandle, now: u64) -> Result<(), ServeError> {
+    let (named, held) = (settings.operator_token.as_ref(), held(handle, NAME));
+    let has_operator = tokens(handle).any(|token| is_operator(&token, now));
+    if has_operator && named.is_none() {
         return Ok(());
     }
     let path = named.cloned().unwrap_or_else(|| settings.data_dir.join(FILE));
+    let about = |what: &str| ServeError::Operator(format!("{} {what}", path.display()));
+    let text = read(&path).map_err(|error| about(&format!("cannot be read: {error}")))?;
+    if has_operator && text.as_deref().is_some_and(|text| is_good(handle, text.trim(), now)) {
+        return Ok(());
+    }
+    if text.is_some_and(|text| token::read(text.trim()).is_none_or(|(name, _)| name != NAME)) {
+        return Err(about("has something else than the operator's token: name another file, or take this one away"));
+    }
     let mut bits = [0; 32];
     getrandom::fill(&mut bits).map_err(|error| ServeError::Operator(format!("no random numbers: {error}")))?;
     let secret = Secret(bits);
-    let unwritten = |error: io::Error| ServeError::Operator(format!("{} cannot be written: {error}", path.display()));
-    write(&path, &secret.text(NAME)).map_err(unwritten)?;
-    let held = handle.token(NAME).0.and_then(|document| Token::of(&document));
-    let fresh = HeldSecret { hash: secret.hash(), since: now, until: None };
-    let token = Token {
-        name: NAME.into(),
-        grants: Grants::all(),
-        secrets: vec![fresh],
-        certificates: held.as_ref().map_or_else(Vec::new, |held| held.certificates.clone()),
-        since: held.as_ref().map_or(now, |held| held.since),
-        by: String::new(),
-        until: None,
-        revision: 0,
-    };
-    let expected = held.map_or(0, |held| held.revision);
+    write(&path, &secret.text(NAME)).map_err(|error| about(&format!("cannot be written: {error}")))?;
+    let expected = held.as_ref().map_or(0, |held| held.revision);
+    let token = renewed(held, secret, now, has_operator);
     let write = Write { key: token::key(NAME), body: Some(token.body()), expected };
     handle.write(write, None).await.map_err(|error| ServeError::Operator(error.to_string()))?;
-    tracing::info!(path = %path.display(), "the operator's token was written; whoever has it may do everything");
+    tracing::info!(path = %path.display(), "the operator's token was written");
     Ok(())
 }
 
-/// Whether a token that is good at `now` may do everything.
-fn has_operator(handle: &RegistryHandle, now: u64) -> bool {
+/// The operator's token with one more secret. If somebody else may do everything, what it allows stays as it was made.
+fn renewed(held: Option<Token>, secret: Secret, now: u64, has_operator: bool) -> Token {
+    let fresh = Token {
+        name: NAME.into(),
+        grants: Grants::all(),
+        unknown: Vec::new(),
+        secrets: Vec::new(),
+        certificates: Vec::new(),
+        since: now,
+        by: BY.to_owned(),
+        until: None,
+        revision: 0,
+    };
+    // One that nobody answers for is somebody else's.
+    let held = held.filter(|held| !held.by.is_empty());
+    let stays = has_operator && held.as_ref().is_some_and(|held| held.until.is_none_or(|until| now < until));
+    let mut token = held.unwrap_or_else(|| fresh.clone()).rotated(secret.hash(), now, OVERLAP);
+    token.secrets.truncate(SECRETS_MAX);
+    if stays { token } else { Token { grants: fresh.grants, unknown: fresh.unknown, until: fresh.until, ..token } }
+}
+
+/// Says who may do everything: above all who was given that before anybody was asked who they are.
+fn tell(handle: &RegistryHandle, now: u64) {
+    let join = |names: Vec<SmolStr>| names.join(" ");
+    let all = tokens(handle).filter(|token| may_everything(token, now)).map(|token| token.name);
+    tracing::info!(tokens = join(all.collect()), "tokens that may do everything");
+    let unasked = tokens(handle).filter(|token| token.by.is_empty()).map(|token| token.name);
+    let unasked: Vec<SmolStr> = unasked.collect();
+    if !unasked.is_empty() {
+        tracing::warn!(
+            tokens = join(unasked),
+            "tokens that were made when nobody was asked who they are: revoke those that you do not know"
+        );
+    }
+}
+
+fn tokens(handle: &RegistryHandle) -> impl Iterator<Item = Token> {
     let documents = handle.hub().registry().tokens().clone();
+    documents.into_iter().filter_map(|(_, document)| Token::of(&document))
+}
+
+fn held(handle: &RegistryHandle, name: &str) -> Option<Token> {
+    handle.token(name).0.and_then(|document| Token::of(&document))
+}
+
+/// Whether a token is good at `now`, and may do everything.
+fn may_everything(token: &Token, now: u64) -> bool {
     let good = |until: Option<u64>| until.is_none_or(|until| now < until);
-    documents.values().filter_map(|document| Token::of(document)).any(|token| {
-        let may_everything = Permission::ALL.into_iter().all(|permission| token.grants.everywhere(permission));
-        may_everything && good(token.until) && token.secrets.iter().any(|secret| good(secret.until))
-    })
+    let may = Permission::ALL.into_iter().all(|permission| token.grants.everywhere(permission));
+    may && good(token.until) && token.secrets.iter().any(|secret| good(secret.until))
+}
+
+/// The same, and not by the word of anybody who came by before they were asked who they are.
+fn is_operator(token: &Token, now: u64) -> bool {
+    may_everything(token, now) && !token.by.is_empty()
+}
+
+/// Whether a text is good by now as an operator's token.
+fn is_good(handle: &RegistryHandle, text: &str, now: u64) -> bool {
+    let Some((name, secret)) = token::read(text) else { return false };
+    let document = handle.token(name).0;
+    let accepts = document.is_some_and(|document| token::accepts(&document, &secret.hash(), now).is_some());
+    accepts && held(handle, name).is_some_and(|token| name == NAME || is_operator(&token, now))
+}
+
+/// The text of a file, if it is there; what is too long for a token, or none, is a text that is no token.
+fn read(path: &Path) -> io::Result<Option<String>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Puts a file there that its owner alone can read, whole or not at all.

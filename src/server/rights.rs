@@ -58,6 +58,7 @@ impl Rig {
         let token = Token {
             name: name.into(),
             grants: Grants::new(grants.into_iter().map(|text| Grant::parse(&text).expect("a grant"))),
+            unknown: Vec::new(),
             secrets: vec![HeldSecret { hash: secret.hash(), since: 0, until: None }],
             certificates: Vec::new(),
             since: 0,
@@ -191,7 +192,7 @@ async fn every_call_says_which_permission_is_missing() {
         let wrong = refusal(&rig.call(path, message, Some("onair_ci_wrong")).await);
         let unauthenticated = (Code::Unauthenticated, "UNAUTHENTICATED".to_owned(), String::new());
         match rule.entry {
-            Entry::Open => {}
+            Entry::Open | Entry::Everywhere(_) => {}
             Entry::Known => assert_eq!((&nobody, &wrong), (&unauthenticated, &unauthenticated), "{path}"),
             Entry::Any(permissions) => {
                 assert_eq!((&nobody, &wrong), (&unauthenticated, &unauthenticated), "{path}");
@@ -208,6 +209,7 @@ async fn every_call_says_which_permission_is_missing() {
 async fn every_path_of_http_is_refused_to_who_says_nothing() {
     let rig = Rig::new();
     let reader = rig.token("reader", ["elsewhere=read".to_owned()]).await;
+    let everything = rig.token("everything", all_but(&[], "*")).await;
     let writer = rig.token("writer", all_but(&[Permission::Read], "elsewhere")).await;
     for (path, reads, changes) in HTTP {
         for (method, rule) in [(Method::GET, reads), (Method::POST, changes)] {
@@ -216,6 +218,10 @@ async fn every_path_of_http_is_refused_to_who_says_nothing() {
             if let Entry::Any(permissions) = rule.entry {
                 let other = if permissions.contains(&Permission::Read) { &writer } else { &reader };
                 assert_eq!(rig.ask(&method, path, Some(other)).await, StatusCode::FORBIDDEN, "{method} {path}");
+            }
+            if let Entry::Everywhere(_) = rule.entry {
+                assert_eq!(rig.ask(&method, path, Some(&reader)).await, StatusCode::FORBIDDEN, "{method} {path}");
+                assert_eq!(rig.ask(&method, path, Some(&everything)).await, StatusCode::OK, "{method} {path}");
             }
         }
         assert_ne!(rig.ask(&Method::OPTIONS, path, None).await, StatusCode::UNAUTHORIZED, "{path}");

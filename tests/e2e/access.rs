@@ -317,7 +317,8 @@ async fn http_asks_who_calls_and_takes_no_token_from_a_url() {
         ("/v1/namespaces/public/services/web/instances", None, 401),
         ("/registrations", None, 401),
         ("/registrations", Some(bearer.as_str()), 200),
-        ("/metrics", None, 200),
+        ("/metrics", None, 401),
+        ("/metrics", Some(bearer.as_str()), 200),
         ("/v1/tokens", None, 401),
         ("/healthz", None, 200),
     ] {

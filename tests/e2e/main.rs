@@ -66,6 +66,7 @@ mod load;
 mod lookup;
 mod metrics;
 mod migrating;
+mod operator;
 mod polls;
 mod publish;
 mod readme;

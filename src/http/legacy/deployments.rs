@@ -12,7 +12,10 @@ use super::{
 use crate::{
     access::{Permission, Who},
     actor::{ListQuery, Standing},
-    grpc::status::{self, Reason},
+    grpc::{
+        may_deploy,
+        status::{self, Reason},
+    },
     http::problem::Refusal,
     registry::{Action, Error, TargetText, Violation},
 };
@@ -60,8 +63,9 @@ pub(super) async fn answer(legacy: &Legacy, request: http::Request<Body>) -> Res
                 Kind::Frontends => Action::delete_frontend(&asked.namespace, &name, 0),
             };
             let read = read.map_err(|violations| refusal::of(Error::Invalid(violations)))?;
-            asked.who.deploys(&read).map_err(refusal::of)?;
-            legacy.handle.deploy(read, asked.who.allowed(), None).await.map_err(refusal::of)?;
+            may_deploy(&legacy.handle, &asked.who, &read).map_err(refusal::of)?;
+            let done = legacy.handle.deploy(read, asked.who.allowed(), None).await;
+            done.map_err(|error| refusal::of(asked.who.told(error)))?;
             Ok(no_content())
         }
         (method, None) => other_method(method, &["GET", "HEAD", "POST"]),
@@ -106,8 +110,9 @@ fn one(legacy: &Legacy, kind: Kind, asked: &Asked, name: &str) -> Result<Respons
 /// Makes a change; the name and the whole document of what stands there now.
 async fn change(legacy: &Legacy, who: &Who, read: Read) -> Result<(String, Json), Refusal> {
     let read = read.map_err(|violations| refusal::of(Error::Invalid(violations)))?;
-    who.deploys(&read).map_err(refusal::of)?;
-    match legacy.handle.deploy(read, who.allowed(), None).await.map_err(refusal::of)?.deployed {
+    may_deploy(&legacy.handle, who, &read).map_err(refusal::of)?;
+    let done = legacy.handle.deploy(read, who.allowed(), None).await;
+    match done.map_err(|error| refusal::of(who.told(error)))?.deployed {
         Standing::Backend(made) => Ok((made.name().to_string(), document::backend(&made))),
         Standing::Frontend(made) => Ok((made.name().to_string(), document::frontend(&made))),
         _ => Err(status::plain(Reason::Internal, "what was changed is not there").into()),

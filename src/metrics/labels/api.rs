@@ -334,6 +334,8 @@ label! {
         Tokens = "max_tokens",
         /// Streams that drains wait for.
         DrainAsks = "max_drain_asks",
+        /// Secrets of a token.
+        TokenSecrets = "max_token_secrets",
     }
 }
 
@@ -385,6 +387,7 @@ impl Limit {
             Self::SummaryBytes => limits.max_summary_bytes,
             Self::Tokens => limits.max_tokens,
             Self::DrainAsks => limits.max_drain_asks,
+            Self::TokenSecrets => limits.max_token_secrets,
         }
     }
 

@@ -270,6 +270,19 @@ impl Action {
         }
     }
 
+    /// The backends that it names as places to be seen.
+    #[must_use]
+    pub fn named_backends(&self) -> Vec<&SmolStr> {
+        match self {
+            Self::CreateFrontend(_) | Self::UpdateFrontend(_) | Self::Switch { .. } => self.shows(),
+            // Another version of the same service.
+            Self::UpdateBackend(patch) => vec![&patch.name],
+            Self::CreateBackend(_) | Self::DeleteBackend { .. } | Self::DeleteFrontend { .. } | Self::Back { .. } => {
+                Vec::new()
+            }
+        }
+    }
+
     /// A new backend.
     ///
     /// # Errors
