@@ -70,6 +70,8 @@ pub struct Figures {
 pub struct Latency {
     /// Half took no longer.
     pub p50: f64,
+    /// 9 of 10 took no longer.
+    pub p90: f64,
     /// 99 of 100 took no longer.
     pub p99: f64,
     /// 999 of 1,000 took no longer.
@@ -83,7 +85,13 @@ impl Latency {
     pub(in crate::cli::bench) fn of(histogram: &Histogram) -> Option<Self> {
         let micros = |share| histogram.quantile(share).as_secs_f64() * 1e6;
         let max = histogram.max().as_secs_f64() * 1e6;
-        (histogram.count() > 0).then(|| Self { p50: micros(0.5), p99: micros(0.99), p999: micros(0.999), max })
+        (histogram.count() > 0).then(|| Self {
+            p50: micros(0.5),
+            p90: micros(0.9),
+            p99: micros(0.99),
+            p999: micros(0.999),
+            max,
+        })
     }
 }
 

@@ -1,0 +1,77 @@
+//! onair beside its peers, in one run on one machine: `cargo bench --bench peers -- run`.
+//!
+//! Each server has one core to itself and the load another; peers take turns, so that all see the same machine. What is
+//! found goes to JSON, and tables and pictures are made of that. See docs/benchmarks/ for what it showed.
+
+mod bars;
+mod consul;
+mod etcd;
+mod events;
+mod http;
+mod load;
+mod machine;
+mod model;
+mod onair;
+mod picture;
+mod redis;
+mod rounds;
+mod server;
+mod table;
+mod zookeeper;
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// What the command is told.
+#[derive(Parser)]
+#[command(name = "cargo bench --bench peers --", about = "onair beside its peers, in one run on one machine")]
+struct Args {
+    #[command(subcommand)]
+    command: Option<What>,
+    /// What cargo itself adds.
+    #[arg(long, hide = true, global = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Fetch the peers, run them and onair in turn, and keep what is found.
+    Run(rounds::Args),
+    /// Make tables and pictures of what a run kept.
+    Render {
+        /// The JSON that it kept.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Some(What::Run(args)) => rounds::run(&args),
+        Some(What::Render { file }) => rounds::render(&file),
+        // As one of all benches: peers are fetched and machines are filled on demand only.
+        None => {
+            println!("peers: on demand only, as `cargo bench --bench peers -- run`");
+            Ok(true)
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("peers: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What an instance says of itself, in about as many bytes as its record at onair.
+fn record(instance: usize) -> Vec<u8> {
+    let filler = "x".repeat(116);
+    format!(
+        r#"{{"id":"i-{instance:07}","host":"10.0.0.1","port":8080,"version":"1.4.2","zone":"z1","metadata":{{"team":"platform","note":"{filler}"}}}}"#
+    )
+    .into_bytes()
+}
