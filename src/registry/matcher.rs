@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 use super::{
     deployment::Frontend,
-    filter::{FilterSet, Scope},
+    filter::{Filter, FilterSet, Scope},
     record::Record,
     snapshot::disjoint,
 };
@@ -23,12 +23,8 @@ fn common<'a>(one: &'a str, other: &'a str) -> &'a str {
 #[derive(Debug)]
 pub struct Matcher {
     set: FilterSet,
-    scopes: Vec<Scope>,
-    /// Scopes in which being routable is enough.
-    plain: Vec<Scope>,
-    /// Whether some filter looks at more than names and status.
-    decodes: bool,
-    frontends: Vec<(SmolStr, SmolStr)>,
+    scopes: Box<[Scope]>,
+    frontends: Box<[(SmolStr, SmolStr)]>,
     /// With what the name of every service that is meant begins.
     prefix: SmolStr,
 }
@@ -37,13 +33,10 @@ impl Matcher {
     /// Prepares `set`.
     #[must_use]
     pub fn new(set: FilterSet) -> Self {
-        let scopes = disjoint(set.filters().iter().map(super::filter::Filter::scope).collect());
-        let plain = set.filters().iter().filter(|filter| filter.is_plain()).map(super::filter::Filter::scope).collect();
-        let decodes = set.filters().iter().any(|filter| !filter.is_plain());
-        let frontends = set.frontends();
-        let beginnings = set.filters().iter().map(super::filter::Filter::beginning);
-        let prefix = beginnings.reduce(common).unwrap_or_default().into();
-        Self { set, scopes, plain, decodes, frontends, prefix }
+        let scopes = disjoint(set.filters().iter().map(Filter::scope).collect()).into();
+        let frontends = set.frontends().into();
+        let prefix = set.filters().iter().map(Filter::beginning).reduce(common).unwrap_or_default().into();
+        Self { set, scopes, frontends, prefix }
     }
 
     /// The frontends that the filters follow: while there are some, only a matcher of the resolved filters matches.
@@ -85,11 +78,10 @@ impl Matcher {
     #[must_use]
     pub fn matches(&self, record: &Record) -> bool {
         let (namespace, service, _) = record.names();
-        if record.is_routable() && self.plain.iter().any(|scope| scope.covers(namespace, service)) {
-            return true;
-        }
-        self.decodes
-            && self.set.filters().iter().any(|filter| filter.covers(namespace, service))
-            && self.set.matches(&record.instance())
+        let mut covering = self.set.filters().iter().filter(|filter| filter.covers(namespace, service)).peekable();
+        // Where names and status are enough, nothing is decoded.
+        covering.peek().is_some()
+            && ((record.is_routable() && covering.clone().any(Filter::is_plain))
+                || (!covering.all(Filter::is_plain) && self.set.matches(&record.instance())))
     }
 }

@@ -76,15 +76,22 @@ pub(super) struct Claim(#[expect(dead_code, reason = "it counts by being there")
 #[derive(Debug)]
 pub struct Feed {
     matcher: Arc<Matcher>,
-    /// What it came to mean when its frontends were looked at last.
-    meaning: Mutex<Option<Meaning>>,
+    /// What it came to mean when its frontends were looked at last, if it has any.
+    meaning: Mutex<Option<Box<Meaning>>>,
     /// Of the filters; in every token.
     fingerprint: u64,
     registry: Uuid,
     epoch: u64,
     recent: Mutex<Recent>,
     budgets: Budgets,
-    /// Room for what summaries will be counted by, until they are.
+    /// What the summaries need, if there are to be any. Most feeds have none, and are small.
+    tally: Option<Box<Tally>>,
+}
+
+/// What a feed counts its summaries by until it has a place for them.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Room for what they will be counted by.
     reserved: Mutex<Option<Charge>>,
     scans: Scans,
     claim: Mutex<Weak<()>>,
@@ -116,18 +123,10 @@ impl Feed {
     #[must_use]
     pub fn new(matcher: Matcher, registry: Uuid, epoch: u64, from: Revision, budgets: Budgets) -> Self {
         let fingerprint = matcher.set().fingerprint();
-        Self {
-            matcher: Arc::new(matcher),
-            meaning: Mutex::new(None),
-            fingerprint,
-            registry,
-            epoch,
-            recent: Mutex::new(Recent::after(from, &budgets.messages)),
-            budgets,
-            reserved: Mutex::default(),
-            scans: Scans::default(),
-            claim: Mutex::default(),
-        }
+        let tally = matcher.set().summaries().then(Box::default);
+        let recent = Mutex::new(Recent::after(from, &budgets.messages));
+        let (matcher, meaning) = (Arc::new(matcher), Mutex::default());
+        Self { matcher, meaning, fingerprint, registry, epoch, recent, budgets, tally }
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -145,7 +144,7 @@ impl Feed {
             return Arc::clone(&meaning.matcher);
         }
         let matcher = Arc::new(self.matcher.resolved(pointing));
-        *held = Some(Meaning { pointing: pointing.clone(), matcher: Arc::clone(&matcher) });
+        *held = Some(Box::new(Meaning { pointing: pointing.clone(), matcher: Arc::clone(&matcher) }));
         matcher
     }
 
@@ -269,12 +268,15 @@ impl Feed {
     /// Tells it which partitions are there when `revision` is over, if it does not know.
     pub fn hand_over(&self, revision: Revision, presence: Presence) {
         self.recent().take_over(revision, Place::new(presence, &self.budgets.summaries));
-        *lock(&self.reserved) = None;
+        if let Some(tally) = &self.tally {
+            *lock(&tally.reserved) = None;
+        }
     }
 
     /// Keeps room for what summaries will be counted by, at most about so many `bytes`. Whether there is.
     pub(super) fn reserve(&self, bytes: impl FnOnce() -> usize) -> bool {
-        let mut reserved = lock(&self.reserved);
+        let Some(tally) = &self.tally else { return true };
+        let mut reserved = lock(&tally.reserved);
         if reserved.is_none() && self.recent().place.is_none() {
             *reserved = self.budgets.summaries.reserve(bytes());
             return reserved.is_some();
@@ -284,10 +286,8 @@ impl Feed {
 
     /// The right to count the partitions for it, if it needs that and nobody else has the right.
     pub(super) fn claim(&self) -> Option<Claim> {
-        if !self.matcher.set().summaries() || self.recent().place.is_some() {
-            return None;
-        }
-        let mut held = lock(&self.claim);
+        let tally = self.tally.as_ref().filter(|_| self.recent().place.is_none())?;
+        let mut held = lock(&tally.claim);
         if held.strong_count() > 0 {
             return None;
         }
@@ -296,9 +296,14 @@ impl Feed {
         Some(Claim(claim))
     }
 
-    /// Who counts the state for it.
-    pub(super) fn scans(&self) -> &Scans {
-        &self.scans
+    /// Who counts the state for it, if it has summaries.
+    pub(super) fn scans(&self) -> Option<&Scans> {
+        self.tally.as_deref().map(|tally| &tally.scans)
+    }
+
+    /// Of its filters.
+    pub(super) fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// What summaries are counted by is charged to it.

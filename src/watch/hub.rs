@@ -2,7 +2,6 @@
 //! Only the actor writes.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use hashbrown::HashTable;
 use smol_str::SmolStr;
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
@@ -78,7 +78,7 @@ pub struct Hub {
     log: EventLog,
     feeds: Mutex<Feeds>,
     feed_budgets: Budgets,
-    snapshots: Snapshots,
+    snapshots: Arc<Snapshots>,
     id: Uuid,
     epochs: RwLock<Vec<Epoch>>,
     /// Grows when the state was replaced as a whole: every watch begins anew.
@@ -100,15 +100,33 @@ pub struct Hub {
     options: HubOptions,
 }
 
-/// The feeds that somebody reads, by the text of their filters.
+/// The feeds that somebody reads, by the fingerprint of their filters.
 #[derive(Debug, Default)]
 struct Feeds {
-    by_name: HashMap<String, Weak<Feed>>,
-    /// At how many names those that nobody reads any more are dropped.
+    found: HashTable<(u64, Weak<Feed>)>,
+    /// At how many of them those that nobody reads any more are dropped.
     sweep_at: usize,
 }
 
-/// The least of names at which that is done.
+impl Feeds {
+    /// The feed of `filters`, if somebody reads it.
+    fn find(&self, fingerprint: u64, filters: &FilterSet) -> Option<Arc<Feed>> {
+        let of_filters = |feed: &Arc<Feed>| feed.matcher().set() == filters;
+        let candidates = self.found.iter_hash(fingerprint).filter(|(held, _)| *held == fingerprint);
+        candidates.filter_map(|(_, feed)| feed.upgrade()).find(of_filters)
+    }
+
+    fn put(&mut self, feed: &Arc<Feed>) {
+        if self.found.len() >= self.sweep_at {
+            self.found.retain(|(_, feed)| feed.strong_count() > 0);
+            self.sweep_at = (self.found.len() * 2).max(SWEEP_MIN);
+        }
+        let fingerprint = feed.fingerprint();
+        self.found.insert_unique(fingerprint, (fingerprint, Arc::downgrade(feed)), |(held, _)| *held);
+    }
+}
+
+/// The least of feeds at which that is done.
 const SWEEP_MIN: usize = 64;
 /// Most bytes of lookup replies that are kept ready.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -134,7 +152,7 @@ impl Hub {
             log: EventLog::new(options.max_log_bytes, 0),
             feeds: Mutex::default(),
             feed_budgets: Budgets { messages, summaries },
-            snapshots: Snapshots::default(),
+            snapshots: Arc::default(),
             id,
             epochs: RwLock::default(),
             generation: AtomicU64::new(0),
@@ -379,19 +397,15 @@ impl Hub {
     /// The feed of `filters`, shared with all who watch the same.
     #[must_use]
     pub fn feed(&self, filters: FilterSet) -> Arc<Feed> {
-        let name = filters.to_string();
+        let fingerprint = filters.fingerprint();
         let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(feed) = feeds.by_name.get(&name).and_then(Weak::upgrade) {
+        if let Some(feed) = feeds.find(fingerprint, &filters) {
             return feed;
-        }
-        if feeds.by_name.len() >= feeds.sweep_at {
-            feeds.by_name.retain(|_, feed| feed.strong_count() > 0);
-            feeds.sweep_at = (feeds.by_name.len() * 2).max(SWEEP_MIN);
         }
         // Both are read while the feeds are held, so that a feed of an older history does not outlive `replace`.
         let (epoch, from) = (self.epoch().id, self.log.bounds().0);
         let feed = Arc::new(Feed::new(Matcher::new(filters), self.id, epoch, from, self.feed_budgets.clone()));
-        feeds.by_name.insert(name, Arc::downgrade(&feed));
+        feeds.put(&feed);
         feed
     }
 
@@ -426,7 +440,7 @@ impl Hub {
         let next = feed.next(&self.log, cursor, place);
         if self.feed_budgets.messages.is_exceeded() {
             let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
-            let open: Vec<Arc<Feed>> = feeds.by_name.values().filter_map(Weak::upgrade).collect();
+            let open: Vec<Arc<Feed>> = feeds.found.iter().filter_map(|(_, feed)| feed.upgrade()).collect();
             // One that nobody else holds by now goes when nobody waits for the others.
             drop(feeds);
             open.iter().for_each(|feed| feed.shed());
@@ -434,7 +448,7 @@ impl Hub {
         next
     }
 
-    pub(super) fn snapshots(&self) -> &Snapshots {
+    pub(super) fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
     }
 

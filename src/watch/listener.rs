@@ -29,8 +29,8 @@ pub struct Listener {
     lag: Option<Lag>,
     /// Whether there are any of these.
     asked: AtomicBool,
-    /// What drains want to know of the reader.
-    asks: Mutex<Asks>,
+    /// What drains want to know of the reader; mostly nothing.
+    asks: Mutex<Option<Box<Asks>>>,
 }
 
 /// What is asked of a reader, each list in order of revision.
@@ -133,7 +133,7 @@ impl Listener {
     pub(super) fn ask(&self, ask: Ask) {
         let parts: Vec<u32> = ask.parts().iter().map(|(part, _)| *part).collect();
         let mut asks = lock(&self.asks);
-        asks.add(ask);
+        asks.get_or_insert_default().add(ask);
         self.asked.store(true, Ordering::Release);
         drop(asks);
         parts.into_iter().for_each(|part| self.wake_for(part));
@@ -158,9 +158,13 @@ impl Listener {
 
     fn with_asks(&self, answer: impl FnOnce(&mut Asks)) {
         if self.asked.load(Ordering::Acquire) {
-            let mut asks = lock(&self.asks);
-            answer(&mut asks);
-            self.asked.store(asks.len() > 0, Ordering::Release);
+            let mut held = lock(&self.asks);
+            let Some(asks) = held.as_deref_mut() else { return };
+            answer(asks);
+            if asks.len() == 0 {
+                *held = None;
+                self.asked.store(false, Ordering::Release);
+            }
         }
     }
 

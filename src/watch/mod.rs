@@ -4,6 +4,7 @@
 mod board;
 mod budget;
 mod drain;
+mod due;
 mod feed;
 mod frame;
 mod hub;

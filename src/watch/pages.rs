@@ -2,7 +2,8 @@
 //! long, or is so slow that the log forgets what came after, loses it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, TryLockError, Weak},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak},
     time::Duration,
 };
 
@@ -21,6 +22,14 @@ pub(super) struct Pages {
     /// Where what comes after it is in the log.
     scopes: Box<[Scope]>,
     rest: Mutex<Rest>,
+    number: u64,
+    snapshots: Arc<Snapshots>,
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        self.snapshots.lock().by_number.remove(&self.number);
+    }
 }
 
 #[derive(Debug)]
@@ -66,17 +75,30 @@ impl Pages {
     }
 }
 
-/// Those that are being read.
+/// Those that are being read: each is out of it, and its memory free, as soon as its reader is.
 #[derive(Debug, Default)]
-pub(super) struct Snapshots(Mutex<Vec<Weak<Pages>>>);
+pub(super) struct Snapshots(Mutex<Reading>);
+
+#[derive(Debug, Default)]
+struct Reading {
+    by_number: HashMap<u64, Weak<Pages>>,
+    next: u64,
+}
 
 impl Snapshots {
+    fn lock(&self) -> MutexGuard<'_, Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps what is to be read from; `scopes` are where what comes after it is in the log.
-    pub(super) fn keep(&self, reader: SnapshotReader, scopes: &[Scope]) -> Arc<Pages> {
+    pub(super) fn keep(self: &Arc<Self>, reader: SnapshotReader, scopes: &[Scope]) -> Arc<Pages> {
         let revision = reader.revision();
         let rest = Mutex::new(Rest { reader: Some(reader), read_at: Instant::now() });
-        let pages = Arc::new(Pages { revision, scopes: scopes.into(), rest });
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pages));
+        let mut reading = self.lock();
+        reading.next += 1;
+        let (number, snapshots) = (reading.next, Arc::clone(self));
+        let pages = Arc::new(Pages { revision, scopes: scopes.into(), rest, number, snapshots });
+        reading.by_number.insert(number, Arc::downgrade(&pages));
         pages
     }
 
@@ -84,21 +106,20 @@ impl Snapshots {
     /// dropped.
     pub(super) fn give_up(&self, now: Instant, log: &EventLog) -> Vec<SnapshotReader> {
         let mut given_up = Vec::new();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|pages| {
-            let Some(pages) = pages.upgrade() else { return false };
+        // The last who holds one takes it out, under the same lock: that may be here, after it was looked at.
+        let reading: Vec<Arc<Pages>> = self.lock().by_number.values().filter_map(Weak::upgrade).collect();
+        for pages in reading {
             let mut rest = match pages.rest.try_lock() {
                 Ok(rest) => rest,
                 Err(TryLockError::Poisoned(rest)) => rest.into_inner(),
                 // It is being read at this moment.
-                Err(TryLockError::WouldBlock) => return true,
+                Err(TryLockError::WouldBlock) => continue,
             };
             let idle = now.saturating_duration_since(rest.read_at) >= IDLE_MAX;
-            if !idle && pages.forgotten(log).is_none() {
-                return true;
+            if idle || pages.forgotten(log).is_some() {
+                given_up.extend(rest.reader.take());
             }
-            given_up.extend(rest.reader.take());
-            false
-        });
+        }
         given_up
     }
 }

@@ -9,12 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 
 use super::{
     board::Letterbox,
     drain::Standing,
+    due::Due,
     feed::{Feed, Next},
     frame::{EVENTS_BYTES_MAX, Trailer, watch_response},
     hub::{Hub, WatchPermit},
@@ -70,7 +70,8 @@ pub struct WatchStream {
     queue: VecDeque<Bytes>,
     /// Something has to be said at once, even if there is nothing.
     greet: bool,
-    timer: Pin<Box<Sleep>>,
+    /// When a bookmark is.
+    due: Due,
     /// What is published for those who asked.
     published: Option<Letterbox>,
     _permit: WatchPermit,
@@ -101,7 +102,7 @@ impl WatchStream {
             Phase::Snapshot(snapshot) => snapshot.revision(),
             _ => cursor,
         };
-        let timer = Box::pin(sleep_until(Instant::now() + hub.options().bookmark_interval));
+        let due = Due::after(hub.options().bookmark_interval);
         Ok(Self {
             hub: Arc::clone(hub),
             feed,
@@ -114,7 +115,7 @@ impl WatchStream {
             place: None,
             queue: VecDeque::new(),
             greet: true,
-            timer,
+            due,
             published: None,
             _permit: permit,
         })
@@ -255,8 +256,7 @@ impl Stream for WatchStream {
         loop {
             if let Some(frame) = this.queue.pop_front() {
                 this.greet = false;
-                let next = Instant::now() + this.hub.options().bookmark_interval;
-                this.timer.as_mut().reset(next);
+                this.due.put_off(this.hub.options().bookmark_interval);
                 this.hub.metrics().sent(frame.len());
                 return Poll::Ready(Some(WatchItem::Frame(frame)));
             }
@@ -300,7 +300,7 @@ impl Stream for WatchStream {
                 this.phase = Phase::Closing;
             } else if this.read_log() || this.read_published() {
                 // Queued.
-            } else if this.greet || this.timer.as_mut().poll(context).is_ready() {
+            } else if this.greet || this.due.is_over(context) {
                 this.bookmark();
             } else if !woken {
                 this.account();

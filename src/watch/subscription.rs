@@ -1,6 +1,11 @@
 //! One watch among the many of a stream.
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+};
+
+use hashbrown::HashTable;
 
 use super::{
     board::Letterbox,
@@ -57,4 +62,39 @@ pub(super) struct Subscription {
     pub(super) published: Option<Letterbox>,
     #[expect(dead_code, reason = "it counts by being there")]
     pub(super) permit: WatchPermit,
+}
+
+/// Which part of a stream has which id. The ids are those of the parts, not copies.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    key: RandomState,
+    parts: HashTable<u32>,
+}
+
+impl Ids {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The part of this id among `parts`.
+    pub(super) fn find(&self, id: &str, parts: &[Option<Subscription>]) -> Option<u32> {
+        self.parts.find(self.key.hash_one(id), |part| id_of(*part, parts) == id).copied()
+    }
+
+    /// Takes in one of `parts`, whose id has none yet.
+    pub(super) fn insert(&mut self, part: u32, parts: &[Option<Subscription>]) {
+        let hash = |part: &u32| self.key.hash_one(id_of(*part, parts));
+        self.parts.insert_unique(hash(&part), part, hash);
+    }
+
+    /// Takes the part of this id out, which is among `parts` still.
+    pub(super) fn remove(&mut self, id: &str, parts: &[Option<Subscription>]) -> Option<u32> {
+        let found = self.parts.find_entry(self.key.hash_one(id), |part| id_of(*part, parts) == id).ok()?;
+        Some(found.remove().0)
+    }
+}
+
+fn id_of(part: u32, parts: &[Option<Subscription>]) -> &str {
+    parts.get(part as usize).and_then(Option::as_ref).map_or("", |subscription| &subscription.id)
 }

@@ -5,17 +5,16 @@
 //! can read that revision. So once marks have been taken until there are none, whatever was read is all there is of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    pin::Pin,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     drain::{Ask, Standing},
+    due::Due,
     feed::{Message, Next},
     frame::{EVENTS_BYTES_MAX, Group, Share, push_group, subscribe_response, subscribe_responses},
     hub::Hub,
@@ -24,7 +23,7 @@ use super::{
     resume::ResetReason,
     snapshot::{Part, SnapshotPart},
     stream::{Ending, WatchItem},
-    subscription::{Phase, State, Subscription},
+    subscription::{Ids, Phase, State, Subscription},
 };
 use crate::registry::{Error, Filter, FilterSet, Revision};
 
@@ -39,7 +38,7 @@ pub struct Subscriptions {
     hub: Arc<Hub>,
     listener: Arc<Listener>,
     max: usize,
-    by_id: HashMap<Box<str>, u32>,
+    by_id: Ids,
     parts: Vec<Option<Subscription>>,
     free: Vec<u32>,
     /// Parts that may have something in the log.
@@ -59,7 +58,8 @@ pub struct Subscriptions {
     /// Everything up to it was acknowledged; none: nothing ever was.
     acknowledged: Option<Revision>,
     state: State,
-    timer: Pin<Box<Sleep>>,
+    /// When a bookmark is.
+    due: Due,
 }
 
 impl Subscriptions {
@@ -70,7 +70,7 @@ impl Subscriptions {
             hub: Arc::clone(hub),
             listener: Listener::of_stream(hub.lags()),
             max,
-            by_id: HashMap::new(),
+            by_id: Ids::default(),
             parts: Vec::new(),
             free: Vec::new(),
             dirty: BTreeSet::new(),
@@ -83,7 +83,7 @@ impl Subscriptions {
             given: 0,
             acknowledged: None,
             state: State::Open,
-            timer: Box::pin(sleep_until(Instant::now() + hub.options().bookmark_interval)),
+            due: Due::after(hub.options().bookmark_interval),
         }
     }
 
@@ -92,7 +92,7 @@ impl Subscriptions {
     /// # Errors
     /// `Limit`, `ShuttingDown`.
     pub fn add(&mut self, id: &str, filters: FilterSet, resume_token: &str) -> Result<(), Error> {
-        if let Some(part) = self.by_id.remove(id) {
+        if let Some(part) = self.by_id.remove(id, &self.parts) {
             self.remove(part);
         }
         if self.by_id.len() >= self.max {
@@ -134,13 +134,13 @@ impl Subscriptions {
             permit,
         };
         self.parts[part as usize] = Some(subscription);
-        self.by_id.insert(id.into(), part);
+        self.by_id.insert(part, &self.parts);
         Ok(())
     }
 
     /// Lets the subscription also yield what is published for services that `filters` match, from now on.
     pub fn add_published(&mut self, id: &str, filters: Vec<Filter>) {
-        let Some(part) = self.by_id.get(id).copied().filter(|_| !filters.is_empty()) else { return };
+        let Some(part) = self.by_id.find(id, &self.parts).filter(|_| !filters.is_empty()) else { return };
         if let Some(Some(subscription)) = self.parts.get_mut(part as usize) {
             subscription.published = Some(self.hub.board().open(filters, &self.listener, part));
         }
@@ -148,7 +148,7 @@ impl Subscriptions {
 
     /// Ends a subscription; one that is not there is answered all the same.
     pub fn drop_subscription(&mut self, id: &str) {
-        if let Some(part) = self.by_id.remove(id) {
+        if let Some(part) = self.by_id.remove(id, &self.parts) {
             self.remove(part);
         }
         self.answer(Group { id, dropped: true, ..Group::default() });
@@ -435,7 +435,7 @@ impl Subscriptions {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchItem>> {
         loop {
             if let Some(frame) = self.queue.pop_front() {
-                self.timer.as_mut().reset(Instant::now() + self.hub.options().bookmark_interval);
+                self.due.put_off(self.hub.options().bookmark_interval);
                 self.hub.metrics().sent(frame.len());
                 return Poll::Ready(Some(WatchItem::Frame(frame)));
             }
@@ -478,7 +478,7 @@ impl Subscriptions {
                 continue;
             }
             self.listener.has_caught_up();
-            if self.timer.as_mut().poll(context).is_ready() {
+            if self.due.is_over(context) {
                 self.bookmark(head);
             } else if !woken {
                 self.account();

@@ -270,7 +270,7 @@ impl Reader {
         truth: impl Fn(&Folder, Revision),
     ) -> bool {
         if let Some(counting) = &mut self.counting {
-            let snapshots = Snapshots::default();
+            let snapshots = Arc::<Snapshots>::default();
             let view = || {
                 let names = feed.matcher().frontends().iter();
                 let pointing = names.map(|(namespace, name)| registry.deployments().frontend(namespace, name).cloned());

@@ -7,7 +7,7 @@ impl Subscriptions {
     /// From now on a subscription is of other filters: it begins anew with a reset. What was read for it and not queued yet
     /// is dropped.
     pub fn refocus(&mut self, id: &str, filters: FilterSet, published: Vec<Filter>) {
-        let Some(part) = self.by_id.get(id).copied() else { return };
+        let Some(part) = self.by_id.find(id, &self.parts) else { return };
         let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return };
         if *subscription.feed.matcher().set() == filters {
             return;
@@ -25,7 +25,7 @@ impl Subscriptions {
 
     /// Ends a subscription that may not go on; `error` is an encoded `google.rpc.Status`.
     pub fn end(&mut self, id: &str, error: &[u8]) {
-        if let Some(part) = self.by_id.remove(id) {
+        if let Some(part) = self.by_id.remove(id, &self.parts) {
             self.remove(part);
         }
         self.refuse(id, error);
