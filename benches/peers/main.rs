@@ -15,6 +15,7 @@ mod onair;
 mod picture;
 mod redis;
 mod rounds;
+mod scale;
 mod server;
 mod table;
 mod zookeeper;
@@ -40,6 +41,8 @@ struct Args {
 enum What {
     /// Fetch the peers, run them and onair in turn, and keep what is found.
     Run(rounds::Args),
+    /// What things cost onair as there are more of them.
+    Scale(scale::Args),
     /// Make tables and pictures of what a run kept.
     Render {
         /// The JSON that it kept.
@@ -50,6 +53,7 @@ enum What {
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Some(What::Run(args)) => rounds::run(&args),
+        Some(What::Scale(args)) => scale::run(&args),
         Some(What::Render { file }) => rounds::render(&file),
         // As one of all benches: peers are fetched and machines are filled on demand only.
         None => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, load_average};
 
 /// Everything that one command found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +36,13 @@ pub struct About {
     pub load_after: Vec<f64>,
     /// What was asked for.
     pub plan: Plan,
+}
+
+impl About {
+    /// What is known only afterwards.
+    pub fn finish(&mut self) {
+        self.load_after = load_average();
+    }
 }
 
 /// What every job is done with, the same for all.

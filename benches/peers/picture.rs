@@ -12,6 +12,7 @@ use plotters::{
 use crate::{
     Result,
     model::{Job, Middle, Run, Sample},
+    scale::{Point, Scale},
     table::{duration, short},
 };
 
@@ -136,11 +137,11 @@ pub fn latencies(run: &Run) -> Result<String> {
     let jobs: Vec<_> = jobs.filter(|(_, curves)| !curves.is_empty()).collect();
     sheet(HEIGHT * jobs.len().div_ceil(COLUMNS) as u32, |area| {
         for ((job, curves), area) in jobs.iter().zip(area.split_evenly((jobs.len().div_ceil(COLUMNS), COLUMNS))) {
-            let axes = Axes { title: job.title(), below: "share of calls", x: (0.0, SHARES.len() as f64 - 1.0) };
+            let axes = Axes { title: job.title(), below: "share of calls" };
             let label = |x: &f64| SHARES.get(x.round() as usize).map_or(String::new(), |(_, name)| (*name).to_owned());
             let (lowest, highest) = span(curves.iter().flat_map(|(_, curve)| curve.iter().map(|(_, y)| *y)));
-            let mut chart =
-                builder(&area, &axes).build_cartesian_2d(axes.x.0..axes.x.1, (lowest..highest).log_scale())?;
+            let mut chart = builder(&area, &axes)
+                .build_cartesian_2d(0.0..SHARES.len() as f64 - 1.0, (lowest..highest).log_scale())?;
             let mut mesh = chart.configure_mesh();
             mesh.max_light_lines(0)
                 .y_labels(4)
@@ -172,7 +173,6 @@ const SHARES: [(f64, &str); 5] = [(0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), 
 struct Axes<'a> {
     title: &'a str,
     below: &'a str,
-    x: (f64, f64),
 }
 
 fn builder<'a, 'b>(area: &'a Area<'b>, axes: &Axes<'_>) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
@@ -185,4 +185,101 @@ fn builder<'a, 'b>(area: &'a Area<'b>, axes: &Axes<'_>) -> ChartBuilder<'a, 'b, 
 fn span(figures: impl Iterator<Item = f64>) -> (f64, f64) {
     let (lowest, highest) = figures.fold((f64::MAX, f64::MIN), |(low, high), y| (low.min(y), high.max(y)));
     (10f64.powf(lowest.log10().floor()), 10f64.powf(highest.log10().floor() + 1.0))
+}
+
+/// A line of a panel: what it is called, and its figure at each number.
+type Line = (&'static str, Vec<(f64, f64)>);
+
+/// A panel of `scale`.
+struct Grown {
+    title: &'static str,
+    below: &'static str,
+    tell: fn(f64) -> String,
+    lines: Vec<Line>,
+}
+
+/// What things cost as there are more of them, on logarithmic axes: what does not grow is level.
+pub fn scale(scale: &Scale) -> Result<String> {
+    const HEIGHT: u32 = 280;
+    fn line(points: &[Point], job: Job, name: &'static str, pick: fn(&Sample) -> Option<f64>) -> Line {
+        let of_job = points.iter().filter(|point| point.sample.job == job);
+        (name, of_job.filter_map(|point| Some((f64::from(point.at), pick(&point.sample)?.max(0.01)))).collect())
+    }
+    fn each(points: &[Point], jobs: &[Job], pick: fn(&Sample) -> Option<f64>) -> Vec<Line> {
+        jobs.iter().map(|job| line(points, *job, job.name(), pick)).collect()
+    }
+    let (there, watchers) = (&scale.instances[..], &scale.watchers[..]);
+    let calls = [Job::Register, Job::Renew, Job::RenewStream, Job::Lookup, Job::FanoutShared];
+    let fans = [Job::Fanout, Job::FanoutShared];
+    let (instances, watching) = ("instances that are there besides", "watchers");
+    let kept = |job| each(there, &[job], |sample| sample.value);
+    let panels = [
+        Grown {
+            title: "Server CPU each",
+            below: instances,
+            tell: duration,
+            lines: each(there, &calls, |s| s.server_us),
+        },
+        Grown { title: "p99", below: instances, tell: duration, lines: each(there, &calls, |s| s.quantile(0.99)) },
+        Grown { title: "Memory of an instance", below: instances, tell: bytes, lines: kept(Job::Memory) },
+        Grown {
+            title: "Restart to the first right answer",
+            below: instances,
+            tell: seconds,
+            lines: kept(Job::Restart),
+        },
+        Grown {
+            title: "Server CPU of a delivery",
+            below: watching,
+            tell: duration,
+            lines: each(watchers, &fans, |s| s.server_us),
+        },
+        Grown {
+            title: "p99 from a change to its watcher",
+            below: watching,
+            tell: duration,
+            lines: each(watchers, &fans, |s| s.quantile(0.99)),
+        },
+    ];
+    sheet(HEIGHT * panels.len().div_ceil(COLUMNS) as u32, |area| {
+        for (panel, area) in panels.iter().zip(area.split_evenly((panels.len().div_ceil(COLUMNS), COLUMNS))) {
+            grown(&area, panel)?;
+        }
+        Ok(())
+    })
+}
+
+fn bytes(value: f64) -> String {
+    format!("{} B", short(value))
+}
+
+fn seconds(value: f64) -> String {
+    duration(value * 1e6)
+}
+
+fn grown(area: &Area<'_>, panel: &Grown) -> Result<()> {
+    let points = || panel.lines.iter().flat_map(|(_, line)| line.iter().copied());
+    if points().next().is_none() {
+        return Ok(());
+    }
+    let (left, right) =
+        (points().map(|(x, _)| x).fold(f64::MAX, f64::min), points().map(|(x, _)| x).fold(0.0, f64::max));
+    let (lowest, highest) = span(points().map(|(_, y)| y));
+    let axes = Axes { title: panel.title, below: panel.below };
+    let mut chart = builder(area, &axes)
+        .build_cartesian_2d((left..right.max(left * 10.0)).log_scale(), (lowest..highest).log_scale())?;
+    let (count, tell) = (|x: &f64| short(*x), |y: &f64| (panel.tell)(*y));
+    let mut mesh = chart.configure_mesh();
+    mesh.max_light_lines(0).y_labels(4).x_labels(5).x_label_formatter(&count).y_label_formatter(&tell);
+    mesh.x_desc(axes.below).label_style((FONT, 10)).draw()?;
+    for ((name, line), peer) in panel.lines.iter().zip(["onair", "etcd", "ZooKeeper", "Consul", "Redis"]) {
+        let colour = colour(peer);
+        chart
+            .draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(2)).point_size(3))?
+            .label(*name)
+            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 14, y)], colour.stroke_width(2)));
+    }
+    let mut names = chart.configure_series_labels();
+    names.position(SeriesLabelPosition::UpperLeft).label_font((FONT, 10)).background_style(WHITE.mix(0.8)).draw()?;
+    Ok(())
 }

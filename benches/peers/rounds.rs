@@ -18,6 +18,7 @@ use crate::{
     onair::{self, Onair},
     picture,
     redis::{self, Redis},
+    scale::{self, Scale},
     server::{Cores, Server},
     table,
     zookeeper::{self, ZooKeeper},
@@ -149,7 +150,7 @@ impl Loaded {
 /// Fetches, runs, prints and keeps; whether nothing was found that must not be.
 pub fn run(args: &Args) -> Result<bool> {
     let cores = Cores { server: args.server_core, load: args.load_core };
-    let (load_before, machine) = (load_average(), Machine::here());
+    let mut about = about(&args.plan);
     let (present, peers) = gather(&args.peers)?;
     keep_to(cores.load)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -160,16 +161,7 @@ pub fn run(args: &Args) -> Result<bool> {
             samples.extend(played.into_iter().map(|sample| Sample { round, ..sample }));
         }
     }
-    let about = About {
-        date: said(Command::new("date").args(["-u", "+%F"])).unwrap_or_default(),
-        version: ::onair::VERSION.to_owned(),
-        release: !cfg!(debug_assertions),
-        command: command(),
-        machine,
-        load_before,
-        load_after: load_average(),
-        plan: args.plan.clone(),
-    };
+    about.finish();
     let run = Run { about, peers, samples };
     match args.output.as_str() {
         "json" => println!("{}", serde_json::to_string_pretty(&run)?),
@@ -182,9 +174,27 @@ pub fn run(args: &Args) -> Result<bool> {
     Ok(run.samples.iter().all(|sample| sample.faults.is_empty()))
 }
 
+/// Where, when and how, as far as it is known before.
+pub fn about(plan: &Plan) -> About {
+    About {
+        date: said(Command::new("date").args(["-u", "+%F"])).unwrap_or_default(),
+        version: ::onair::VERSION.to_owned(),
+        release: !cfg!(debug_assertions),
+        command: command(),
+        machine: Machine::here(),
+        load_before: load_average(),
+        load_after: Vec::new(),
+        plan: plan.clone(),
+    }
+}
+
 /// Makes of a file of JSON what people look at, beside it.
 pub fn render(file: &Path) -> Result<bool> {
     let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    if let Ok(scale) = serde_json::from_str::<Scale>(&text) {
+        scale::draw(&scale, file)?;
+        return Ok(true);
+    }
     let run: Run = serde_json::from_str(&text)?;
     fs::write(file.with_extension("md"), table::of(&run))?;
     fs::write(beside(file, "headlines"), picture::headlines(&run)?)?;

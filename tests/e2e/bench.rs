@@ -6,11 +6,16 @@ use crate::harness::{Server, alone, onair, said};
 
 /// Runs one job and answers its measurements.
 async fn bench(server: &Server, job: &str) -> Vec<Value> {
+    bench_for(server, job, ["0.3", "3"]).await
+}
+
+/// The same for so many seconds, in so many pairs with what it is compared with.
+pub async fn bench_for(server: &Server, job: &str, [seconds, pairs]: [&str; 2]) -> Vec<Value> {
     let pid = server.pid().to_string();
     let url = server.url();
     let mut args = vec!["bench"];
     args.extend(job.split_whitespace());
-    args.extend(["--url", &url, "--output", "json", "--server-pid", &pid, "--seconds", "0.3", "--pairs", "3"]);
+    args.extend(["--url", &url, "--output", "json", "--server-pid", &pid, "--seconds", seconds, "--pairs", pairs]);
     let (code, out, err) = said(&onair(&args).await);
     assert_eq!(code, 0, "{job}: {out}{err}");
     let report: Value = serde_json::from_str(&out).unwrap();
