@@ -74,6 +74,7 @@ impl Kept {
         looks: Looks,
         stands: watch::Sender<Stands>,
     ) -> Self {
+        stands.send_replace(Stands::Starting);
         // The same for every attempt at this registration: it is made once, however often it is sent.
         request.request_id = Uuid::now_v7().to_string();
         Self { client, request, teller, looks, works: false, attempt: Attempt::default(), joined: None, stands }

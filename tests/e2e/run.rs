@@ -57,7 +57,7 @@ async fn two_programs_find_each_other_in_any_order_and_go_in_order() {
     // What it needs is not there yet.
     let mut web = run(&server, &["web", "--needs", "api@^1"], "echo \"at $API_URL $API_HOST $API_PORT\"; exit 7");
     assert!(web.err.line("waiting").await.contains("api@^1"));
-    let mut run_api = run(&server, &["api", "--version", "1.2.0", "--ttl", "2s"], &listener());
+    let mut run_api = run(&server, &["api", "--version", "1.2.0", "--ttl", "2s", "--check", "grpc"], &listener());
     let at = &until(&mut api, "the api", |known| known.all().len() == 1).await[0];
     let expected = format!("at http://127.0.0.1:{0} 127.0.0.1 {0}", at.port);
     assert_eq!(web.out.line("at ").await, expected);
@@ -212,4 +212,28 @@ async fn a_package_says_what_is_not_given_and_another_process_is_yielded_to() {
     let mut shop = run(&server, &["--package", &shown(&broken)], "true");
     shop.err.line("Invalid package").await;
     assert_eq!(shop.ended().await, 2);
+}
+
+#[tokio::test]
+async fn who_was_told_of_a_program_that_moved_hears_of_it_or_starts_again() {
+    let server = Server::ephemeral(&[]).await;
+    let client = of(&server);
+    let before = client.join(one("api", "before")).await.unwrap();
+    let script = "echo \"at $API_URL\"; exec sleep 600";
+    let mut told = run(&server, &["told", "--needs", "api", "--check", "cmd:true"], script);
+    let args = ["again", "--needs", "api", "--check", "cmd:true", "--on-move", "restart", "--wait", "100ms"];
+    let mut again = run(&server, &args, script);
+    assert_eq!(told.out.line("at ").await, "at http://127.0.0.1:8000");
+    again.out.line("at http://127.0.0.1:8000").await;
+    // Another one beside it is no move.
+    let _after = client.join(one("api", "after").port(8_001)).await.unwrap();
+    before.leave().await.unwrap();
+    assert!(told.err.line("api is at http://127.0.0.1:8001 now").await.contains("told was told http://127.0.0.1:8000"));
+    again.err.line("again starts again").await;
+    again.out.line("at http://127.0.0.1:8001").await;
+    let mut services = client.service("again");
+    until(&mut services, "it is registered again", |known| known.all().len() == 1).await;
+    again.signal("INT");
+    assert_eq!(again.ended().await, 130);
+    until(&mut services, "nobody", |known| known.all().is_empty()).await;
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, env, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::plan::Plan;
+use super::{moves::Told, plan::Plan};
 use crate::{
     cli::{
         failure::{CallFailed, Cause, Failure, Report as _},
@@ -16,7 +16,7 @@ use crate::{
     },
     client::Client,
     export::variable,
-    proto::{IfMissing, ResolveRequest, ResolvedDependency},
+    proto::{IfMissing, ResolveRequest, ResolveResponse, ResolvedDependency},
 };
 
 /// How long one question waits: then it is told what is missing.
@@ -24,14 +24,23 @@ const ROUND: Duration = Duration::from_secs(10);
 /// What is waited for is told again this often.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// Where everything is that is needed, as `API_URL`, `API_HOST` and `API_PORT`. What is in the environment already stays
-/// as it is there, so that one can be put in the place of another by hand.
+/// What is told a program of what it needs.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// `API_URL`, `API_HOST` and `API_PORT` of each. What is in the environment already stays as it is there, so that one
+    /// can be put in the place of another by hand.
+    pub(super) variables: BTreeMap<String, String>,
+    /// Those among them that are online, and can move.
+    pub(super) told: Vec<Told>,
+}
+
+/// Looks where everything is that is needed.
 ///
 /// # Errors
 /// Something is missing, where that is not waited for, or not any longer; or nobody can say.
-pub(super) async fn of_needs(client: &Client, plan: &Plan) -> Result<BTreeMap<String, String>, Failure> {
+pub(super) async fn of_needs(client: &Client, plan: &Plan) -> Result<Found, Failure> {
     if plan.needs.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(Found::default());
     }
     // What is missing at first is told at once, before it is waited for.
     let first = if plan.if_missing == needs::IfMissing::Ignore { IfMissing::Ignore } else { IfMissing::Fail };
@@ -44,7 +53,7 @@ pub(super) async fn of_needs(client: &Client, plan: &Plan) -> Result<BTreeMap<St
     let mut waiting = Waiting { since: Instant::now(), told: None, backoff: Backoff::default() };
     loop {
         let failed = match client.resolve(request.clone()).await {
-            Ok(found) => return Ok(found.resolved.iter().flat_map(|(name, at)| variables(name, at)).collect()),
+            Ok(answer) => return Ok(found(plan, &answer)),
             Err(failed) => failed,
         };
         let waits = is_missing(&failed) && plan.if_missing == needs::IfMissing::Wait;
@@ -108,6 +117,19 @@ fn why(failed: &CallFailed) -> String {
         Some(Cause::Status(status)) if is_missing(failed) => safe(status.message()).into_owned(),
         _ => failed.short(),
     }
+}
+
+fn found(plan: &Plan, answer: &ResolveResponse) -> Found {
+    let mut found = Found::default();
+    for (name, at) in &answer.resolved {
+        let variables = variables(name, at);
+        if at.instance.is_some() && !variables.is_empty() {
+            let version = plan.needs.get(name).cloned().unwrap_or_default();
+            found.told.push(Told { name: name.clone(), version, url: at.url.clone() });
+        }
+        found.variables.extend(variables);
+    }
+    found
 }
 
 /// The variables of one thing that is needed, without those that are there.

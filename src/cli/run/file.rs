@@ -16,7 +16,10 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{order::Order, plan::Plan};
+use super::{
+    order::Order,
+    plan::{OnMove, Plan},
+};
 use crate::{
     cli::{check::Check, failure::Failure, join::to_proto, needs, package::Package},
     config::{self, ConfigFile, Refused, in_order, nearest},
@@ -26,7 +29,7 @@ use crate::{
 const SECTION: &str = "run";
 const OTHERS: [&str; 2] = ["client", "serve"];
 /// What a program's table may say.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "command",
     "dir",
     "env",
@@ -45,6 +48,7 @@ const KEYS: [&str; 22] = [
     "mocks",
     "if_missing",
     "needs_timeout",
+    "on_move",
     "check",
     "check_interval",
     "start_timeout",
@@ -291,6 +295,10 @@ fn one(said: &str, value: &Value<'_>, base: &Path, plan: &mut Plan) -> Result<()
                 .map_err(|_| "it is not fail, wait or ignore".to_owned())?;
         }
         "needs_timeout" => plan.needs_timeout = Some(span(value)?),
+        "on_move" => {
+            plan.on_move =
+                OnMove::from_str(&text(value)?, false).map_err(|_| "it is not tell or restart".to_owned())?;
+        }
         "check" => plan.check = Check::from_str(&text(value)?)?,
         "check_interval" => plan.times.interval = span(value)?.max(super::SHORTEST_INTERVAL),
         "start_timeout" => plan.times.start = span(value)?,

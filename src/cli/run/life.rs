@@ -10,9 +10,10 @@ use tokio::{
 };
 
 use super::{
-    environment,
+    environment::{self, Found},
+    moves::{Move, Moves},
     output::Outputs,
-    plan::Plan,
+    plan::{OnMove, Plan},
     port,
     program::{self, Program},
     signals::{Orders, Told},
@@ -56,61 +57,109 @@ pub(super) async fn live(
     stands: watch::Sender<Stands>,
     mut outputs: Option<Outputs>,
 ) -> Result<(), Failure> {
-    let mut variables = tokio::select! {
-        variables = environment::of_needs(&client, &plan) => variables?,
-        told = orders.end() => return Err(Failure::Program { what: None, code: told.code() }),
+    let mut port = None;
+    let ended = loop {
+        let found = tokio::select! {
+            found = environment::of_needs(&client, &plan) => found?,
+            told = orders.end() => break Err(Failure::Program { what: None, code: told.code() }),
+        };
+        let held = match port {
+            Some(held) => held,
+            None => port::of(client.namespace(), &plan.name, plan.port).await?,
+        };
+        let number = held.number;
+        port = Some(held);
+        let life = Life::start(&plan, &client, &mut orders, &stands, outputs.as_mut(), found, number).await?;
+        if let Some(ended) = life.run().await {
+            break ended;
+        }
     };
-    let port = port::of(client.namespace(), &plan.name, plan.port).await?;
-    variables.extend(plan.variables.clone());
-    variables.insert("PORT".to_owned(), port.number.to_string());
-    let program = Program::start(&plan.command, plan.dir.as_deref(), &variables, outputs.as_mut()).await?;
-    let place = Place { dir: plan.dir.clone(), ..Place::here(port.number) };
-    let looks = Looks::start(plan.check.clone(), place, FIRST_LOOKS, plan.times.interval);
-    let request = plan.request(port.number);
-    let kept = Kept::new(client, request, Teller::new(None, &plan.name), looks, stands);
-    let ended = Life { name: plan.name, program, orders, kept, times: plan.times }.run().await;
     if let Some(outputs) = outputs {
         outputs.finish().await;
     }
     ended
 }
 
-struct Life {
-    name: String,
-    program: Program,
-    orders: Orders,
-    kept: Kept,
+struct Life<'a> {
+    name: &'a str,
     times: Times,
+    on_move: OnMove,
+    program: Program,
+    orders: &'a mut Orders,
+    kept: Kept,
+    moves: Moves,
+    /// It was told to end a second time.
+    is_killed: bool,
 }
 
-impl Life {
-    /// From the start of the program.
-    async fn run(mut self) -> Result<(), Failure> {
+impl<'a> Life<'a> {
+    /// Starts the program.
+    async fn start(
+        plan: &'a Plan,
+        client: &Client,
+        orders: &'a mut Orders,
+        stands: &watch::Sender<Stands>,
+        outputs: Option<&mut Outputs>,
+        found: Found,
+        port: u16,
+    ) -> Result<Self, Failure> {
+        let mut variables = found.variables;
+        variables.extend(plan.variables.clone());
+        variables.insert("PORT".to_owned(), port.to_string());
+        let program = Program::start(&plan.command, plan.dir.as_deref(), &variables, outputs).await?;
+        let place = Place { dir: plan.dir.clone(), ..Place::here(port) };
+        let looks = Looks::start(plan.check.clone(), place, FIRST_LOOKS, plan.times.interval);
+        let teller = Teller::new(None, &plan.name);
+        let kept = Kept::new(client.clone(), plan.request(port), teller, looks, stands.clone());
+        let moves = Moves::follow(client, found.told);
+        Ok(Self {
+            name: &plan.name,
+            times: plan.times,
+            on_move: plan.on_move,
+            program,
+            orders,
+            kept,
+            moves,
+            is_killed: false,
+        })
+    }
+
+    /// To its end; none if it is to start again.
+    async fn run(mut self) -> Option<Result<(), Failure>> {
         let (late, mut is_timed) = (Instant::now() + self.times.start, true);
         loop {
             tokio::select! {
                 biased;
                 ended = self.program.ended() => {
                     if !self.kept.has_worked() {
-                        note(&format!("{} ended before it worked", safe(&self.name)));
+                        note(&format!("{} ended before it worked", safe(self.name)));
                     }
                     self.leave().await;
-                    return over(ended?);
+                    return Some(ended.map_err(Failure::from).and_then(over));
                 }
                 told = self.orders.next() => match told {
                     Told::Pass(signal) => self.program.signal(signal),
-                    told => return self.stop(told).await,
+                    told => return Some(self.stop(told).await),
                 },
                 failure = self.kept.keep() => {
                     self.end_anyhow().await;
-                    return Err(failure);
+                    return Some(Err(failure));
                 }
+                moved = self.moves.next() => if self.moved(&moved) {
+                    return match self.stop(Told::Terminate).await {
+                        // It cannot be waited for.
+                        Err(failure) if !matches!(failure, Failure::Program { .. }) => Some(Err(failure)),
+                        // Somebody told it to end meanwhile.
+                        ended if self.is_killed => Some(ended),
+                        _ => None,
+                    };
+                },
                 () = sleep_until(late), if is_timed => {
                     is_timed = false;
                     if !self.kept.has_worked() {
                         let (waited, why) = (human(self.times.start), self.kept.why_not());
                         self.end_anyhow().await;
-                        return Err(Failure::Other(format!("{} does not work after {waited}: {why}", self.name)));
+                        return Some(Err(Failure::Other(format!("{} does not work after {waited}: {why}", self.name))));
                     }
                 }
             }
@@ -130,14 +179,25 @@ impl Life {
             };
             match drained {
                 Some(Ok(drained)) if drained.pending > 0 => {
-                    note(&format!("{} of those who watch {} did not hear in time", drained.pending, safe(&self.name)));
+                    note(&format!("{} of those who watch {} did not hear in time", drained.pending, safe(self.name)));
                 }
-                Some(Err(failed)) => note(&format!("{} is not drained: {}", safe(&self.name), failed.short())),
+                Some(Err(failed)) => note(&format!("{} is not drained: {}", safe(self.name), failed.short())),
                 Some(Ok(_)) | None => {}
             }
         }
         self.leave().await;
         self.end(told.signal()).await
+    }
+
+    /// Says that something it needs has moved; whether it is to start again for that.
+    fn moved(&self, moved: &Move) -> bool {
+        let Move { told, url } = moved;
+        let (does, hint) = match self.on_move {
+            OnMove::Restart => (format!("{} starts again", self.name), ""),
+            OnMove::Tell => (format!("{} was told {}", self.name, told.url), " (--on-move restart starts it again)"),
+        };
+        note(&format!("{} is at {} now, and {}{hint}", safe(&told.name), safe(url), safe(&does)));
+        self.on_move == OnMove::Restart
     }
 
     /// Takes it away; the program's end is more than what comes of that.
@@ -157,7 +217,7 @@ impl Life {
         };
         let (status, was_killed) = ended?;
         if was_killed {
-            note(&format!("{} did not end within {}, and was killed", safe(&self.name), human(self.times.slack)));
+            note(&format!("{} did not end within {}, and was killed", safe(self.name), human(self.times.slack)));
         }
         over(status)
     }
@@ -169,6 +229,7 @@ impl Life {
     }
 
     async fn kill(&mut self) -> Result<(), Failure> {
+        self.is_killed = true;
         let (status, _) = self.program.stop(Signal::KILL, Duration::from_secs(5)).await?;
         self.leave().await;
         over(status)

@@ -5,6 +5,7 @@ mod environment;
 mod file;
 mod inside;
 mod life;
+mod moves;
 mod order;
 mod output;
 mod plan;
@@ -35,7 +36,7 @@ use crate::{
 use file::Programs;
 pub(in crate::cli) use inside::{Args as InsideArgs, VERB as INSIDE, run as inside};
 use life::Times;
-use plan::Plan;
+use plan::{OnMove, Plan};
 pub(in crate::cli) use signals::{Signals, Told};
 
 /// Nothing is looked at more often.
@@ -51,7 +52,8 @@ Examples:
 
 The program finds its port in PORT, and what it needs in API_URL, API_HOST and API_PORT (of a service `api`); what is in \
 the environment already stays. The port is the same at each start where it is free. It starts when everything that it \
-needs is online, in whatever order that comes. It is registered once the check passes; while the check fails it is out \
+needs is online, in whatever order that comes; when that is elsewhere later, it is told, or started again with --on-move \
+restart. It is registered once the check passes; while the check fails it is out \
 of traffic and its lease is not kept.
 
 SIGTERM: it is drained, taken away, and told to end. SIGINT: without the drain. What has not ended after the slack is \
@@ -134,6 +136,9 @@ struct Own {
     /// How long `--if-missing wait` waits. Default: as long as it takes.
     #[arg(long, value_name = "DURATION", value_parser = duration_argument)]
     needs_timeout: Option<Duration>,
+    /// What to do when something that it needs is online elsewhere, and no more where the program was told.
+    #[arg(long, value_enum, default_value_t = OnMove::Tell)]
+    on_move: OnMove,
     /// When it works: `tcp`, it takes connections; `http:/PATH`, it answers well; `grpc[:SERVICE]`, its health is serving;
     /// `cmd:COMMAND`, a command of the shell ends with 0.
     #[arg(long, value_name = "CHECK", default_value = "tcp")]
@@ -207,6 +212,7 @@ impl Own {
         plan.mocks = needs::once_each("--mock", self.mock)?;
         plan.if_missing = self.if_missing;
         plan.needs_timeout = self.needs_timeout;
+        plan.on_move = self.on_move;
         plan.instance = Instance {
             id: self.id,
             host: self.host,

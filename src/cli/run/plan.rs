@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
+use clap::ValueEnum;
+
 use super::life::Times;
 use crate::{
     cli::{
@@ -12,6 +14,15 @@ use crate::{
     },
     proto::{Instance, RegisterRequest},
 };
+
+/// What to do when something that a program needs is elsewhere than it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnMove {
+    /// Say so.
+    Tell,
+    /// Start the program again, with where that is now.
+    Restart,
+}
 
 /// One program.
 #[derive(Clone, Debug)]
@@ -32,6 +43,7 @@ pub(super) struct Plan {
     pub(super) if_missing: IfMissing,
     /// How long it waits for what it needs; none: as long as it takes.
     pub(super) needs_timeout: Option<Duration>,
+    pub(super) on_move: OnMove,
     /// What is registered, as far as it is known before.
     pub(super) instance: Instance,
 }
@@ -56,6 +68,7 @@ impl Plan {
             mocks: BTreeMap::new(),
             if_missing: IfMissing::Wait,
             needs_timeout: None,
+            on_move: OnMove::Tell,
             instance: Instance::default(),
         }
     }

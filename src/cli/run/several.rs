@@ -114,7 +114,8 @@ pub(super) async fn run(plans: Vec<Plan>, order: Order, client: &Client, mut sig
                 fleet.states[one] = State::Ended;
                 if first.is_none() {
                     note(&format!("{} ended{}: all others are stopped", safe(&names[one]), how(&ended)));
-                    first = Some(ended);
+                    // It is told.
+                    first = Some(ended.map_err(|failure| failure.told()));
                     fleet.end.get_or_insert(Told::Terminate);
                 }
             }
