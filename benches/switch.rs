@@ -66,7 +66,8 @@ impl Scene {
             let mut streams = SelectAll::new();
             for _ in 0..watchers {
                 let filter = Filter::of_frontend("default", "www", "", "").expect("a filter");
-                let mut stream = handle.watch(FilterSet::new([filter]), String::new()).await.expect("a watch");
+                let mut stream =
+                    handle.watch(FilterSet::new([filter]), String::new(), anyone()).await.expect("a watch");
                 black_box(stream.next().await);
                 streams.push(stream);
             }

@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 use super::{Grants, Permission, Rule, allows, audit::Trail, jwt::Jwt, token::SecretHash};
 use crate::registry::{
-    Action, Claim, Error, Filter, FilterSet, Key, Needs, Principal, Realm, Revision, Target, catalog::List,
+    Action, Claim, Error, Filter, FilterSet, Key, Needs, Principal, Quota, Realm, Revision, Target, catalog::List,
 };
 use crate::tls::PeerCertificate;
 
@@ -18,6 +18,8 @@ pub struct Caller {
     pub name: Option<Arc<str>>,
     /// What they may do.
     pub grants: Grants,
+    /// How much they may have; none: as much as there is room for.
+    pub quota: Option<Arc<Quota>>,
     /// Until when that is proved, in Unix seconds.
     pub until: Option<u64>,
     /// Of which revisions the tokens were that say so.
@@ -76,6 +78,17 @@ impl Who {
     #[must_use]
     pub(super) fn noting(self, trail: Trail) -> Self {
         Self { trail: Some(trail), ..self }
+    }
+
+    /// It is about a namespace.
+    pub fn is_about_namespace(&self, name: &str) {
+        self.note(name, "");
+    }
+
+    /// Whether it is allowed in all of a namespace.
+    #[must_use]
+    pub fn may_all_of(&self, permission: Permission, namespace: &str) -> bool {
+        self.caller.as_ref().is_none_or(|caller| caller.grants.all_of(permission, namespace))
     }
 
     /// It is about a token.
@@ -146,8 +159,7 @@ impl Who {
     /// `Permission`, whatever is there.
     pub fn need_all(&self, permission: Permission, namespace: &str) -> Result<(), Error> {
         self.note(namespace, "");
-        let allowed = self.caller.as_ref().is_none_or(|caller| caller.grants.all_of(permission, namespace));
-        if allowed { Ok(()) } else { Err(self.lacks(permission)) }
+        if self.may_all_of(permission, namespace) { Ok(()) } else { Err(self.lacks(permission)) }
     }
 
     /// Refuses what is not allowed everywhere.
@@ -180,14 +192,14 @@ impl Who {
             true => caller.grants.all_of(Permission::Operate, namespace),
             false => allows(&caller.grants, Permission::Operate, namespace, service),
         };
-        Principal { name: caller.name.clone(), operator }
+        Principal { name: caller.name.clone(), operator, quota: caller.quota.clone() }
     }
 
     /// On whose behalf a command is run that was allowed already.
     #[must_use]
     pub fn allowed(&self) -> Principal {
-        let name = self.caller.as_ref().and_then(|caller| caller.name.clone());
-        Principal { name, operator: true }
+        let Some(caller) = &self.caller else { return Principal::anyone() };
+        Principal { name: caller.name.clone(), operator: true, quota: caller.quota.clone() }
     }
 
     /// The principal's name; empty where there is none.
@@ -350,7 +362,14 @@ mod tests {
     fn who(grants: &[&str]) -> Who {
         let grants = Grants::new(grants.iter().map(|text| Grant::parse(text).expect("a grant")));
         let name = Some("token:ci".into());
-        Who::of(Arc::new(Caller { name, grants, until: None, revisions: [].into(), proof: Proof::Nothing }))
+        Who::of(Arc::new(Caller {
+            name,
+            grants,
+            quota: None,
+            until: None,
+            revisions: [].into(),
+            proof: Proof::Nothing,
+        }))
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
     token::{self, SecretHash, Token},
 };
 use crate::{
-    registry::{Document, Error, Realm, Revision},
+    registry::{Document, Error, Quota, Realm, Revision},
     tls::PeerCertificate,
     watch::Hub,
 };
@@ -74,7 +74,8 @@ impl Keeper {
         let read =
             |realm: &Realm| Grant { realm: realm.clone(), permissions: [Permission::Read].into_iter().collect() };
         let grants = Grants::new(open.iter().map(read));
-        let anonymous = Caller { name: None, grants, until: None, revisions: [].into(), proof: Proof::Nothing };
+        let anonymous =
+            Caller { name: None, grants, quota: None, until: None, revisions: [].into(), proof: Proof::Nothing };
         let anonymous = Arc::new(anonymous);
         Arc::new(Self { hub, anonymous, clock, named: Mutex::default(), jwt: RwLock::default() })
     }
@@ -118,7 +119,14 @@ impl Keeper {
         let Said { principal, grants, until } = jwt.judge(text, self.now()).ok_or(NOT_GOOD)?;
         let grants = self.and_open(grants.grants());
         let proof = Proof::Jwt(Issued(text.into()), jwt);
-        Ok(Arc::new(Caller { name: Some(principal), grants, until: Some(until), revisions: [].into(), proof }))
+        Ok(Arc::new(Caller {
+            name: Some(principal),
+            grants,
+            quota: None,
+            until: Some(until),
+            revisions: [].into(),
+            proof,
+        }))
     }
 
     /// Whom a secret of a token stands for: who it stood for `before`, if nothing is other since.
@@ -134,6 +142,7 @@ impl Keeper {
         Ok(Arc::new(Caller {
             name: Some(token.principal()),
             grants: self.and_open(token.grants.grants()),
+            quota: token.quota.shared(),
             until,
             revisions: [token.revision].into(),
             proof: Proof::Token(token.name.clone(), hash),
@@ -169,7 +178,9 @@ impl Keeper {
         let name = Some(format!("cert:{first}").into());
         let grants = self.and_open(tokens.iter().flat_map(|token| token.grants.grants()));
         let proof = Proof::Certificate(certificate.clone());
-        Ok(Arc::new(Caller { name, grants, until, revisions, proof }))
+        // As much as one of them allows, as it is with what they allow.
+        let quota = tokens.iter().map(|token| token.quota).reduce(Quota::wider).and_then(Quota::shared);
+        Ok(Arc::new(Caller { name, grants, quota, until, revisions, proof }))
     }
 
     /// The tokens that name one of these.

@@ -11,7 +11,7 @@ use smol_str::SmolStr;
 use subtle::ConstantTimeEq as _;
 
 use super::{Grant, Grants};
-use crate::registry::{Document, DocumentKey, Kind, Revision};
+use crate::registry::{Document, DocumentKey, Kind, Quota, Revision};
 
 /// With what the text of every token begins, so that it is known for one wherever it turns up.
 const PREFIX: &str = "onair_";
@@ -107,6 +107,8 @@ pub struct Token {
     pub secrets: Vec<HeldSecret>,
     /// Names of client certificates whose holders may do the same, as `AlternativeName` is shown.
     pub certificates: Vec<SmolStr>,
+    /// How much its principal may have.
+    pub quota: Quota,
     /// When it was made, in Unix seconds.
     pub since: u64,
     /// By which principal; empty: nobody had a name.
@@ -134,6 +136,8 @@ struct Body {
     until: Option<u64>,
     #[prost(string, repeated, tag = "6")]
     certificates: Vec<String>,
+    #[prost(message, optional, tag = "7")]
+    quota: Option<Quota>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -204,6 +208,7 @@ impl Token {
             unknown,
             secrets: body.secrets.iter().filter_map(SecretBody::held).collect(),
             certificates: body.certificates.into_iter().map(SmolStr::from).collect(),
+            quota: body.quota.unwrap_or_default(),
             since: body.since,
             by: body.by,
             until: body.until,
@@ -223,6 +228,7 @@ impl Token {
             grants: self.grants.grants().iter().map(ToString::to_string).chain(self.unknown.clone()).collect(),
             secrets: self.secrets.iter().map(secret).collect(),
             certificates: self.certificates.iter().map(ToString::to_string).collect(),
+            quota: (!self.quota.is_empty()).then_some(self.quota),
             since: self.since,
             by: self.by.clone(),
             until: self.until,
@@ -267,6 +273,7 @@ mod tests {
             unknown: vec!["team-a=to-fly".into()],
             secrets: vec![HeldSecret { hash: Secret([1; 32]).hash(), since: 100, until: None }],
             certificates: vec!["dns:ci.example".into()],
+            quota: Quota { instances: Some(3), writes: Some(0), ..Quota::default() },
             since: 100,
             by: "token:operator".into(),
             until,

@@ -29,7 +29,14 @@ impl RegistryHandle {
         deadline: Option<Instant>,
     ) -> Result<Deployment, Error> {
         let wanted = CatalogCommand { namespace, action, expected, principal, at: wall_clock() };
-        match self.command(Command::Catalog(Box::new(wanted)), deadline).await? {
+        let command = Command::Catalog(Box::new(wanted));
+        self.charge(&command)?;
+        self.take_change(command, deadline).await
+    }
+
+    /// As `change_catalog`, of what was charged.
+    pub(super) async fn take_change(&self, command: Command, deadline: Option<Instant>) -> Result<Deployment, Error> {
+        match self.run(command, deadline).await? {
             Reply::Deployed { deployed, before, revision } => Ok(Deployment { deployed, before, revision }),
             // The actor answers a command with what goes with it.
             Reply::Registered { .. } | Reply::Kept { .. } | Reply::Removed { .. } | Reply::Drained { .. } => {
@@ -76,14 +83,15 @@ impl RegistryHandle {
     /// Waits until services are online.
     ///
     /// # Errors
-    /// `Limit` of watches, `ShuttingDown`.
+    /// `Limit` or `Quota` of watches, `ShuttingDown`.
     pub fn wait_ready(
         &self,
         namespace: SmolStr,
         services: Vec<SmolStr>,
         wait: Duration,
         deadline: Option<Instant>,
+        principal: &Principal,
     ) -> Result<ReadyWatch, Error> {
-        ReadyWatch::new(&self.hub, namespace, services, end_of(wait, deadline))
+        ReadyWatch::new(&self.hub, namespace, services, end_of(wait, deadline), principal)
     }
 }

@@ -24,13 +24,15 @@ use super::{
     lookup::end_of,
     publish::Pace,
     request::{Beat, BeatReply, Lane, Reply, Request},
+    toll::Tolls,
     waiting::{Call, WaitingRoom},
 };
 use crate::{
     engine::{Engine, Recovered},
     metrics::{BeatState, Metrics},
     registry::{
-        Command, Error, FilterSet, IfMissing, LeaseToken, Principal, Register, Registration, Secret, Target, WaitId,
+        Command, Error, FilterSet, IfMissing, LeaseToken, Principal, Register, Registration, Secret, Target, Uses,
+        WaitId,
     },
     watch::{Hub, HubOptions, WatchStream},
 };
@@ -84,6 +86,7 @@ pub struct RegistryHandle {
     pub(super) turns: Arc<super::lookup::Turns>,
     waits: Arc<Waits>,
     pub(super) pace: Arc<Pace>,
+    pub(super) tolls: Arc<Tolls>,
 }
 
 /// Names for those who wait, and the way to say that one left.
@@ -129,6 +132,7 @@ impl RegistryHandle {
             turns,
             waits: Arc::new(Waits { next: AtomicU64::new(0), left }),
             pace: Arc::new(Pace::new()),
+            tolls: Arc::new(Tolls::new()),
         };
         let mut actor = Actor {
             hub,
@@ -141,6 +145,8 @@ impl RegistryHandle {
             in_flight: std::collections::HashMap::new(),
             new_instances: 0,
             new_applications: 0,
+            pledged: Uses::default(),
+            pledges: false,
             expiries: 0,
             held_up: super::beats::HeldUp::default(),
             breaker: Breaker::new(options.breaker, options.breaker_off, Arc::clone(&metrics)),
@@ -217,11 +223,14 @@ impl RegistryHandle {
         if !waits {
             return self.command(Command::Register(Box::new(register)), deadline).await;
         }
+        let command = Command::Register(Box::new(register));
+        self.charge(&command)?;
+        let Command::Register(register) = command else { return Err(Error::Deadline) };
         let (answer, answered) = oneshot::channel();
         let id = self.waits.next.fetch_add(1, Ordering::Relaxed);
         let mut attendance = Attendance { waits: &self.waits, id, answered: false };
         let until = end_of(register.registration.needs.wait, deadline);
-        self.send(Request::Wait(Box::new(Call { id, register: Arc::new(register), until, answer })))?;
+        self.send(Request::Wait(Box::new(Call { id, register: Arc::from(register), until, answer })))?;
         let reply = answered.await;
         attendance.answered = true;
         reply.map_err(|_| Error::ShuttingDown)?
@@ -260,10 +269,15 @@ impl RegistryHandle {
     /// Begins a watch.
     ///
     /// # Errors
-    /// `Limit` of watches, `Overloaded`, `ShuttingDown`.
-    pub async fn watch(&self, filters: FilterSet, resume_token: String) -> Result<WatchStream, Error> {
+    /// `Limit` or `Quota` of watches, `Overloaded`, `ShuttingDown`.
+    pub async fn watch(
+        &self,
+        filters: FilterSet,
+        resume_token: String,
+        principal: Principal,
+    ) -> Result<WatchStream, Error> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Watch { filters, resume_token, answer, since: Instant::now() })?;
+        self.send(Request::Watch { filters, resume_token, principal, answer, since: Instant::now() })?;
         answered.await.map_err(|_| Error::ShuttingDown)?
     }
 
@@ -276,7 +290,14 @@ impl RegistryHandle {
         }
     }
 
+    /// A change that somebody wants, as fast as they may.
     pub(super) async fn command(&self, command: Command, deadline: Option<Instant>) -> Result<Reply, Error> {
+        self.charge(&command)?;
+        self.run(command, deadline).await
+    }
+
+    /// A change that is a part of one that was charged.
+    pub(super) async fn run(&self, command: Command, deadline: Option<Instant>) -> Result<Reply, Error> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Command { command, deadline, answer, since: Instant::now() })?;
         answered.await.map_err(|_| Error::ShuttingDown)?

@@ -15,13 +15,14 @@ use tokio::{
 
 use super::{
     RegistryHandle,
+    handle::wall_clock,
     lookup::{page_start, page_token},
 };
 use crate::registry::{
-    Error, Principal, Revision,
+    Command, Error, Principal, Revision,
     catalog::{
-        Application, Around, CatalogAction, Entry, ImportPlan, List, MAX_APPLICATIONS, Planned, Refusals, ServiceType,
-        seeds,
+        Application, Around, CatalogAction, CatalogCommand, Entry, ImportPlan, List, MAX_APPLICATIONS, Planned,
+        Refusals, ServiceType, seeds,
     },
 };
 
@@ -102,6 +103,10 @@ impl RegistryHandle {
     /// `Invalid` where it is strict and something is wrong, `StaleRevision` when others change the catalog all the time,
     /// and those of every change of a catalog.
     pub async fn import(&self, import: Import, tell: impl FnMut(Progress)) -> Result<Imported, Error> {
+        if !import.check_only {
+            // Of all of its pieces.
+            self.charge_once(&import.namespace, &import.principal)?;
+        }
         let mut plans = Vec::new();
         let imported = self.import_in_tries(&import, tell, &mut plans).await;
         // What is long takes long to be dropped.
@@ -198,7 +203,8 @@ impl RegistryHandle {
             let applications = piece.iter().map(|planned| planned.application.clone()).collect();
             let action = CatalogAction::Import { types, applications, after };
             let (namespace, principal) = (import.namespace.clone(), import.principal.clone());
-            let made = self.change_catalog(namespace, action, 0, principal, import.deadline).await?;
+            let wanted = CatalogCommand { namespace, action, expected: 0, principal, at: wall_clock() };
+            let made = self.take_change(Command::Catalog(Box::new(wanted)), import.deadline).await?;
             after += versions;
             result.revision = result.revision.max(made.revision);
             result.count(piece);

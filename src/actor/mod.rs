@@ -23,6 +23,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod together;
+mod toll;
 mod unfenced;
 mod verified;
 mod vitals;
@@ -73,7 +74,10 @@ pub use self::{
 use crate::{
     engine::{Engine, EngineError, Proposal, Recovered, Step, Ticket},
     metrics::{self, Metrics},
-    registry::{Change, Command, Decision, Error, Fingerprint, Guarded, Outcome, Principal, Revision, WaitId},
+    registry::{
+        Change, Command, Decision, Error, Fingerprint, Guarded, Outcome, Principal, Revision, Use, Uses, WaitId, Whose,
+        growth,
+    },
     watch::{Hub, WatchStream},
 };
 
@@ -129,6 +133,7 @@ struct InFlight {
     recipient: Recipient,
     new_instances: u64,
     new_applications: u64,
+    growth: Vec<(Whose, Use)>,
 }
 
 /// The task.
@@ -145,6 +150,10 @@ pub struct Actor<E> {
     in_flight: HashMap<Ticket, InFlight>,
     new_instances: u64,
     new_applications: u64,
+    /// By how much what is used grows when all of it is committed.
+    pledged: Uses,
+    /// Whether that is counted: somebody has, or is about to have, a quota.
+    pledges: bool,
     /// Expiries in flight.
     expiries: usize,
     breaker: Breaker,
@@ -217,7 +226,7 @@ impl<E: Engine> Actor<E> {
             match item {
                 Lane::Beats { beats, answer } => self.beats(beats, answer),
                 Lane::Mark { runtime, at } => self.mark(runtime, at),
-                Lane::Keep { keep, answer, since } => self.keep(keep, answer, since),
+                Lane::Keep { keep, refused, answer, since } => self.keep(keep, refused, answer, since),
                 // Whoever asked may be gone.
                 Lane::Turn { answer } => _ = answer.send(()),
             }
@@ -251,10 +260,10 @@ impl<E: Engine> Actor<E> {
                 self.run_command(command, Recipient::Caller { answer, deadline });
             }
             Request::Wait(call) => self.receive(*call),
-            Request::Watch { filters, resume_token, answer, since } => {
+            Request::Watch { filters, resume_token, principal, answer, since } => {
                 self.came_through(since);
                 if !answer.is_closed() {
-                    let _ = answer.send(WatchStream::start(&self.hub, filters, &resume_token));
+                    let _ = answer.send(WatchStream::start(&self.hub, filters, &resume_token, &principal));
                 }
             }
             Request::Stop { answer } => {
@@ -282,16 +291,21 @@ impl<E: Engine> Actor<E> {
         if let Some(key) = command.fingerprints().into_iter().find(|key| self.latches.is_held(*key)) {
             return self.latches.wait(key, Waiting::Command(command, recipient).into());
         }
-        let in_flight = match &command {
-            Command::Catalog(_) => self.new_applications,
-            _ => self.new_instances,
-        };
-        let decision = self.hub.registry().decide(&command, in_flight);
-        match decision {
+        match self.decide(&command) {
             Decision::Reply(outcome) => self.reply(&command, recipient, outcome),
             Decision::Propose(changes, outcome) => self.propose(command, recipient, changes, outcome),
             Decision::Unfit { error, .. } => self.reply(&command, recipient, Err(error)),
         }
+    }
+
+    /// What should become of a command, beside what is in flight.
+    fn decide(&self, command: &Command) -> Decision {
+        let in_flight = match command {
+            Command::Catalog(_) => self.new_applications,
+            _ => self.new_instances,
+        };
+        let registry = self.hub.registry();
+        registry.within_quotas(command, registry.decide(command, in_flight), &self.pledged)
     }
 
     fn propose(&mut self, command: Command, recipient: Recipient, changes: Vec<Guarded>, outcome: Outcome) {
@@ -327,9 +341,14 @@ impl<E: Engine> Actor<E> {
         self.new_instances += new_instances;
         let new_applications = changes.iter().filter(|guarded| guarded.makes_application()).count() as u64;
         self.new_applications += new_applications;
+        // From here on it may be that somebody has a quota when this is committed.
+        self.pledges |= matches!(command, Command::Write(_));
+        let growth = if self.pledges || command.has_quota() { growth(&changes) } else { Vec::new() };
+        self.pledged.pledge(&growth);
         let reads = outcome.decided_by().cloned().collect();
         self.batch.push(Proposal { ticket, changes, reads });
-        self.in_flight.insert(ticket, InFlight { keys, command, outcome, recipient, new_instances, new_applications });
+        let in_flight = InFlight { keys, command, outcome, recipient, new_instances, new_applications, growth };
+        self.in_flight.insert(ticket, in_flight);
         self.metrics.proposals.set(self.in_flight.len() as u64);
     }
 
@@ -399,6 +418,7 @@ impl<E: Engine> Actor<E> {
         self.metrics.proposals.set(self.in_flight.len() as u64);
         self.new_instances -= landed.new_instances;
         self.new_applications -= landed.new_applications;
+        self.pledged.redeem(&landed.growth);
         self.expiries -= usize::from(matches!(landed.command, Command::Expire { .. }));
         Some(landed)
     }
@@ -450,6 +470,7 @@ impl<E: Engine> Actor<E> {
         let hub = Arc::clone(&self.hub);
         let registry = hub.registry();
         self.leases.lock().time.recover(registry.records(), now, self.restart_grace);
+        self.pledges |= registry.has_quotas();
         self.breaker.recover(registry.records().map(|(_, record)| record));
         self.count_leases();
     }

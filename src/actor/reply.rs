@@ -80,7 +80,10 @@ fn deployed(registry: &Registry, key: &DocumentKey) -> Standing {
         Kind::ServiceType => book.types().get(&key.name).cloned().map(Standing::ServiceType),
         Kind::Application => book.applications().get(&key.name).cloned().map(Standing::Application),
         Kind::CatalogVersion => None,
-        Kind::Token => registry.tokens().get(&key.name).cloned().map(Standing::Token),
+        Kind::Token => registry.tokens().get(&key.name).cloned().map(Standing::Document),
+        Kind::Namespace => {
+            registry.settings().get(&key.name).map(|held| Standing::Document(Arc::clone(&held.document)))
+        }
     };
     found.unwrap_or(Standing::Gone)
 }

@@ -9,7 +9,8 @@ use super::waiting::Call;
 use crate::{
     metrics::BeatState,
     registry::{
-        Backend, Command, Document, Error, FilterSet, Frontend, Keep, Key, LeaseToken, Record, Revision, Status,
+        Backend, Command, Document, Error, FilterSet, Frontend, Keep, Key, LeaseToken, Principal, Record, Revision,
+        Status,
         catalog::{Application, Entry, ServiceType},
     },
     watch::WatchStream,
@@ -40,6 +41,8 @@ pub enum Request {
         filters: FilterSet,
         /// From where; empty: from a snapshot.
         resume_token: String,
+        /// For whom.
+        principal: Principal,
         /// To whom.
         answer: Answer<WatchStream>,
         /// When it was put in.
@@ -109,8 +112,8 @@ pub enum Standing {
     ServiceType(Arc<Entry<ServiceType>>),
     /// An application.
     Application(Arc<Entry<Application>>),
-    /// A token's document.
-    Token(Arc<Document>),
+    /// The document of a token, or of what is set for a namespace.
+    Document(Arc<Document>),
     /// Nothing.
     Gone,
 }
@@ -197,6 +200,8 @@ pub enum Lane {
     Keep {
         /// Which.
         keep: Box<Keep>,
+        /// Why what it says otherwise than before is not taken, if it is not; it is heard all the same.
+        refused: Option<Error>,
         /// To whom.
         answer: Answer<Reply>,
         /// When it was put in.

@@ -78,7 +78,7 @@ impl<E: Engine> Actor<E> {
         }
         let decision = match refusal {
             Some(error) => Decision::Reply(Err(error)),
-            None => self.hub.registry().decide(&command, self.new_instances),
+            None => self.decide(&command),
         };
         let wanted: HashSet<Fingerprint> = keys.iter().copied().collect();
         match decision {

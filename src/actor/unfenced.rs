@@ -24,13 +24,17 @@ impl RegistryHandle {
         let place = Place::of(&mut registration);
         let renews = matches!(self.hub.registry().unfenced_at(&place, &principal), Ok(Some(_)));
         let register = Register { registration, token: None, principal, secret: fresh_secret()?, at: wall_clock() };
-        let keep = Box::new(Keep { register, place });
+        let command = Command::Keep(Box::new(Keep { register, place }));
+        let refused = self.charge(&command).err();
+        let Command::Keep(keep) = command else { return Err(Error::Deadline) };
         let (answer, answered) = oneshot::channel();
         let since = Instant::now();
         if renews {
             // A beat has to be in the beats' lane before the mark that says that all were heard.
-            let item = Lane::Keep { keep, answer, since };
+            let item = Lane::Keep { keep, refused, answer, since };
             self.lane.try_send(item).map_err(|refused| refusal(&refused, &self.lane))?;
+        } else if let Some(error) = refused {
+            return Err(error);
         } else {
             self.send(Request::Command { command: Command::Keep(keep), deadline: None, answer, since })?;
         }
@@ -46,7 +50,7 @@ impl RegistryHandle {
 
 impl<E: Engine> Actor<E> {
     /// A renewal: heard whatever becomes of what it says, unless its lease is over.
-    pub(super) fn keep(&mut self, keep: Box<Keep>, answer: Answer<Reply>, since: Instant) {
+    pub(super) fn keep(&mut self, keep: Box<Keep>, refused: Option<Error>, answer: Answer<Reply>, since: Instant) {
         {
             let registry = self.hub.registry();
             let held = registry.unfenced_at(&keep.place, &keep.register.principal);
@@ -55,6 +59,11 @@ impl<E: Engine> Actor<E> {
             if let Some(slot) = slot.filter(|slot| !table.time.is_expiring(*slot)) {
                 table.time.hear(slot);
             }
+        }
+        if let Some(error) = refused {
+            // Who asked may be gone.
+            let _ = answer.send(Err(error));
+            return;
         }
         self.request(Request::Command { command: Command::Keep(keep), deadline: None, answer, since });
     }

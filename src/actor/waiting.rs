@@ -213,7 +213,7 @@ impl<E: Engine> Actor<E> {
             return self.latches.wait(key, Latched::Call(Box::new(call)).into());
         }
         // Nobody waits for what is refused anyway.
-        let refused = self.hub.registry().refuses(&call.register, self.new_instances);
+        let refused = self.hub.registry().refuses(&call.register, self.new_instances, &self.pledged);
         if let Some(error) = refused.or_else(|| self.displace_rivals(&call).err()) {
             return call.refuse(error);
         }
@@ -288,8 +288,7 @@ impl<E: Engine> Actor<E> {
         }
         let members = group.iter().filter_map(|id| self.waiting.set.get(*id).cloned()).collect();
         let command = Command::Admit { members, at: unix_seconds() };
-        let decision = self.hub.registry().decide(&command, self.new_instances);
-        match decision {
+        match self.decide(&command) {
             Decision::Propose(changes, outcome) => {
                 let keys: Vec<Fingerprint> = changes.iter().filter_map(Guarded::fingerprint).collect();
                 if let Some(key) = self.held_key(&keys, &outcome) {
@@ -344,7 +343,7 @@ impl<E: Engine> Actor<E> {
     fn dismiss(&mut self, id: WaitId) {
         let Some(call) = self.waiting.let_go(id) else { return };
         let command = Command::Register(Box::new(Register::clone(&call.register)));
-        let error = match (self.hub.registry().decide(&command, self.new_instances), &self.away) {
+        let error = match (self.decide(&command), &self.away) {
             (Decision::Reply(Err(error)), _) => error,
             // Nothing is missing, but nothing could be written either.
             (_, Some(reason)) => Error::StoreUnavailable { reason: reason.clone(), outcome_unknown: false },

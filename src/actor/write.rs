@@ -8,7 +8,7 @@ use super::{RegistryHandle, Reply, Standing};
 use crate::registry::{Command, Document, Error, Revision, Write};
 
 impl RegistryHandle {
-    /// Writes a token's document: how it stands now, none if it is no more, and at which revision.
+    /// Writes the document of a token or of a namespace's settings: how it stands now, none if it is no more, and at which revision.
     ///
     /// # Errors
     /// `AlreadyExists`, `NoSuch` or `StaleRevision`, if something else stands there than was expected; and those of every
@@ -19,7 +19,7 @@ impl RegistryHandle {
         deadline: Option<Instant>,
     ) -> Result<(Option<Arc<Document>>, Revision), Error> {
         match self.command(Command::Write(Box::new(write)), deadline).await? {
-            Reply::Deployed { deployed: Standing::Token(document), revision, .. } => Ok((Some(document), revision)),
+            Reply::Deployed { deployed: Standing::Document(document), revision, .. } => Ok((Some(document), revision)),
             Reply::Deployed { revision, .. } => Ok((None, revision)),
             // The actor answers a command with what goes with it.
             Reply::Registered { .. } | Reply::Removed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {

@@ -157,6 +157,7 @@ pub fn hint(cause: &Cause) -> Option<&'static str> {
     }
     match cause.reason().as_deref() {
         Some("KEY_HELD") => Some("choose another --id, or wait until its lease has ended"),
+        Some("QUOTA") => Some("`onair namespace get` shows what a namespace has and may have"),
         Some("OVERLOADED" | "LIMIT") => Some("`onair info` shows the limits"),
         Some("STORE_UNAVAILABLE") if cause.outcome_unknown() => {
             Some("the outcome is unknown: look first, then try again")

@@ -23,6 +23,7 @@ mod keep;
 mod kept;
 mod lease;
 mod lookup;
+mod namespace;
 mod needs;
 mod package;
 mod print;
@@ -119,6 +120,8 @@ enum Command {
     Export(catalog::ExportArgs),
     /// Make, show, list, change, rotate and revoke tokens: who may do what.
     Token(token::Args),
+    /// Show and list namespaces, and set how much they may have.
+    Namespace(namespace::Args),
     /// Ask for the health of the registry, or of a service.
     Health(health::Args),
     /// Show the server's identity, limits and counts.
@@ -185,6 +188,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Env(args) => client(catalog::env(args)),
         Command::Export(args) => client(catalog::export_for(args)),
         Command::Token(args) => client(token::run(args)),
+        Command::Namespace(args) => client(namespace::run(args)),
         Command::Health(args) => client(health::run(args)),
         Command::Info(args) => client(info::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),

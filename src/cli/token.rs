@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     deploy::answer,
     failure::Failure,
+    namespace::{Bounds, in_short},
     print::Printer,
     session::Session,
     text::{Table, safe},
@@ -14,7 +15,8 @@ use crate::{
     config::{ClientSettings, Given, duration},
     proto::{
         CertificateNames, CreateTokenRequest, GetTokenRequest, Grant, ListTokensRequest, ListTokensResponse,
-        Permission, RevokeTokenRequest, RotateTokenRequest, Token, UpdateTokenRequest, admin_client::AdminClient,
+        Permission, Quotas, RevokeTokenRequest, RotateTokenRequest, Token, UpdateTokenRequest,
+        admin_client::AdminClient,
     },
     tls::AlternativeName,
 };
@@ -24,6 +26,7 @@ Examples:
   onair token create orders-ci --namespace team-a --allow read,register --services 'orders-*' --expires 90d
   onair token create ops --grant 'team-a=read,operate' --grant 'team-b/status-*=read'
   onair token create shop --grant 'shop=read,register' --certificate dns:shop
+  onair token update orders-ci --instances 100 --watches 20 --writes 10
   onair token list
   onair token rotate orders-ci --overlap 2h
   onair token revoke orders-ci
@@ -50,6 +53,8 @@ enum Action {
         /// How long it is good, like 90d; without it until it is revoked.
         #[arg(long, value_parser = span, value_name = "DURATION")]
         expires: Option<Duration>,
+        #[command(flatten)]
+        bounds: Bounds,
         #[command(flatten)]
         given: Given<ClientSettings>,
     },
@@ -80,6 +85,8 @@ enum Action {
         /// No certificate is good in place of it any more.
         #[arg(long, conflicts_with = "certificate")]
         without_certificates: bool,
+        #[command(flatten)]
+        bounds: Bounds,
         #[command(flatten)]
         given: Given<ClientSettings>,
     },
@@ -174,11 +181,12 @@ fn number_of(name: &str) -> Option<i32> {
 /// What went wrong.
 pub async fn run(args: Args) -> Result<(), Failure> {
     match args.action {
-        Action::Create { name, rights, expires, given } => {
+        Action::Create { name, rights, expires, bounds, given } => {
             let mut session = Session::open(&given)?;
             let (what, certificates) = (format!("create the token {name}"), rights.certificates());
             let grants = rights.grants(&session.namespace);
-            let request = CreateTokenRequest { name, grants, ttl: expires.map(on_the_wire), certificates };
+            let quotas = bounds.is_given().then(|| bounds.over(Quotas::default()));
+            let request = CreateTokenRequest { name, grants, ttl: expires.map(on_the_wire), certificates, quotas };
             let send = async |channel, request| AdminClient::new(channel).create_token(request).await;
             let Some(made) = answer(&mut session, "CreateToken", &what, request, send).await? else { return Ok(()) };
             secret(&session.print, "CreateTokenResponse", &made, &made.secret)
@@ -191,12 +199,14 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             found.map_or(Ok(()), |found| show(&session.print, found.token.as_slice()))
         }
         Action::List { given } => list(&given).await,
-        Action::Update { name, rights, expires, without_expiry, without_certificates, given } => {
+        Action::Update { name, rights, expires, without_expiry, without_certificates, bounds, given } => {
             let mut session = Session::open(&given)?;
             let what = format!("change the token {name}");
             let certificates = rights.certificates().or(without_certificates.then(CertificateNames::default));
             let (grants, ttl) = (rights.grants(&session.namespace), expires.map(on_the_wire));
-            let request = UpdateTokenRequest { name, grants, ttl, expected_revision: 0, certificates, without_expiry };
+            let (quotas, expected_revision) = bounded(&mut session, &what, &name, bounds).await?;
+            let request =
+                UpdateTokenRequest { name, grants, ttl, expected_revision, certificates, quotas, without_expiry };
             let send = async |channel, request| AdminClient::new(channel).update_token(request).await;
             let now = answer(&mut session, "UpdateToken", &what, request, send).await?;
             now.map_or(Ok(()), |now| show(&session.print, now.token.as_slice()))
@@ -221,6 +231,25 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// What a token's quotas are to be, and of which revision they were before; none: nothing was said of them.
+async fn bounded(
+    session: &mut Session,
+    what: &str,
+    name: &str,
+    bounds: Bounds,
+) -> Result<(Option<Quotas>, u64), Failure> {
+    if !bounds.is_given() {
+        return Ok((None, 0));
+    }
+    if session.print.is_curl() {
+        return Ok((Some(bounds.over(Quotas::default())), 0));
+    }
+    let send = async |channel, request| AdminClient::new(channel).get_token(request).await;
+    let request = GetTokenRequest { name: name.to_owned() };
+    let now = session.line.call(what, session.line.timeout(), request, send).await?.token.unwrap_or_default();
+    Ok((Some(bounds.over(now.quotas.unwrap_or_default())), now.revision))
 }
 
 async fn list(given: &Given<ClientSettings>) -> Result<(), Failure> {
@@ -253,7 +282,8 @@ fn show(print: &Printer, tokens: &[Token]) -> Result<(), Failure> {
     if print.is_json() {
         return tokens.iter().try_for_each(|token| print.message("Token", token));
     }
-    let mut table = Table::new(["TOKEN", "ALLOWS", "EXPIRES", "SECRETS", "CERTIFICATES", "MADE BY", "REVISION"]);
+    let mut table =
+        Table::new(["TOKEN", "ALLOWS", "EXPIRES", "SECRETS", "CERTIFICATES", "QUOTAS", "MADE BY", "REVISION"]);
     for token in tokens {
         let expires = token.expires_at.as_ref().map_or_else(|| "never".to_owned(), ToString::to_string);
         let allows: Vec<String> = token.grants.iter().map(allowed).collect();
@@ -265,6 +295,7 @@ fn show(print: &Printer, tokens: &[Token]) -> Result<(), Failure> {
             expires,
             token.secrets.len().to_string(),
             safe(certificates).into_owned(),
+            in_short(token.quotas.as_ref(), token.usage.as_ref()),
             safe(by).into_owned(),
             token.revision.to_string(),
         ]);

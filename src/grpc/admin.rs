@@ -7,7 +7,7 @@ use smol_str::{SmolStr, ToSmolStr as _};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{deadline, server::admin_server::Admin};
+use super::{deadline, namespaces, server::admin_server::Admin};
 use crate::{
     access::{
         self, Gate, Grants, Keeper, Permission, Who,
@@ -15,12 +15,12 @@ use crate::{
     },
     actor::RegistryHandle,
     proto::{self, *},
-    registry::{Error, Pattern, Realm, Revision, Violation, Write},
+    registry::{Error, Pattern, Realm, Revision, Violation, Whose, Write},
     tls::AlternativeName,
 };
 
-/// Most tokens in a page.
-const PAGE_MAX: usize = 1_000;
+/// Most tokens, or namespaces, in a page.
+pub(super) const PAGE_MAX: usize = 1_000;
 /// How long the secrets before a new one are good for who does not say.
 const OVERLAP: u64 = 3_600;
 /// The longest that they can be.
@@ -31,7 +31,7 @@ const TTL_MAX: u64 = 100 * 365 * 24 * 3_600;
 /// The service.
 #[derive(Clone)]
 pub struct AdminService {
-    handle: RegistryHandle,
+    pub(super) handle: RegistryHandle,
     gate: Gate,
     clock: access::Clock,
 }
@@ -43,7 +43,7 @@ impl std::fmt::Debug for AdminService {
 }
 
 /// A refusal of what a caller may not administer.
-const REFUSED: Error = Error::Permission { permission: "admin" };
+pub(super) const REFUSED: Error = Error::Permission { permission: "admin" };
 
 impl AdminService {
     /// The service over `handle`, for those whom the gate let in.
@@ -67,6 +67,12 @@ impl AdminService {
         }
     }
 
+    /// All that is shown of a token, with what its principal has.
+    fn shown(&self, token: &Token) -> proto::Token {
+        let whose = Whose::Principal(token.principal());
+        proto::Token { usage: Some(namespaces::usage(&self.handle, &whose, &token.quota)), ..shown(token) }
+    }
+
     /// Writes a token in place of one of a revision, 0 for none, and gives what stands there then.
     async fn put(
         &self,
@@ -76,7 +82,7 @@ impl AdminService {
     ) -> Result<(Option<proto::Token>, Revision), Error> {
         let write = Write { key: token::key(&token.name), body: Some(token.body()), expected };
         let (document, revision) = self.handle.write(write, deadline).await?;
-        Ok((document.and_then(|document| Token::of(&document)).map(|token| shown(&token)), revision))
+        Ok((document.and_then(|document| Token::of(&document)).map(|token| self.shown(&token)), revision))
     }
 }
 
@@ -123,6 +129,8 @@ fn shown(token: &Token) -> proto::Token {
         secrets: token.secrets.iter().map(secret).collect(),
         revision: token.revision,
         certificates: token.certificates.iter().map(ToString::to_string).collect(),
+        quotas: Some(namespaces::shown(&token.quota)),
+        usage: None,
     }
 }
 
@@ -239,7 +247,7 @@ impl Admin for AdminService {
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let (who, deadline) = (self.gate.who(request.extensions())?, deadline::of(&request));
-        let CreateTokenRequest { name, grants, ttl, certificates } = request.into_inner();
+        let CreateTokenRequest { name, grants, ttl, certificates, quotas } = request.into_inner();
         let mut reading = Reading::default();
         reading.name(&name);
         if grants.is_empty() {
@@ -260,6 +268,7 @@ impl Admin for AdminService {
             unknown: Vec::new(),
             secrets: vec![HeldSecret { hash: secret.hash(), since: now, until: None }],
             certificates,
+            quota: quotas.map(namespaces::quota).unwrap_or_default(),
             since: now,
             by: who.name().to_owned(),
             until: ttl.map(|ttl| now + ttl),
@@ -277,7 +286,7 @@ impl Admin for AdminService {
         let who = self.gate.who(request.extensions())?;
         let name = request.into_inner().name;
         named(&name)?;
-        let token = Some(shown(&self.held(&who, &name)?));
+        let token = Some(self.shown(&self.held(&who, &name)?));
         Ok(Response::new(GetTokenResponse { token, revision: self.handle.token(&name).1 }))
     }
 
@@ -303,7 +312,7 @@ impl Admin for AdminService {
                 next_page_token = URL_SAFE_NO_PAD.encode(last);
                 break;
             }
-            tokens.push(shown(&token));
+            tokens.push(self.shown(&token));
         }
         Ok(Response::new(ListTokensResponse { tokens, next_page_token, revision }))
     }
@@ -313,7 +322,7 @@ impl Admin for AdminService {
         request: Request<UpdateTokenRequest>,
     ) -> Result<Response<UpdateTokenResponse>, Status> {
         let (who, deadline) = (self.gate.who(request.extensions())?, deadline::of(&request));
-        let UpdateTokenRequest { name, grants, ttl, expected_revision, certificates, without_expiry } =
+        let UpdateTokenRequest { name, grants, ttl, expected_revision, certificates, quotas, without_expiry } =
             request.into_inner();
         let mut reading = Reading::default();
         reading.name(&name);
@@ -334,6 +343,7 @@ impl Admin for AdminService {
             unknown: if keeps { held.unknown.clone() } else { Vec::new() },
             until: ttl.map(|ttl| self.now() + ttl).or(held.until.filter(|_| !without_expiry)),
             certificates: certificates.unwrap_or_else(|| held.certificates.clone()),
+            quota: quotas.map_or(held.quota, namespaces::quota),
             ..held
         };
         let (token, revision) = self.put(&token, expected, deadline).await?;
@@ -372,5 +382,28 @@ impl Admin for AdminService {
         let write = Write { key: token::key(&name), body: None, expected: held.revision };
         let (_, revision) = self.handle.write(write, deadline).await?;
         Ok(Response::new(RevokeTokenResponse { revision }))
+    }
+    async fn get_namespace(
+        &self,
+        request: Request<GetNamespaceRequest>,
+    ) -> Result<Response<GetNamespaceResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
+        Ok(Response::new(self.namespace(&who, &request.into_inner().name)?))
+    }
+
+    async fn list_namespaces(
+        &self,
+        request: Request<ListNamespacesRequest>,
+    ) -> Result<Response<ListNamespacesResponse>, Status> {
+        let who = self.gate.who(request.extensions())?;
+        Ok(Response::new(self.namespaces(&who, request.into_inner())?))
+    }
+
+    async fn update_namespace(
+        &self,
+        request: Request<UpdateNamespaceRequest>,
+    ) -> Result<Response<UpdateNamespaceResponse>, Status> {
+        let (who, deadline) = (self.gate.who(request.extensions())?, deadline::of(&request));
+        Ok(Response::new(self.set_namespace(&who, request.into_inner(), deadline).await?))
     }
 }

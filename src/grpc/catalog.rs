@@ -339,7 +339,7 @@ impl Catalog for CatalogService {
         let (within, named) = (namespace.clone(), services.clone());
         let shown = move |who: &Who| named.iter().try_for_each(|name| who.need(Permission::Read, &within, name));
         shown(&who)?;
-        let replies = ReadyReplies(self.handle.wait_ready(namespace, services, wait, deadline)?);
+        let replies = ReadyReplies(self.handle.wait_ready(namespace, services, wait, deadline, &who.allowed())?);
         Ok(Response::new(Allowed::new(replies, &self.gate, &who, shown)))
     }
 

@@ -149,6 +149,16 @@ impl Subject {
         }
     }
 
+    /// The namespace that it is of; none: it is of the server.
+    fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Own | Self::Store => None,
+            Self::Service { namespace, .. } | Self::Frontend { namespace, .. } | Self::Key { namespace, .. } => {
+                Some(namespace)
+            }
+        }
+    }
+
     /// Where its changes are; the server's own come with the end of everything.
     fn scope(&self) -> Scope {
         match self {
@@ -196,7 +206,7 @@ impl Health for HealthService {
         }
         let subject = subject(&name);
         subject.shown_to(&who)?;
-        let permit = self.hub.permit()?;
+        let permit = self.hub.permit(&who.allowed(), subject.namespace())?;
         let listener = Listener::new();
         let listening = self.hub.log().listen(&[subject.scope()], &listener, ONLY_PART);
         let hub = Arc::clone(&self.hub);
@@ -324,7 +334,7 @@ mod tests {
         assert_eq!(said(&mut watch).await, ServingStatus::Serving);
         handle.hub().leave();
         assert_eq!(said(&mut watch).await, ServingStatus::NotServing);
-        assert!(handle.hub().permit().is_ok(), "streams go on");
+        assert!(handle.hub().permit(&crate::actor::anyone(), None).is_ok(), "streams go on");
         handle.hub().close();
         let end = watch.next().await.expect("an end").expect_err("it is the end");
         assert_eq!(end.code(), tonic::Code::Unavailable);
@@ -343,7 +353,9 @@ mod tests {
         hostile.foreign(vec![keyed("users", "1", "main")]);
         assert_eq!(said(&mut watch).await, ServingStatus::Serving);
         // Nothing of it is said, since nothing of it changes how the key stands; the last one tells that it is over.
-        let mut everything = crate::watch::WatchStream::start(handle.hub(), Default::default(), "").expect("a watch");
+        let mut everything =
+            crate::watch::WatchStream::start(handle.hub(), Default::default(), "", &crate::actor::anyone())
+                .expect("a watch");
         let quiet = [
             vec![keyed("users", "2", "main"), keyed("web", "1", "")],
             vec![keyed("orders", "1", "other"), delete("users", "2", 0)],

@@ -18,7 +18,7 @@ use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt as _;
 
 use super::{deadline, status::Reason};
-use crate::metrics::{Front, Limit, Metrics, Rpc};
+use crate::metrics::{Bounded, Front, Limit, Metrics, QuotaOf, Rpc};
 
 /// Among the extensions of a request whose replies somebody may stop reading when there were enough: to leave then is to
 /// end the call, not to cancel it.
@@ -119,6 +119,14 @@ pub(crate) fn count_refusal(metrics: &Metrics, status: &Status) {
     let limit = info.as_ref().and_then(|info| info.metadata.get("limit"));
     if let Some(limit) = limit.and_then(|name| Limit::of_name(name)) {
         metrics.limit_refusals.of((limit,)).inc();
+    }
+    if reason == Some(Reason::Quota) {
+        for one in status.get_details_quota_failure().into_iter().flat_map(|failure| failure.violations) {
+            let of = if one.subject.starts_with("principal:") { QuotaOf::Principal } else { QuotaOf::Namespace };
+            if let Some(quota) = Bounded::of_name(&one.quota_metric) {
+                metrics.quota_refusals.of((of, quota)).inc();
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod floor;
 pub mod health;
 mod heartbeats;
 mod measured;
+mod namespaces;
 pub mod raw;
 pub mod registry;
 pub mod status;

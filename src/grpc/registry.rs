@@ -231,7 +231,7 @@ impl Registry for RegistryService {
         let filters = convert::watch(&request, self.options.limits.max_selectors as usize)?;
         let wanted = Wanted { filters, published: convert::published(&request.selectors)? };
         let Wanted { filters, published } = wanted.seen_by(&who)?;
-        let stream = self.handle.watch(filters, request.resume_token).await?.with_published(published);
+        let stream = self.handle.watch(filters, request.resume_token, who.allowed()).await?.with_published(published);
         let tenure = Tenure::of(&self.gate, &who).map(|tenure| Box::new((tenure, wanted)));
         Ok(Response::new(WatchReplies { stream, opening: raw::opening(), tenure, ended: false }))
     }

@@ -6,10 +6,10 @@ use tonic::{
     Code, Status,
     metadata::{MetadataMap, MetadataValue},
 };
-use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
 
 use super::catalog::REPLY_BYTES_MAX;
-use crate::registry::{Error, Violation};
+use crate::registry::{Error, Exceeded, Violation, Whose};
 pub use crate::{proto::ErrorReason as Reason, text::code_name};
 
 /// `ErrorInfo.domain` of every error.
@@ -28,6 +28,8 @@ const ABSENT: &str = "no routable instance";
 const RETRY_SOON: Duration = Duration::from_millis(250);
 /// When a call to a store that is away makes sense again.
 const RETRY_STORE: Duration = Duration::from_secs(1);
+/// When a call makes sense again that is refused for what somebody has, which is not a matter of time.
+const RETRY_QUOTA: Duration = Duration::from_secs(5);
 
 /// The reason as it stands in `ErrorInfo`: without the enum's prefix.
 #[must_use]
@@ -50,7 +52,7 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::Unspecified | Reason::Internal => Code::Internal,
         Reason::Invalid | Reason::TooDeep | Reason::Malformed => Code::InvalidArgument,
         Reason::NotAcceptable | Reason::UnsupportedMediaType => Code::InvalidArgument,
-        Reason::TooLarge | Reason::Limit | Reason::Overloaded => Code::ResourceExhausted,
+        Reason::TooLarge | Reason::Limit | Reason::Overloaded | Reason::Quota => Code::ResourceExhausted,
         Reason::NotFound | Reason::NoRoute => Code::NotFound,
         Reason::KeyHeld | Reason::AlreadyExists => Code::AlreadyExists,
         Reason::Superseded | Reason::Repeated | Reason::StaleRevision => Code::Aborted,
@@ -210,6 +212,7 @@ impl From<Error> for Status {
                 (Reason::RevisionAhead, details(Reason::RevisionAhead, [("revision", revision.to_string())]))
             }
             Error::Limit { limit, maximum, usage } => (Reason::Limit, limited(Reason::Limit, limit, *maximum, *usage)),
+            Error::Quota(exceeded) => (Reason::Quota, beyond_quotas(exceeded)),
             Error::Taken { kind, name, violation } => (Reason::AlreadyExists, taken(kind, name, violation)),
             Error::Needed { kind, name, sentence, by } => (Reason::InUse, needed(kind, name, sentence, by)),
             Error::AlreadyExists { kind, name } => (Reason::AlreadyExists, about(Reason::AlreadyExists, kind, name)),
@@ -296,6 +299,38 @@ fn limited(reason: Reason, limit: &str, maximum: u64, usage: u64) -> ErrorDetail
     let facts = [("limit", limit.to_owned()), ("maximum", maximum.to_string()), ("usage", usage.to_string())];
     let mut details = details(reason, facts);
     details.set_retry_info(Some(RETRY_SOON));
+    details
+}
+
+/// Each quota that is in the way, and when there may be room; the first one again where no types of `google.rpc` are needed.
+fn beyond_quotas(exceeded: &[Exceeded]) -> ErrorDetails {
+    let mut details = details(Reason::Quota, []);
+    if let (Some(first), Some(mut info)) = (exceeded.first(), details.error_info().cloned()) {
+        let (kind, name) = match &first.whose {
+            Whose::Namespace(name) => ("namespace", name.as_str()),
+            Whose::Principal(name) => ("principal", &**name),
+        };
+        let numbers = [("maximum", first.maximum), ("usage", first.usage), ("wanted", first.wanted)];
+        let numbers = numbers.map(|(key, number)| (key.to_owned(), number.to_string()));
+        let names =
+            [("quota", first.resource.name()), (kind, name)].map(|(key, name)| (key.to_owned(), name.to_owned()));
+        info.metadata.extend(names.into_iter().chain(numbers));
+        details = ErrorDetails::with_error_info(info.reason, info.domain, info.metadata);
+    }
+    let violation = |one: &Exceeded| {
+        let subject = match &one.whose {
+            Whose::Namespace(name) => format!("namespace:{name}"),
+            Whose::Principal(name) => format!("principal:{name}"),
+        };
+        QuotaViolation {
+            quota_metric: one.resource.name().to_owned(),
+            quota_value: i64::try_from(one.maximum).unwrap_or(i64::MAX),
+            ..QuotaViolation::new(subject, one.to_string())
+        }
+    };
+    details.set_quota_failure(exceeded.iter().map(violation).collect::<Vec<_>>());
+    let room_in = |one: &Exceeded| one.room_in.map_or(RETRY_QUOTA, Duration::from_millis);
+    details.set_retry_info(exceeded.iter().map(room_in).max());
     details
 }
 

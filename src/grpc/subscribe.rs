@@ -60,7 +60,9 @@ impl SubscribeReplies {
     /// Of a caller whom the gate let in.
     pub(super) fn of(self, who: Who, gate: &Gate) -> Self {
         let tenure = Tenure::of(gate, &who).map(|tenure| (tenure, HashMap::new()));
-        Self { who, tenure, ..self }
+        let mut subscriptions = self.subscriptions;
+        subscriptions.set_whose(who.allowed());
+        Self { who, tenure, subscriptions, ..self }
     }
 
     /// Looks whether the caller's rights are others by now.
@@ -68,6 +70,7 @@ impl SubscribeReplies {
         let Some((tenure, wanted)) = &mut self.tenure else { return Ok(()) };
         while let Poll::Ready(judged) = tenure.poll(context) {
             self.who = judged?;
+            self.subscriptions.set_whose(self.who.allowed());
             wanted.retain(|id, wanted| match wanted.seen_by(&self.who) {
                 Ok(Wanted { filters, published }) => {
                     self.subscriptions.refocus(id, filters, published);

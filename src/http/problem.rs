@@ -33,6 +33,8 @@ struct Problem {
     violations: Vec<Violation>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     preconditions: Vec<Precondition>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    quotas: Vec<Quota>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resource: Option<Resource>,
     /// As proto JSON has durations.
@@ -50,6 +52,14 @@ struct Violation {
 struct Precondition {
     r#type: String,
     subject: String,
+    description: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Quota {
+    subject: String,
+    quota: String,
+    maximum: i64,
     description: String,
 }
 
@@ -127,6 +137,13 @@ fn problem(status: &Status) -> (Problem, Option<Duration>) {
         description: found.description,
     };
     let preconditions = details.precondition_failure().cloned().map(|failed| failed.violations).unwrap_or_default();
+    let quota = |found: tonic_types::QuotaViolation| Quota {
+        subject: found.subject,
+        quota: found.quota_metric,
+        maximum: found.quota_value,
+        description: found.description,
+    };
+    let quotas = details.quota_failure().cloned().map(|failed| failed.violations).unwrap_or_default();
     let problem = Problem {
         r#type: "about:blank",
         title: http_status.canonical_reason().unwrap_or("Client Closed Request"),
@@ -138,6 +155,7 @@ fn problem(status: &Status) -> (Problem, Option<Duration>) {
         metadata,
         violations: violations.into_iter().map(violation).collect(),
         preconditions: preconditions.into_iter().map(precondition).collect(),
+        quotas: quotas.into_iter().map(quota).collect(),
         resource,
         retry_after: retry.map(|delay| format!("{}.{:03}s", delay.as_secs(), delay.subsec_millis())),
     };

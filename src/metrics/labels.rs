@@ -76,6 +76,15 @@ macro_rules! label {
     };
 }
 
+impl Bounded {
+    /// The quota of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        let place = Self::LABEL.values.iter().position(|value| *value == name)?;
+        Self::ALL.get(place).copied()
+    }
+}
+
 mod api;
 
 pub use api::{HttpStatus, Limit, Rpc};
@@ -91,6 +100,30 @@ label! {
         Http = "http",
         /// A stream of server-sent events.
         Sse = "sse",
+    }
+}
+
+label! {
+    /// What a quota bounds.
+    Bounded as "quota" {
+        /// Instances.
+        Instances = "instances",
+        /// Watches at once.
+        Watches = "watches",
+        /// Bytes of what instances say of themselves.
+        Bytes = "bytes",
+        /// Writes a second.
+        Writes = "writes_per_second",
+    }
+}
+
+label! {
+    /// Whose a quota is.
+    QuotaOf as "of" {
+        /// A namespace's.
+        Namespace = "namespace",
+        /// A principal's.
+        Principal = "principal",
     }
 }
 

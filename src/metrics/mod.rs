@@ -14,8 +14,8 @@ use tonic::Code;
 
 pub use self::{
     labels::{
-        BeatState, Certificate, Drain, Front, Handshake, Happened, HttpStatus, Lane, Limit, Protocol, Reload, Reset,
-        Rpc,
+        BeatState, Bounded, Certificate, Drain, Front, Handshake, Happened, HttpStatus, Lane, Limit, Protocol, QuotaOf,
+        Reload, Reset, Rpc,
     },
     text::Format,
     value::{Amounts, Counter, Durations, Family, Gauge, Info, Moment, Seconds, Value},
@@ -90,6 +90,8 @@ metrics! {
         "Calls, streams, subscriptions and requests that ended with an error, by the reason that they were told";
     limit_refusals: Family<(Limit,), Counter> = Family::default(), "onair_limit_refusals",
         "Those that a limit refused, by the limit's name";
+    quota_refusals: Family<(QuotaOf, Bounded), Counter> = Family::default(), "onair_quota_refusals",
+        "Those that a quota refused, by whose it is and by its name; one that several refuse is counted for each";
     limits: Family<(Limit,), Gauge> = Family::default(), "onair_limit",
         "The limits as they are set, by the names that GetServerInfo tells";
     http_answers: Family<(HttpStatus,), Counter> = Family::sparse(), "onair_http_answers",

@@ -15,6 +15,7 @@ use super::{
     key::{Fingerprint, Key},
     needs::{IfMissing, Need, Resolved},
     own::may_take_from,
+    quota::Uses,
     record::Record,
 };
 
@@ -87,11 +88,16 @@ impl Registry {
 
     /// Why this registration is refused whatever it needs, if it is.
     #[must_use]
-    pub fn refuses(&self, register: &Register, in_flight: u64) -> Option<Error> {
-        match self.register(register, in_flight) {
-            Decision::Reply(Err(error)) => Some(error),
-            _ => self.displaced_by_all(&[register]).err().map(|(_, error)| error),
-        }
+    pub fn refuses(&self, register: &Register, in_flight: u64, pledged: &Uses) -> Option<Error> {
+        let exceeds = match self.register(register, in_flight) {
+            Decision::Reply(Err(error)) => return Some(error),
+            // Who takes a url away makes room.
+            Decision::Propose(changes, _) if !register.registration.exclusive_url => {
+                self.exceeds(&[register], &changes, pledged)
+            }
+            _ => None,
+        };
+        exceeds.or_else(|| self.displaced_by_all(&[register]).err()).map(|(_, error)| error)
     }
 
     /// Whether something online meets `need` for this registration: it itself and what it displaces do not count.

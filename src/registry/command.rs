@@ -15,6 +15,7 @@ use super::{
     instance::{Cause, Status},
     key::Key,
     needs::Resolved,
+    quota::Quota,
     record::Record,
     registration::Registration,
     token::{LeaseToken, Secret},
@@ -28,13 +29,15 @@ pub struct Principal {
     pub name: Option<Arc<str>>,
     /// Whether it may act by key on what others registered.
     pub operator: bool,
+    /// How much it may have; none: as much as there is room for.
+    pub quota: Option<Arc<Quota>>,
 }
 
 impl Principal {
     /// Everyone, where no authentication is configured.
     #[must_use]
     pub fn anyone() -> Self {
-        Self { name: None, operator: true }
+        Self { name: None, operator: true, quota: None }
     }
 }
 
@@ -93,7 +96,7 @@ pub enum Command {
     Deploy(Box<Deploy>),
     /// Change a catalog: strict as well.
     Catalog(Box<CatalogCommand>),
-    /// Write a token's document: strict as well.
+    /// Write the document of a token or of a namespace's settings: strict as well.
     Write(Box<Write>),
 }
 

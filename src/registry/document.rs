@@ -23,6 +23,8 @@ pub enum Kind {
     CatalogVersion,
     /// What proves who somebody is, and what they may do.
     Token,
+    /// What is set for a namespace.
+    Namespace,
 }
 
 impl Kind {
@@ -36,14 +38,22 @@ impl Kind {
             Self::Application => 4,
             Self::CatalogVersion => 5,
             Self::Token => 16,
+            Self::Namespace => 17,
         }
     }
 
     /// The kind of this number.
     #[must_use]
     pub fn of(number: u8) -> Option<Self> {
-        const ALL: [Kind; 6] =
-            [Kind::Backend, Kind::Frontend, Kind::ServiceType, Kind::Application, Kind::CatalogVersion, Kind::Token];
+        const ALL: [Kind; 7] = [
+            Kind::Backend,
+            Kind::Frontend,
+            Kind::ServiceType,
+            Kind::Application,
+            Kind::CatalogVersion,
+            Kind::Token,
+            Kind::Namespace,
+        ];
         ALL.into_iter().find(|kind| kind.number() == number)
     }
 
@@ -51,7 +61,7 @@ impl Kind {
     #[must_use]
     pub fn is_of_catalog(self) -> bool {
         match self {
-            Self::Backend | Self::Frontend | Self::Token => false,
+            Self::Backend | Self::Frontend | Self::Token | Self::Namespace => false,
             Self::ServiceType | Self::Application | Self::CatalogVersion => true,
         }
     }
@@ -84,6 +94,7 @@ impl DocumentKey {
             Kind::ServiceType | Kind::Application | Kind::CatalogVersion => catalog_latch_of(&self.namespace),
             // Tokens do not speak of each other.
             Kind::Token => Fingerprint::of("", "\u{1}token", &self.name),
+            Kind::Namespace => Fingerprint::of("", "\u{1}namespace", &self.name),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use smol_str::SmolStr;
 
+use super::quota::Exceeded;
+
 /// One field that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -77,6 +79,8 @@ pub enum Error {
         /// What is in use, or was asked for.
         usage: u64,
     },
+    /// Quotas would be exceeded, all of them.
+    Quota(Vec<Exceeded>),
     /// A backend or frontend of that name is there.
     AlreadyExists {
         /// `Backend` or `Frontend`.
@@ -207,6 +211,11 @@ impl fmt::Display for Error {
                 write!(f, "revision {wanted} was not reached in time; the registry is at {revision}")
             }
             Self::Limit { limit, maximum, usage } => write!(f, "the limit {limit} of {maximum} is reached ({usage})"),
+            Self::Quota(exceeded) => {
+                f.write_str("more than a quota allows: ")?;
+                let told: Vec<String> = exceeded.iter().map(ToString::to_string).collect();
+                f.write_str(&told.join("; "))
+            }
             Self::AlreadyExists { kind, .. } => write!(f, "{kind} with that name already exists"),
             Self::NoSuch { kind, name } => write!(f, "{kind} not found: {name}"),
             Self::NotReady { missing } => write!(f, "not online in time: {}", in_short(missing)),

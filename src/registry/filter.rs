@@ -309,6 +309,11 @@ pub struct FilterSet {
 }
 
 impl FilterSet {
+    /// The namespaces that it names, each as often as it does.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.filters.iter().filter_map(Filter::namespace)
+    }
+
     /// The union of `filters`; of none: every service of `default`.
     #[must_use]
     pub fn new(filters: impl IntoIterator<Item = Filter>) -> Self {

@@ -1,5 +1,5 @@
-//! Documents that no other rule of the state speaks of, tokens first: what they say is their owner's business, and here
-//! is the one rule that they have. They are written by who knows what stood there, and by nobody else in between.
+//! Documents that no other rule of the state speaks of, tokens and the settings of namespaces: what a token says is its
+//! owner's business, and here is the one rule that they have. They are written by who knows what stood there, and by nobody else in between.
 
 use std::sync::Arc;
 
@@ -40,16 +40,26 @@ impl Registry {
     /// What a write leads to.
     pub(super) fn write(&self, write: &Write) -> Decision {
         let Write { key, body, expected } = write;
-        let before = self.tokens.get(&key.name).filter(|_| key.kind == Kind::Token);
+        let is_setting = key.kind == Kind::Namespace;
+        let (before, kind, (limit, maximum), usage) = if is_setting {
+            let before = self.settings.get(&key.name).map(|held| &held.document);
+            (before, "Namespace", ("max_namespaces", self.limits.namespaces), self.settings.len() as u64)
+        } else {
+            let before = self.tokens.get(&key.name).filter(|_| key.kind == Kind::Token);
+            (before, "Token", ("max_tokens", MAX_TOKENS), self.tokens.len() as u64)
+        };
         let refused = match before {
-            Some(_) if *expected == 0 => Some(Error::AlreadyExists { kind: "Token", name: key.name.to_string() }),
-            None if *expected > 0 => Some(Error::NoSuch { kind: "Token", name: key.name.to_string() }),
+            // Of a namespace there is always one, whatever was set.
+            Some(held) if *expected == 0 && is_setting => {
+                Some(Error::StaleRevision { expected: 0, revision: held.revision })
+            }
+            None if *expected > 0 && is_setting => Some(Error::StaleRevision { expected: *expected, revision: 0 }),
+            Some(_) if *expected == 0 => Some(Error::AlreadyExists { kind, name: key.name.to_string() }),
+            None if *expected > 0 => Some(Error::NoSuch { kind, name: key.name.to_string() }),
             Some(held) if held.revision != *expected => {
                 Some(Error::StaleRevision { expected: *expected, revision: held.revision })
             }
-            None if self.tokens.len() as u64 >= MAX_TOKENS => {
-                Some(Error::Limit { limit: "max_tokens", maximum: MAX_TOKENS, usage: self.tokens.len() as u64 })
-            }
+            None if body.is_some() && usage >= maximum => Some(Error::Limit { limit, maximum, usage }),
             _ => None,
         };
         if let Some(error) = refused {

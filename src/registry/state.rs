@@ -18,8 +18,10 @@ use super::{
     name::DEFAULT_NAMESPACE,
     namespace::Namespace,
     outline::Outline,
+    quota::Uses,
     record::Record,
     service::{Moved, ServiceSet},
+    settings::Settings,
     turn::{Folded, Turn},
     urls::{Place, Urls},
 };
@@ -66,6 +68,10 @@ pub struct Registry {
     pub(super) catalogs: Catalogs,
     pub(super) port_rules: Arc<PortRules>,
     pub(super) tokens: OrdMap<SmolStr, Arc<Document>>,
+    /// What is set for namespaces, known or not.
+    pub(super) settings: OrdMap<SmolStr, Settings>,
+    /// What everybody has whom a quota may bound.
+    pub(super) uses: Uses,
     pub(super) limits: StateLimits,
 }
 
@@ -91,6 +97,8 @@ impl Registry {
             catalogs: Catalogs::default(),
             port_rules: Arc::default(),
             tokens: OrdMap::new(),
+            settings: OrdMap::new(),
+            uses: Uses::default(),
             limits,
         }
     }
@@ -284,6 +292,7 @@ impl Registry {
         let named_before = self.named_by(key);
         let before = match key.kind {
             Kind::Token => self.hold_token(&key.name, document),
+            Kind::Namespace => self.hold_settings(&key.name, document),
             Kind::ServiceType | Kind::Application | Kind::CatalogVersion => self.catalogs.hold(key, document),
             Kind::Backend | Kind::Frontend => self.deployments.hold(key, document),
         };
@@ -302,7 +311,7 @@ impl Registry {
         match key.kind {
             Kind::Backend => self.deployments.backend(&key.namespace, &key.name).map(|held| held.service.clone()),
             Kind::Application => self.catalogs.names(&key.namespace, &key.name).then(|| key.name.clone()),
-            Kind::Frontend | Kind::ServiceType | Kind::CatalogVersion | Kind::Token => None,
+            Kind::Frontend | Kind::ServiceType | Kind::CatalogVersion | Kind::Token | Kind::Namespace => None,
         }
     }
 
@@ -335,6 +344,7 @@ impl Registry {
     fn fold_delete(&mut self, revision: Revision, delete: &Delete) -> Option<Event> {
         let slot = self.slot_of(&delete.key)?;
         let before = self.slots[slot as usize].take()?;
+        self.uses.follow(Some(&before), None);
         if let Ok(entry) = self.index.find_entry(before.fingerprint.0, |held| *held == slot) {
             entry.remove();
         }
@@ -364,12 +374,14 @@ impl Registry {
         let fingerprint = record.fingerprint;
         if let Some(slot) = self.find(fingerprint, |held| held.names() == record.names()) {
             let before = self.slots[slot as usize].replace(Arc::clone(&record));
+            self.uses.follow(before.as_deref(), Some(&record));
             if let Some(before) = before.as_ref().filter(|before| place(before) != place(&record)) {
                 self.urls.remove(slot, place(before), |slot| place_of(&self.slots, slot));
                 self.urls.insert(slot, place(&record), |slot| place_of(&self.slots, slot));
             }
             return (slot, before);
         }
+        self.uses.follow(None, Some(&record));
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
@@ -420,77 +432,4 @@ fn place_of(slots: &[Option<Arc<Record>>], slot: u32) -> Place<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use prost::Message;
-
-    use super::*;
-    use crate::registry::{Instance, Lease, SecretHash, Stamp};
-
-    fn put(service: &str) -> Change {
-        put_keyed(service, "")
-    }
-
-    fn put_keyed(service: &str, key: &str) -> Change {
-        let (namespace, id) = ("default".to_owned(), "a".to_owned());
-        let partition_key = key.to_owned();
-        let instance = Instance { namespace, service: service.into(), id, partition_key, ..Instance::default() };
-        let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
-        let (incarnation, revision) = (Stamp::Commit, Stamp::Commit);
-        Change::Put(Put { description: instance.encode_to_vec().into(), lease, incarnation, ordinal: 0, revision })
-    }
-
-    fn delete(service: &str, at: u64) -> Change {
-        Change::Delete(Delete { key: Key::new("default", service, "a"), cause: Cause::Expired, at })
-    }
-
-    /// A service that comes and goes all day is kept in mind once, and forgotten a day after it went last.
-    #[test]
-    fn a_service_is_forgotten_a_day_after_its_last_instance() {
-        let mut registry = Registry::new(1, StateLimits::default());
-        let mut revision = 0;
-        let mut fold = |registry: &mut Registry, change| {
-            revision += 1;
-            registry.fold(revision, &[change]);
-        };
-        for at in 0..1_000 {
-            fold(&mut registry, put("flaps"));
-            fold(&mut registry, delete("flaps", at));
-        }
-        fold(&mut registry, put("stays"));
-        fold(&mut registry, delete("stays", 1));
-        fold(&mut registry, put("stays"));
-        assert_eq!(registry.emptied.len(), 1);
-        assert_eq!(registry.forgettable(998 + KNOWN_SECONDS, 10), []);
-        let due = registry.forgettable(999 + KNOWN_SECONDS, 10);
-        assert_eq!(due, [("default".into(), "flaps".into())]);
-        // Not forgotten before that is committed.
-        assert_eq!(registry.forgettable(999 + KNOWN_SECONDS, 10), due);
-        let (namespace, service) = due[0].clone();
-        fold(&mut registry, Change::Forget { namespace, service });
-        assert_eq!(registry.forgettable(u64::MAX, 10), []);
-        assert!(registry.service("default", "flaps").is_none() && registry.service("default", "stays").is_some());
-    }
-
-    /// Whatever an instance was called under, its service is found by what it is known under, and by nothing else.
-    #[test]
-    fn partitions_that_are_known_no_longer_leave_nothing() {
-        let mut registry = Registry::new(1, StateLimits::default());
-        let mut revision = 0;
-        let mut fold = |registry: &mut Registry, change| {
-            revision += 1;
-            registry.fold(revision, &[change]);
-            let held = &registry.namespaces["default"];
-            held.assert_counted();
-            assert_eq!(registry.partitions_in(&Scope::All), held.all_partitions());
-        };
-        for number in 0..1_000 {
-            fold(&mut registry, put_keyed("moves", &number.to_string()));
-        }
-        assert_eq!(registry.partitions, 1);
-        for number in 0..200 {
-            fold(&mut registry, put_keyed("dies", &number.to_string()));
-            fold(&mut registry, delete("dies", KNOWN_SECONDS * number));
-        }
-        assert!(registry.partitions < 150);
-    }
-}
+mod tests;

@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn someone(name: &str) -> Principal {
-        Principal { name: Some(name.into()), operator: false }
+        Principal { name: Some(name.into()), operator: false, quota: None }
     }
 
     fn register(registration: Registration, principal: Principal) -> Register {

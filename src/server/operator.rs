@@ -89,6 +89,7 @@ fn renewed(held: Option<Token>, secret: Secret, now: u64, has_operator: bool) ->
         unknown: Vec::new(),
         secrets: Vec::new(),
         certificates: Vec::new(),
+        quota: crate::registry::Quota::default(),
         since: now,
         by: BY.to_owned(),
         until: None,

@@ -61,6 +61,7 @@ impl Rig {
             unknown: Vec::new(),
             secrets: vec![HeldSecret { hash: secret.hash(), since: 0, until: None }],
             certificates: Vec::new(),
+            quota: crate::registry::Quota::default(),
             since: 0,
             by: String::new(),
             until: None,

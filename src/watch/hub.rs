@@ -24,6 +24,7 @@ use super::{
     pages::Snapshots,
     partitions::{Counting, Place, Turn},
     resume::{ResetReason, ResumeToken},
+    seats::Seats,
     snapshot::{pages, summary_bytes},
 };
 use crate::{
@@ -86,7 +87,10 @@ pub struct Hub {
     closing: watch::Sender<bool>,
     /// It will close: nobody should begin anything here any more.
     leaving: AtomicBool,
-    watches: AtomicU64,
+    pub(super) watches: AtomicU64,
+    pub(super) seats: Seats,
+    /// Whether a namespace has a quota.
+    has_quotas: AtomicBool,
     lags: Arc<Lags>,
     /// Why changes cannot be committed, while they cannot.
     away: Mutex<Option<SmolStr>>,
@@ -131,16 +135,6 @@ const SWEEP_MIN: usize = 64;
 /// Most bytes of lookup replies that are kept ready.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A watch's right to be: gives its place back when dropped.
-#[derive(Debug)]
-pub struct WatchPermit(Arc<Hub>);
-
-impl Drop for WatchPermit {
-    fn drop(&mut self) {
-        self.0.watches.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Hub {
     /// The published side of what was recovered.
     #[must_use]
@@ -159,6 +153,8 @@ impl Hub {
             closing: watch::Sender::new(false),
             leaving: AtomicBool::new(false),
             watches: AtomicU64::new(0),
+            seats: Seats::default(),
+            has_quotas: AtomicBool::new(false),
             lags: Arc::default(),
             away: Mutex::default(),
             replies: ReplyBudget::new(REPLY_BYTES_MAX),
@@ -211,6 +207,7 @@ impl Hub {
         for event in folded.events.iter().filter(|event| event.is_visible()) {
             self.metrics().events.of((event.cause.into(),)).inc();
         }
+        self.has_quotas.store(self.registry().has_quotas(), Ordering::Release);
         let tokens = folded.tokens;
         self.log.publish(revision, folded);
         if tokens {
@@ -224,6 +221,7 @@ impl Hub {
         let mut registry = Registry::new(tag_of(self.id), self.options.state);
         registry.set_port_rules(Arc::clone(&self.options.port_rules));
         registry.recover(revision, records, known, documents);
+        self.has_quotas.store(registry.has_quotas(), Ordering::Release);
         let stored = |TailEntry { revision, events, documents }| Stored { revision, events, documents };
         let rewound = rewind(&registry, tail.into_iter().map(stored).collect());
         *self.registry_mut() = registry;
@@ -335,6 +333,12 @@ impl Hub {
         &self.options
     }
 
+    /// Whether a namespace has a quota: who does not care need not look at the state.
+    #[must_use]
+    pub fn has_quotas(&self) -> bool {
+        self.has_quotas.load(Ordering::Acquire)
+    }
+
     /// How many watches are open.
     #[must_use]
     pub fn watches(&self) -> u64 {
@@ -378,20 +382,6 @@ impl Hub {
             // An error means that the hub is gone, which is the end as well.
             let _ = closing.wait_for(|closing| *closing).await;
         }
-    }
-
-    /// Room for one more watch.
-    ///
-    /// # Errors
-    /// `Limit` when there is none, `ShuttingDown`.
-    pub fn permit(self: &Arc<Self>) -> Result<WatchPermit, Error> {
-        if self.is_closing() {
-            return Err(Error::ShuttingDown);
-        }
-        let maximum = self.options.max_watches;
-        let usage = self.watches.fetch_add(1, Ordering::Relaxed);
-        let permit = WatchPermit(Arc::clone(self));
-        if usage < maximum { Ok(permit) } else { Err(Error::Limit { limit: "max_watches", maximum, usage }) }
     }
 
     /// The feed of `filters`, shared with all who watch the same.

@@ -12,11 +12,8 @@ use smol_str::SmolStr;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 
-use super::{
-    hub::{Hub, WatchPermit},
-    listener::Listener,
-};
-use crate::registry::{Error, Revision, Scope};
+use super::{hub::Hub, listener::Listener, seats::WatchPermit};
+use crate::registry::{Error, Principal, Revision, Scope};
 
 /// Services that are waited for as one watch: who names more counts as several.
 const PERMIT_SERVICES: usize = 100;
@@ -66,19 +63,21 @@ impl ReadyWatch {
     /// Waits for these services of a namespace, each once, until `end`.
     ///
     /// # Errors
-    /// `Limit` of watches, `ShuttingDown`.
+    /// `Limit` or `Quota` of watches, `ShuttingDown`.
     pub fn new(
         hub: &Arc<Hub>,
         namespace: SmolStr,
         services: impl IntoIterator<Item = SmolStr>,
         end: Instant,
+        principal: &Principal,
     ) -> Result<Self, Error> {
         let mut seen = HashSet::new();
         let services: Vec<SmolStr> = services.into_iter().filter(|service| seen.insert(service.clone())).collect();
         let scopes: Vec<Scope> =
             services.iter().map(|service| Scope::Service(namespace.clone(), service.clone())).collect();
         let listener = Listener::new();
-        let permits: Result<Vec<_>, _> = scopes.chunks(PERMIT_SERVICES).map(|_| hub.permit()).collect();
+        let permits: Result<Vec<_>, _> =
+            scopes.chunks(PERMIT_SERVICES).map(|_| hub.permit(principal, [namespace.as_str()])).collect();
         let permits = permits?;
         let listening = hub.log().listen_in_parts(&scopes, &listener);
         Ok(Self {
@@ -254,7 +253,7 @@ mod tests {
             let hub = Hub::new(MemoryEngine::recovered(Uuid::nil(), 1), HubOptions::default());
             let end = Instant::now() + Duration::from_secs(3_600);
             let services = SERVICES.map(SmolStr::new_static);
-            let mut watch = ReadyWatch::new(&hub, "default".into(), services, end).unwrap();
+            let mut watch = ReadyWatch::new(&hub, "default".into(), services, end, &Principal::anyone()).unwrap();
             let (mut online, mut ended, mut revision) = (BTreeSet::new(), follow(&mut watch, &mut BTreeSet::new())?, 0);
             for (turns, peeks, reads) in steps {
                 revision += 1;
@@ -282,7 +281,8 @@ mod tests {
     async fn the_end_comes_when_the_time_is_up() {
         let hub = Hub::new(MemoryEngine::recovered(Uuid::nil(), 1), HubOptions::default());
         let end = Instant::now() + Duration::from_secs(60);
-        let mut watch = ReadyWatch::new(&hub, "default".into(), ["a".into(), "a".into()], end).unwrap();
+        let mut watch =
+            ReadyWatch::new(&hub, "default".into(), ["a".into(), "a".into()], end, &Principal::anyone()).unwrap();
         assert_eq!(watch.next().await, Some(Ok(Progress { total: 1, ..Progress::default() })));
         assert_eq!(watch.next().await, Some(Err(Error::NotReady { missing: vec!["a".to_owned()] })));
         assert_eq!((watch.next().await, Instant::now()), (None, end));
@@ -297,7 +297,7 @@ mod tests {
         let options = HubOptions { max_watches: 3, ..HubOptions::default() };
         let hub = Hub::new(MemoryEngine::recovered(Uuid::nil(), 1), options);
         let names = |count: usize| (0..count).map(|number| SmolStr::new(format!("s{number}")));
-        let wait = |count| ReadyWatch::new(&hub, "default".into(), names(count), Instant::now());
+        let wait = |count| ReadyWatch::new(&hub, "default".into(), names(count), Instant::now(), &Principal::anyone());
         let watch = wait(250).expect("there is room");
         assert_eq!((hub.watches(), hub.log().sleepers()), (3, 250));
         drop(watch);

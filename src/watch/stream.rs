@@ -17,13 +17,14 @@ use super::{
     due::Due,
     feed::{Feed, Next},
     frame::{EVENTS_BYTES_MAX, Trailer, watch_response},
-    hub::{Hub, WatchPermit},
+    hub::Hub,
     listener::{Listener, ONLY_PART},
     partitions::{Counting, Place, Turn},
     resume::ResetReason,
+    seats::WatchPermit,
     snapshot::{Part, SnapshotPart},
 };
-use crate::registry::{Error, Filter, FilterSet, Revision};
+use crate::registry::{Error, Filter, FilterSet, Principal, Revision};
 
 /// What a watch yields.
 #[derive(Debug)]
@@ -81,9 +82,9 @@ impl WatchStream {
     /// Begins a watch of `filters`, after what `resume_token` stands for if it is not empty.
     ///
     /// # Errors
-    /// `Limit` when too many are open, or no room is left for summaries, `ShuttingDown`.
-    pub fn start(hub: &Arc<Hub>, filters: FilterSet, resume_token: &str) -> Result<Self, Error> {
-        let permit = hub.permit()?;
+    /// `Limit` or `Quota` when too many are open, or no room is left for summaries, `ShuttingDown`.
+    pub fn start(hub: &Arc<Hub>, filters: FilterSet, resume_token: &str, principal: &Principal) -> Result<Self, Error> {
+        let permit = hub.permit(principal, filters.namespaces())?;
         let listener = Listener::of_stream(hub.lags());
         let generation = hub.generation();
         let resumed = match resume_token {

@@ -10,8 +10,8 @@ use hashbrown::HashTable;
 use super::{
     board::Letterbox,
     feed::Feed,
-    hub::WatchPermit,
     partitions::{Counting, Place},
+    seats::WatchPermit,
     snapshot::SnapshotPart,
 };
 use crate::registry::Revision;

@@ -25,7 +25,7 @@ use super::{
     stream::{Ending, WatchItem},
     subscription::{Ids, Phase, State, Subscription},
 };
-use crate::registry::{Error, Filter, FilterSet, Revision};
+use crate::registry::{Error, Filter, FilterSet, Principal, Revision};
 
 mod rights;
 
@@ -36,6 +36,8 @@ const QUEUE_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Subscriptions {
     hub: Arc<Hub>,
+    /// Whose subscriptions they are.
+    whose: Principal,
     listener: Arc<Listener>,
     max: usize,
     by_id: Ids,
@@ -68,6 +70,7 @@ impl Subscriptions {
     pub fn new(hub: &Arc<Hub>, max: usize) -> Self {
         Self {
             hub: Arc::clone(hub),
+            whose: Principal::anyone(),
             listener: Listener::of_stream(hub.lags()),
             max,
             by_id: Ids::default(),
@@ -90,7 +93,7 @@ impl Subscriptions {
     /// Begins a subscription, in place of one of the same id.
     ///
     /// # Errors
-    /// `Limit`, `ShuttingDown`.
+    /// `Limit`, `Quota`, `ShuttingDown`.
     pub fn add(&mut self, id: &str, filters: FilterSet, resume_token: &str) -> Result<(), Error> {
         if let Some(part) = self.by_id.remove(id, &self.parts) {
             self.remove(part);
@@ -99,7 +102,7 @@ impl Subscriptions {
             let (maximum, usage) = (self.max as u64, self.by_id.len() as u64);
             return Err(Error::Limit { limit: "max_subscriptions", maximum, usage });
         }
-        let permit = self.hub.permit()?;
+        let permit = self.hub.permit(&self.whose, filters.namespaces())?;
         let resumed = match resume_token {
             "" => Err(None),
             token => self.hub.resume(token, &filters).map_err(Some),
@@ -136,14 +139,6 @@ impl Subscriptions {
         self.parts[part as usize] = Some(subscription);
         self.by_id.insert(part, &self.parts);
         Ok(())
-    }
-
-    /// Lets the subscription also yield what is published for services that `filters` match, from now on.
-    pub fn add_published(&mut self, id: &str, filters: Vec<Filter>) {
-        let Some(part) = self.by_id.find(id, &self.parts).filter(|_| !filters.is_empty()) else { return };
-        if let Some(Some(subscription)) = self.parts.get_mut(part as usize) {
-            subscription.published = Some(self.hub.board().open(filters, &self.listener, part));
-        }
     }
 
     /// Ends a subscription; one that is not there is answered all the same.

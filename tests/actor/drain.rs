@@ -37,7 +37,7 @@ fn filter(place: usize) -> FilterSet {
 
 /// Somebody who watches.
 enum Reader {
-    Watch(Watching),
+    Watch(Box<Watching>),
     Subscribe(Box<Subscriptions>),
 }
 
@@ -100,7 +100,7 @@ enum Deed {
 
 async fn join(rig: &Rig, kind: &Kind) -> Known {
     let (mut reader, told, acks) = match kind {
-        Kind::Watch(place) => (Reader::Watch(rig.watch(filter(*place), "").await), FILTERS[*place].2, false),
+        Kind::Watch(place) => (Reader::Watch(Box::new(rig.watch(filter(*place), "").await)), FILTERS[*place].2, false),
         Kind::Subscribe(one, other, acks) => {
             let mut stream = Subscriptions::new(rig.handle.hub(), 8);
             for place in [Some(*one), *other].into_iter().flatten() {
@@ -343,7 +343,7 @@ async fn a_drain_is_fenced() {
     assert!(matches!(refused(Claim::Lease(foreign), anyone()).await, Error::NotFound { .. }));
     let nobody = Claim::Key(Key::new("default", "web", "2"));
     assert!(matches!(refused(nobody, anyone()).await, Error::NotFound { .. }));
-    let somebody = onair::registry::Principal { name: Some("somebody".into()), operator: false };
+    let somebody = onair::registry::Principal { name: Some("somebody".into()), operator: false, quota: None };
     let key = || Claim::Key(Key::new("default", "web", "1"));
     assert_eq!(refused(key(), somebody).await, Error::Permission { permission: "operate" });
     assert_eq!(rig.revision(), revision);

@@ -9,6 +9,7 @@ mod expiry;
 mod fencing;
 #[path = "../history/mod.rs"]
 mod history;
+mod quota;
 mod removal;
 mod rig;
 mod slow;

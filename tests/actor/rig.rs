@@ -183,7 +183,7 @@ impl Rig {
     }
 
     pub async fn watch(&self, filters: FilterSet, resume_token: &str) -> Watching {
-        Watching(within(self.handle.watch(filters, resume_token.to_owned())).await.expect("there is room"))
+        Watching(within(self.handle.watch(filters, resume_token.to_owned(), anyone())).await.expect("there is room"))
     }
 
     /// A watch of everything that its first snapshot, which is empty, was read from.

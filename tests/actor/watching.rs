@@ -159,7 +159,8 @@ async fn a_watch_continues_from_any_token() {
         for (place, message) in messages.iter().enumerate() {
             // A watch of its own: the first life's actor takes no more requests.
             let hub = life.handle.hub();
-            let stream = onair::watch::WatchStream::start(hub, service("web"), &message.resume_token);
+            let stream =
+                onair::watch::WatchStream::start(hub, service("web"), &message.resume_token, &onair::actor::anyone());
             let mut resumed = Watching(stream.expect("there is room"));
             let again = read(&mut resumed, &mut Fold::new()).await;
             assert!(again.iter().all(|message| message.reset.is_none() && !message.snapshot_end));
@@ -288,7 +289,7 @@ async fn every_watch_ends_with_a_token() {
     rig.register("web", "1", LONG).await;
     read_up.events().await;
     let handle = rig.handle.clone();
-    let waiting = tokio::spawn(async move { handle.watch(all(), String::new()).await });
+    let waiting = tokio::spawn(async move { handle.watch(all(), String::new(), onair::actor::anyone()).await });
     settle().await;
     rig.handle.hub().close();
     let (messages, ending) = read_up.end().await;
@@ -303,7 +304,7 @@ async fn every_watch_ends_with_a_token() {
     }
     let (_, ending) = Watching(within(waiting).await.expect("no panic").expect("it was in time")).end().await;
     assert_eq!(ending, Ending::ShuttingDown);
-    let late = within(rig.handle.watch(all(), String::new())).await;
+    let late = within(rig.handle.watch(all(), String::new(), onair::actor::anyone())).await;
     assert_eq!(late.map(|_| ()).unwrap_err(), Error::ShuttingDown);
     // What is still done in this life is not lost to those who continue in the next.
     rig.register("web", "2", LONG).await;
@@ -327,7 +328,8 @@ async fn watches_have_a_limit() {
         watches.push(rig.watch(all(), "").await);
     }
     for _ in 0..3 {
-        let refused = within(rig.handle.watch(all(), String::new())).await.map(|_| ()).unwrap_err();
+        let refused =
+            within(rig.handle.watch(all(), String::new(), onair::actor::anyone())).await.map(|_| ()).unwrap_err();
         assert_eq!(refused, Error::Limit { limit: "max_watches", maximum: 3, usage: 3 });
     }
     watches.pop();

@@ -23,7 +23,7 @@ use crate::{
 
 /// Puts a token beside each call.
 #[derive(Clone)]
-struct Bearer(String);
+pub struct Bearer(String);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -35,35 +35,35 @@ impl Interceptor for Bearer {
     }
 }
 
-type Line = InterceptedService<Channel, Bearer>;
+pub type Line = InterceptedService<Channel, Bearer>;
 
 /// A server that asks everybody who they are, and what its operator can do.
-struct Guarded {
-    server: Server,
-    operator: String,
+pub struct Guarded {
+    pub server: Server,
+    pub operator: String,
 }
 
 impl Guarded {
-    async fn start(flags: &[&str]) -> Self {
+    pub async fn start(flags: &[&str]) -> Self {
         let server = Server::start(&[&["--auth"], flags].concat()).await;
         let operator = fs::read_to_string(server.data_dir().join("operator.token")).expect("the operator's token");
         Self { server, operator: operator.trim().to_owned() }
     }
 
-    async fn channel(&self) -> Channel {
+    pub async fn channel(&self) -> Channel {
         Channel::from_shared(self.server.url()).unwrap().connect().await.unwrap()
     }
 
-    async fn registry(&self, token: &str) -> RegistryClient<Line> {
+    pub async fn registry(&self, token: &str) -> RegistryClient<Line> {
         RegistryClient::with_interceptor(self.channel().await, Bearer(token.to_owned()))
     }
 
-    async fn admin(&self) -> AdminClient<Line> {
+    pub async fn admin(&self) -> AdminClient<Line> {
         AdminClient::with_interceptor(self.channel().await, Bearer(self.operator.clone()))
     }
 
     /// Waits until the log has `part`.
-    async fn logged(&self, part: &str) {
+    pub async fn logged(&self, part: &str) {
         let waited = async {
             while !self.server.log().contains(part) {
                 tokio::task::yield_now().await;
@@ -73,7 +73,7 @@ impl Guarded {
     }
 
     /// A token with these permissions of services of a namespace.
-    async fn token(&self, name: &str, namespace: &str, services: &str, permissions: &[Permission]) -> String {
+    pub async fn token(&self, name: &str, namespace: &str, services: &str, permissions: &[Permission]) -> String {
         let request = CreateTokenRequest {
             name: name.into(),
             grants: vec![grant(namespace, services, permissions)],
@@ -83,18 +83,18 @@ impl Guarded {
     }
 }
 
-fn grant(namespace: &str, services: &str, permissions: &[Permission]) -> Grant {
+pub fn grant(namespace: &str, services: &str, permissions: &[Permission]) -> Grant {
     let permissions = permissions.iter().map(|permission| i32::from(*permission)).collect();
     Grant { namespace: namespace.into(), services: services.into(), permissions }
 }
 
-fn instance(namespace: &str, service: &str, id: &str) -> RegisterRequest {
+pub fn instance(namespace: &str, service: &str, id: &str) -> RegisterRequest {
     let (namespace, service, id) = (namespace.to_owned(), service.to_owned(), id.to_owned());
     let instance = Instance { namespace, service, id, host: "10.0.0.1".into(), port: 80, ..Default::default() };
     RegisterRequest { instance: Some(instance), ..Default::default() }
 }
 
-fn watch(namespace: &str) -> WatchRequest {
+pub fn watch(namespace: &str) -> WatchRequest {
     let selector = Selector { namespace: namespace.into(), ..Default::default() };
     WatchRequest { selectors: vec![selector], ..Default::default() }
 }

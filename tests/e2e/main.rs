@@ -70,6 +70,7 @@ mod migrating;
 mod operator;
 mod polls;
 mod publish;
+mod quotas;
 mod readme;
 mod restart;
 mod run;

@@ -75,7 +75,8 @@ fn code_of(reason: ErrorReason) -> Code {
     match reason {
         ErrorReason::Unspecified => Code::Unknown,
         ErrorReason::Invalid | ErrorReason::TooDeep | ErrorReason::Malformed => Code::InvalidArgument,
-        ErrorReason::TooLarge | ErrorReason::Limit | ErrorReason::Overloaded => Code::ResourceExhausted,
+        ErrorReason::TooLarge | ErrorReason::Limit => Code::ResourceExhausted,
+        ErrorReason::Overloaded | ErrorReason::Quota => Code::ResourceExhausted,
         ErrorReason::NotFound | ErrorReason::NoRoute => Code::NotFound,
         ErrorReason::KeyHeld | ErrorReason::AlreadyExists => Code::AlreadyExists,
         ErrorReason::Superseded | ErrorReason::Repeated | ErrorReason::StaleRevision => Code::Aborted,
@@ -96,6 +97,7 @@ fn code_of(reason: ErrorReason) -> Code {
 fn lacking(reason: ErrorReason, details: &ErrorDetails) -> Option<String> {
     let metadata: &[&str] = match reason {
         ErrorReason::Limit => &["limit", "maximum", "usage"],
+        ErrorReason::Quota => &["quota", "maximum", "usage", "wanted"],
         ErrorReason::Permission => &["permission"],
         ErrorReason::RevisionAhead | ErrorReason::StaleRevision => &["revision"],
         ErrorReason::HostNotAllowed => &["host"],
@@ -110,7 +112,8 @@ fn lacking(reason: ErrorReason, details: &ErrorDetails) -> Option<String> {
     if reason == ErrorReason::InUse && !["frontends", "applications"].iter().any(|name| has(&name)) {
         return Some("nobody in the metadata who uses it".to_owned());
     }
-    let retries = matches!(reason, ErrorReason::Limit | ErrorReason::Overloaded | ErrorReason::ShuttingDown);
+    let retries =
+        matches!(reason, ErrorReason::Limit | ErrorReason::Quota | ErrorReason::Overloaded | ErrorReason::ShuttingDown);
     if retries && details.retry_info().is_none_or(|info| info.retry_delay.is_none()) {
         return Some("no `RetryInfo`".to_owned());
     }

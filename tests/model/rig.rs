@@ -461,5 +461,5 @@ fn same(one: Option<&Arc<Record>>, other: Option<&Arc<Record>>) -> bool {
 }
 
 fn principal(who: Who) -> Principal {
-    Principal { name: who.name.map(Into::into), operator: who.operator }
+    Principal { name: who.name.map(Into::into), operator: who.operator, quota: None }
 }

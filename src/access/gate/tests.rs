@@ -51,6 +51,7 @@ impl Rig {
             unknown: Vec::new(),
             secrets: vec![HeldSecret { hash: secret.hash(), since: 0, until: None }],
             certificates: vec!["dns:shop.example".into()],
+            quota: crate::registry::Quota::default(),
             since: 0,
             by: String::new(),
             until,
@@ -207,7 +208,7 @@ async fn a_request_that_came_by_no_check_is_refused() {
 async fn a_thread_remembers_a_bounded_number() {
     let mut remembered = Remembered::default();
     let (grants, revisions) = (Grants::default(), [].into());
-    let caller = Arc::new(Caller { name: None, grants, until: None, revisions, proof: Proof::Nothing });
+    let caller = Arc::new(Caller { name: None, grants, quota: None, until: None, revisions, proof: Proof::Nothing });
     let mut keep = |text: Vec<u8>| {
         let hash = remembered.hasher.hash_one(&text[..]);
         remembered.keep(Found { hash, text: text.into(), generation: 0, caller: Arc::clone(&caller) });

@@ -29,10 +29,11 @@ pub const PROBLEM: &str = "application/problem+json";
 const OF_ANY: [Reason; 5] =
     [Reason::Invalid, Reason::HostNotAllowed, Reason::Internal, Reason::Unauthenticated, Reason::Permission];
 /// What a request of the API may be as well.
-const OF_ROUTES: [Reason; 7] = [
+const OF_ROUTES: [Reason; 8] = [
     Reason::NotAcceptable,
     Reason::UnsupportedMediaType,
     Reason::Limit,
+    Reason::Quota,
     Reason::Overloaded,
     Reason::StoreUnavailable,
     Reason::ShuttingDown,
@@ -166,6 +167,16 @@ fn problem_schema() -> Schema {
         items: Some(Box::new(object(ordered(precondition.into())))),
         ..Schema::of("array").described("Everything that is not there yet: each missing dependency.")
     };
+    let quota = [
+        ("subject", text("Whose it is: `namespace:team-a` or `principal:token:ci`.")),
+        ("quota", text("Which of the `Quotas`.")),
+        ("maximum", Schema { format: Some("int64"), ..Schema::of("integer").described("Its value.") }),
+        ("description", text("What is used of it, and how much more would be needed.")),
+    ];
+    let quotas = Schema {
+        items: Some(Box::new(object(ordered(quota.into())))),
+        ..Schema::of("array").described("Every quota that is in the way.")
+    };
     let codes = (1..=16).map(|code| code_name(Code::from_i32(code)).to_owned()).collect();
     let properties = vec![
         ("type", text("`about:blank`: the title says it.")),
@@ -177,6 +188,7 @@ fn problem_schema() -> Schema {
         ("domain", text("Whose reason it is: `onair`.")),
         ("metadata", metadata),
         ("violations", violations),
+        ("quotas", quotas),
         ("preconditions", preconditions),
         ("resource", object(ordered(resource.into())).described("What it is about.")),
         ("retryAfter", text("How long to wait before another try, in seconds: `0.250s`.")),

@@ -194,6 +194,7 @@ reasons! {
     NothingBefore = "NOTHING_BEFORE",
     NotReady = "NOT_READY",
     Unauthenticated = "UNAUTHENTICATED",
+    Quota = "QUOTA",
 }
 
 /// Statuses of HTTP, each as its own label.

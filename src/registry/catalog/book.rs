@@ -199,7 +199,7 @@ impl Book {
             Kind::ServiceType => self.types().get(&key.name).map(|entry| &entry.document),
             Kind::Application => self.applications().get(&key.name).map(|entry| &entry.document),
             Kind::CatalogVersion => key.name.parse().ok().and_then(|number: u64| self.kept.get(&number)),
-            Kind::Backend | Kind::Frontend | Kind::Token => None,
+            Kind::Backend | Kind::Frontend | Kind::Token | Kind::Namespace => None,
         }
     }
 
@@ -229,7 +229,7 @@ impl Book {
                 }
             },
             Kind::CatalogVersion => self.hold_version(key, document),
-            Kind::Backend | Kind::Frontend | Kind::Token => {}
+            Kind::Backend | Kind::Frontend | Kind::Token | Kind::Namespace => {}
         }
         before
     }

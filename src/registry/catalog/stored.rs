@@ -185,7 +185,7 @@ impl Version {
         let value = match u8::try_from(of).ok().and_then(Kind::of)? {
             Kind::ServiceType => ServiceType::decode(&id, body)?.0.recorded(),
             Kind::Application => Application::decode(&id, body)?.0.recorded(),
-            Kind::Backend | Kind::Frontend | Kind::CatalogVersion | Kind::Token => return None,
+            Kind::Backend | Kind::Frontend | Kind::CatalogVersion | Kind::Token | Kind::Namespace => return None,
         };
         let change = VersionChange::of(change)?;
         Some(Self { number, change, at: at.unwrap_or_default(), value, revision: document.revision })

@@ -64,7 +64,7 @@ impl Deployments {
         match key.kind {
             Kind::Backend => self.backend(&key.namespace, &key.name).map(|backend| &backend.document),
             Kind::Frontend => self.frontend(&key.namespace, &key.name).map(|frontend| &frontend.document),
-            Kind::ServiceType | Kind::Application | Kind::CatalogVersion | Kind::Token => None,
+            Kind::ServiceType | Kind::Application | Kind::CatalogVersion | Kind::Token | Kind::Namespace => None,
         }
     }
 
@@ -109,7 +109,7 @@ impl Deployments {
                 self.frontends = self.frontends + is_there - u64::from(before.is_some());
                 before.map(|frontend| Arc::clone(&frontend.document))
             }
-            Kind::ServiceType | Kind::Application | Kind::CatalogVersion | Kind::Token => None,
+            Kind::ServiceType | Kind::Application | Kind::CatalogVersion | Kind::Token | Kind::Namespace => None,
         };
         if !held.backends.is_empty() || !held.frontends.is_empty() {
             self.namespaces.insert(key.namespace.clone(), held);

@@ -172,7 +172,7 @@ fn what_cannot_be_now_is_refused_and_nothing_changes() {
     }
     let namespace = SmolStr::new("default");
     let action = Action::DeleteFrontend { name: "www".into(), expected: 0 };
-    let nobody = Principal { name: Some("someone".into()), operator: false };
+    let nobody = Principal { name: Some("someone".into()), operator: false, quota: None };
     let deploy = Deploy { namespace, action, principal: nobody, at: Timestamp::default() };
     let decision = rig.registry.decide(&Command::Deploy(Box::new(deploy)), 0);
     assert!(matches!(decision, Decision::Reply(Err(Error::Permission { permission: "deploy" }))));

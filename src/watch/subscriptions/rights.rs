@@ -1,9 +1,22 @@
 //! What becomes of a subscription when its reader may see something else than before, or nothing any more. Whose rights
 //! those are is not known here.
 
-use super::{Filter, FilterSet, ResetReason, Subscriptions};
+use super::{Filter, FilterSet, Principal, ResetReason, Subscriptions};
 
 impl Subscriptions {
+    /// From now on it is this principal who subscribes.
+    pub fn set_whose(&mut self, principal: Principal) {
+        self.whose = principal;
+    }
+
+    /// Lets the subscription also yield what is published for services that `filters` match, from now on.
+    pub fn add_published(&mut self, id: &str, filters: Vec<Filter>) {
+        let Some(part) = self.by_id.find(id, &self.parts).filter(|_| !filters.is_empty()) else { return };
+        if let Some(Some(subscription)) = self.parts.get_mut(part as usize) {
+            subscription.published = Some(self.hub.board().open(filters, &self.listener, part));
+        }
+    }
+
     /// From now on a subscription is of other filters: it begins anew with a reset. What was read for it and not queued yet
     /// is dropped.
     pub fn refocus(&mut self, id: &str, filters: FilterSet, published: Vec<Filter>) {

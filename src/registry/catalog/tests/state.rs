@@ -222,7 +222,7 @@ fn only_what_is_of_the_expected_revision_changes() {
     let stale = Error::StaleRevision { expected: 9, revision: 1 };
     assert!(matches!(decide(&registry, 9), Decision::Reply(Err(error)) if error == stale));
     assert!(matches!(decide(&registry, 1), Decision::Propose(..)));
-    let stranger = Principal { name: Some("x".into()), operator: false };
+    let stranger = Principal { name: Some("x".into()), operator: false, quota: None };
     let wanted = CatalogCommand { principal: stranger, ..at(0) };
     let refused = registry.decide(&Command::Catalog(Box::new(wanted)), 0);
     assert!(matches!(refused, Decision::Reply(Err(Error::Permission { permission: "catalog" }))));

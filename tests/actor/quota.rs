@@ -1,0 +1,179 @@
+//! Promise 17, of quotas: what is refused, what never is, and when there is room again. Knows no front.
+
+use std::{sync::Arc, time::Duration};
+
+use onair::{
+    actor::{BeatOutcome, Reply, anyone},
+    engine::hostile::{Delay, Manners},
+    registry::{Error, Exceeded, Principal, Quota, Record, Resource, Settings, Target, Whose, Write},
+    watch::WatchStream,
+};
+
+use super::rig::{Rig, ms, pass, registration, service, settle, within};
+
+const LONG: Duration = Duration::from_secs(3_600);
+
+fn principal(name: &str, quota: Quota) -> Principal {
+    Principal { name: Some(name.into()), operator: true, quota: quota.shared() }
+}
+
+impl Rig {
+    /// Sets what `default` may have.
+    async fn bound(&self, quota: Quota) {
+        let expected = self.handle.hub().registry().settings().get("default").map_or(0, |held| held.document.revision);
+        let write = Write { key: Settings::key("default"), body: Settings::body(quota), expected };
+        within(self.handle.write(write, None)).await.expect("it may be set");
+    }
+
+    async fn register_as(&self, who: &Principal, id: &str) -> Result<Arc<Record>, Error> {
+        match within(self.handle.register(registration("web", id, LONG), None, who.clone(), None)).await? {
+            Reply::Registered { record, .. } => Ok(record),
+            other => panic!("a registration was answered as {other:?}"),
+        }
+    }
+
+    async fn watch_as(&self, who: &Principal) -> Result<WatchStream, Error> {
+        within(self.handle.watch(service("web"), String::new(), who.clone())).await
+    }
+
+    fn counted(&self) -> u64 {
+        self.handle.hub().registry().uses().of_namespace("default").instances
+    }
+}
+
+/// The quotas that refused something.
+fn exceeded<T: std::fmt::Debug>(answer: Result<T, Error>) -> Vec<Exceeded> {
+    match answer {
+        Err(Error::Quota(exceeded)) => exceeded,
+        other => panic!("no quota refused it: {other:?}"),
+    }
+}
+
+/// A bucket of a second's writes: it is told when there is room, and there is then.
+#[tokio::test(start_paused = true)]
+async fn who_writes_too_fast_is_told_when_to_come_back() {
+    let rig = Rig::new();
+    rig.bound(Quota { writes: Some(4), ..Quota::default() }).await;
+    let slow = principal("token:slow", Quota { writes: Some(2), ..Quota::default() });
+    let fast = principal("token:fast", Quota::default());
+    for id in ["1", "2"] {
+        rig.register_as(&slow, id).await.expect("as many as a second allows");
+    }
+    let refused = exceeded(rig.register_as(&slow, "3").await);
+    let [Exceeded { whose: Whose::Principal(name), resource, maximum, usage, wanted, room_in }] = &refused[..] else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((&**name, *resource, *maximum, *usage, *wanted), ("token:slow", Resource::Writes, 2, 2, 1));
+    // The namespace has not paid for what was refused.
+    for id in ["4", "5"] {
+        rig.register_as(&fast, id).await.expect("the others have theirs");
+    }
+    assert_eq!(exceeded(rig.register_as(&fast, "6").await)[0].whose, Whose::Namespace("default".into()));
+    let both = exceeded(rig.register_as(&slow, "3").await);
+    assert_eq!(both.len(), 2, "all that is in the way is told: {both:?}");
+    let wait = ms(room_in.expect("it is a matter of time"));
+    pass(wait.saturating_sub(ms(2))).await;
+    assert!(rig.register_as(&slow, "3").await.is_err());
+    pass(ms(2)).await;
+    rig.register_as(&slow, "3").await.expect("it came back when it was told to");
+}
+
+/// Neither renewals nor what takes away is refused, whatever quotas say.
+#[tokio::test(start_paused = true)]
+async fn renewals_and_departures_pass_every_quota() {
+    let rig = Rig::new();
+    let (_, token) = rig.register("web", "1", LONG).await;
+    let (_, other) = rig.register("web", "2", LONG).await;
+    rig.bound(Quota { instances: Some(0), watches: Some(0), bytes: Some(0), writes: Some(0) }).await;
+    for _ in 0..1_000 {
+        assert!(matches!(rig.beat(token).await, BeatOutcome::Renewed(_)));
+    }
+    let status = onair::registry::Status::Draining;
+    assert!(matches!(rig.say(token, status).await, BeatOutcome::Renewed(_)), "another status");
+    assert_eq!(rig.deregister(Target::Lease(Some(other))).await.map(|(removed, _)| removed), Ok(1));
+    let refused = exceeded(rig.try_register(registration("web", "3", LONG), None).await);
+    let resources: Vec<Resource> = refused.iter().map(|one| one.resource).collect();
+    assert_eq!(resources, [Resource::Writes, Resource::Instances, Resource::Bytes], "all at once");
+    assert_eq!((refused[0].room_in, rig.counted()), (None, 1), "never, as long as it is 0");
+    assert_eq!(exceeded(rig.watch_as(&anyone()).await)[0].resource, Resource::Watches);
+}
+
+/// What is under way counts: a hundred at once get as many places as there are.
+#[tokio::test(start_paused = true)]
+async fn those_under_way_have_their_places() {
+    let (rig, hostile) = Rig::hostile(Manners { delay: Delay::Held, ..Manners::default() });
+    let me = principal("token:me", Quota { instances: Some(3), ..Quota::default() });
+    let calls: Vec<_> = (0..100)
+        .map(|id| {
+            let (handle, me) = (rig.handle.clone(), me.clone());
+            let registration = registration("web", &id.to_string(), LONG);
+            tokio::spawn(async move { handle.register(registration, None, me, None).await })
+        })
+        .collect();
+    settle().await;
+    // The others were refused at once, and not when the store was done.
+    assert_eq!(calls.iter().filter(|call| call.is_finished()).count(), 97);
+    hostile.behave(Manners::default());
+    hostile.release(3);
+    let mut taken = 0;
+    for call in calls {
+        match within(call).await.expect("no panic") {
+            Ok(_) => taken += 1,
+            Err(error) => assert_eq!(exceeded(Err::<(), _>(error))[0].usage, 3),
+        }
+    }
+    assert_eq!((taken, rig.counted()), (3, 3));
+    rig.register_as(&principal("token:you", Quota::default()), "a").await.expect("another has room");
+}
+
+/// A quota that is written while others write holds from its own commit on, and counts those before it.
+#[tokio::test(start_paused = true)]
+async fn a_quota_counts_what_was_under_way_before_it() {
+    let (rig, hostile) = Rig::hostile(Manners { delay: Delay::Held, ..Manners::default() });
+    let register = |id: &str| {
+        let (handle, registration) = (rig.handle.clone(), registration("web", id, LONG));
+        tokio::spawn(async move { handle.register(registration, None, anyone(), None).await })
+    };
+    let before = [register("1"), register("2")];
+    settle().await;
+    let bounding = {
+        let handle = rig.handle.clone();
+        let body = Settings::body(Quota { instances: Some(3), ..Quota::default() });
+        let write = Write { key: Settings::key("default"), body, expected: 0 };
+        tokio::spawn(async move { handle.write(write, None).await })
+    };
+    settle().await;
+    let during = [register("3"), register("4")];
+    settle().await;
+    hostile.release(3);
+    within(bounding).await.expect("no panic").expect("it may be set");
+    assert_eq!((rig.counted(), hostile.in_flight()), (2, 2));
+    assert_eq!(exceeded(rig.register_as(&anyone(), "5").await)[0].usage, 4);
+    hostile.release(2);
+    for call in before.into_iter().chain(during) {
+        within(call).await.expect("no panic").expect("there was no quota when it was decided");
+    }
+    assert_eq!(exceeded(rig.register_as(&anyone(), "5").await)[0].usage, 4);
+}
+
+/// However a watch ends, its place is free.
+#[tokio::test(start_paused = true)]
+async fn a_watch_gives_its_place_back() {
+    let rig = Rig::new();
+    let (one, other) = (
+        principal("token:one", Quota { watches: Some(2), ..Quota::default() }),
+        principal("token:other", Quota::default()),
+    );
+    let first = rig.watch_as(&one).await.expect("there is room");
+    let second = rig.watch_as(&one).await.expect("there is room");
+    assert_eq!(exceeded(rig.watch_as(&one).await)[0].usage, 2);
+    let others = rig.watch_as(&other).await.expect("the others have theirs");
+    drop(first);
+    let third = rig.watch_as(&one).await.expect("one has gone");
+    rig.bound(Quota { watches: Some(2), ..Quota::default() }).await;
+    drop(others);
+    assert_eq!(exceeded(rig.watch_as(&other).await)[0].whose, Whose::Namespace("default".into()));
+    drop((second, third));
+    assert_eq!(rig.handle.hub().seats().of(&Whose::Namespace("default".into())), 0);
+    rig.watch_as(&other).await.expect("they have gone");
+}
