@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"sync"
 	"time"
 
@@ -57,9 +58,7 @@ func (k *Keeper) register(ctx context.Context) error {
 		k.request.RequestId = id
 		request := proto.CloneOf(k.request)
 		k.mu.Unlock()
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		reply, err := k.line.Registry().Register(call, request)
-		cancel()
+		reply, err := k.answered(ctx, request)
 		if err == nil {
 			k.accept(reply)
 			return nil
@@ -71,6 +70,15 @@ func (k *Keeper) register(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// answered waits for the answer of a registration, a while also when it is over: only who has the token can take the lease
+// away.
+func (k *Keeper) answered(ctx context.Context, request *onairv1.RegisterRequest) (*onairv1.RegisterResponse, error) {
+	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(leaveTimeout, cancel) })()
+	return k.line.Registry().Register(call, request)
 }
 
 func (k *Keeper) accept(reply *onairv1.RegisterResponse) {
@@ -130,23 +138,36 @@ func (k *Keeper) token() string {
 	return k.request.LeaseToken
 }
 
-// Drain takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile.
-func (k *Keeper) Drain(ctx context.Context, wait time.Duration) {
+// Drain takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile. It fails if
+// another process has our key; whatever else goes wrong is told, and nothing to stay for.
+func (k *Keeper) Drain(ctx context.Context, wait time.Duration) error {
 	k.mu.Lock()
 	// Should it be lost, what is registered anew takes no traffic either.
 	k.request.Instance.Status = onairv1.Status_STATUS_DRAINING
 	k.mu.Unlock()
 	if k.token() == "" {
-		return // it never was registered
+		return nil // it never was registered
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait+leaveTimeout)
 	defer cancel()
-	reply, err := k.line.Registry().Drain(ctx, &onairv1.DrainRequest{LeaseToken: k.token(), Wait: durationpb.New(wait)})
-	if err != nil {
-		k.say("failed", facts{"code": codeOf(err)}) // nobody hears of it, so there is nothing to wait for
-		return
+	until, pauses := time.Now().Add(wait), pauses{longest: longestPause}
+	for {
+		left := durationpb.New(max(time.Until(until), 0))
+		reply, err := k.line.Registry().Drain(ctx, &onairv1.DrainRequest{LeaseToken: k.token(), Wait: left})
+		if err == nil {
+			k.say("drained", facts{"pending": reply.Pending, "sent": reply.Sent, "acked": reply.Acked})
+			return nil
+		}
+		failed := k.line.Failed(err)
+		if errors.As(failed, new(*SupersededError)) {
+			return failed
+		}
+		// A beat that hangs takes the channel from this call as well: it may be made again.
+		if failed != nil || pauses.pause(ctx, err) != nil {
+			k.say("failed", facts{"code": codeOf(err)}) // nobody hears of it, so there is nothing to wait for
+			return nil
+		}
 	}
-	k.say("drained", facts{"pending": reply.Pending, "sent": reply.Sent, "acked": reply.Acked})
 }
 
 // Leave takes the instance away. Nothing may register it any more.

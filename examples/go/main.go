@@ -131,16 +131,33 @@ func (p *program) run() error {
 	}
 	select {
 	case <-toldToStop.Done():
-		p.keeper.Drain(context.Background(), seconds(p.drain))
-		cancel()
-		for range cap(ended) {
-			<-ended
-		}
-		p.keeper.Leave(context.Background())
-		return nil
+		stop() // whoever asks twice does not want to wait
+		return p.leave(cancel, ended)
 	case err := <-ended:
 		return err
 	}
+}
+
+// leave takes the instance out of traffic, then away, unless another process has its key: then nothing of it is ours.
+func (p *program) leave(stopWorking func(), ended chan error) error {
+	drained := make(chan error, 1)
+	go func() { drained <- p.keeper.Drain(context.Background(), seconds(p.drain)) }()
+	select {
+	case err := <-drained:
+		if err != nil {
+			return err
+		}
+	case err := <-ended:
+		return err
+	}
+	stopWorking()
+	for range cap(ended) {
+		if err := <-ended; errors.As(err, new(*SupersededError)) {
+			return err
+		}
+	}
+	p.keeper.Leave(context.Background())
+	return nil
 }
 
 // follow says what comes, changes and goes.

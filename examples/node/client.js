@@ -71,7 +71,9 @@ export class Line {
   /** Throws what cannot be helped by trying again. */
   failed(error) {
     if (error.code === undefined) throw error; // no failure of a call
-    if (reasonOf(error) === 'SUPERSEDED') throw new Superseded(error.details);
+    if (reasonOf(error) === 'SUPERSEDED') {
+      throw new Superseded(error.details, error.metadata.get('onair-holder')[0]);
+    }
     if (FINAL.has(error.code)) throw error;
     if (error.code === grpc.status.DEADLINE_EXCEEDED) this.renew();
   }
@@ -183,18 +185,33 @@ export class Keeper {
     return (await this.line.call('heartbeat', { beats }, timeout)).results[0];
   }
 
-  /** Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile. */
+  /**
+   * Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile. Throws if
+   * another process has our key; whatever else goes wrong is told, and nothing to stay for.
+   */
   async drain(wait) {
     const { instance, leaseToken } = this.request;
     // Should it be lost, what is registered anew takes no traffic either.
     instance.status = 'STATUS_DRAINING';
     if (!leaseToken) return; // it never was registered
-    try {
-      const request = { leaseToken, wait: duration(wait / 1_000) };
-      const { pending = '0', sent = '0', acked = '0' } = await this.line.call('drain', request, wait + LEAVE_TIMEOUT);
-      this.say('drained', { pending, sent, acked });
-    } catch (error) {
-      this.say('failed', { code: grpc.status[error.code] }); // nobody hears of it, so there is nothing to wait for
+    const backoff = new Backoff();
+    const until = Date.now() + wait;
+    for (;;) {
+      const left = Math.max(until - Date.now(), 0);
+      try {
+        const request = { leaseToken, wait: duration(left / 1_000) };
+        const { pending = '0', sent = '0', acked = '0' } = await this.line.call('drain', request, left + LEAVE_TIMEOUT);
+        this.say('drained', { pending, sent, acked });
+        return;
+      } catch (error) {
+        if (left === 0 || FINAL.has(error.code)) {
+          this.say('failed', { code: grpc.status[error.code] }); // nobody hears of it, so there is nothing to wait for
+          return;
+        }
+        this.line.failed(error);
+        // A beat that hangs takes the channel from this call as well: it may be made again.
+        await backoff.pause(undefined, error);
+      }
     }
   }
 

@@ -83,9 +83,11 @@ const leaving = new AbortController();
 const keeping = keeper.run(leaving.signal);
 try {
   await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT'), keeping, follow(leaving.signal)]);
-  await keeper.drain(Number(args.drain) * 1_000);
+  // If another process has its key by then, there is nothing to wait for, and nothing of ours to take away.
+  await Promise.race([keeper.drain(Number(args.drain) * 1_000), keeping]);
   leaving.abort();
-  await Promise.allSettled([keeping]);
+  const [{ reason }] = await Promise.allSettled([keeping]);
+  if (reason instanceof Superseded) throw reason;
   await keeper.leave();
 } catch (error) {
   process.exitCode = error instanceof Superseded ? SUPERSEDED : 1;

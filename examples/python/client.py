@@ -6,6 +6,7 @@ state machines of docs/protocol.md. What happens to them they tell `say(event, *
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -143,11 +144,26 @@ class Keeper:
         backoff = Backoff()
         while True:
             try:
-                reply = await self._line.registry.Register(self._request, timeout=CALL_TIMEOUT, wait_for_ready=True)
-                break
+                self._accept(await self._answered())
+                return
             except grpc.RpcError as error:
                 await self._line.failed(error)
                 await backoff.pause(error)
+
+    async def _answered(self) -> api.RegisterResponse:
+        """The answer of a registration. Told to leave meanwhile, waits for it: only its token takes the lease away."""
+        call = self._line.registry.Register(self._request, timeout=CALL_TIMEOUT, wait_for_ready=True)
+        asking = asyncio.ensure_future(call)
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            answered, _ = await asyncio.wait([asking], timeout=LEAVE_TIMEOUT)
+            asking.cancel()
+            if answered and not asking.exception():
+                self._accept(asking.result())
+            raise
+
+    def _accept(self, reply: api.RegisterResponse) -> None:
         self._request.lease_token = reply.lease.token
         # An id that was made up for us is ours from now on.
         self._request.instance.id = reply.instance.id
@@ -187,18 +203,41 @@ class Keeper:
         return reply.results[0]
 
     async def drain(self, wait: float) -> None:
-        """Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile."""
+        """Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile.
+
+        Raises if another process has our key; whatever else goes wrong is told, and nothing to stay for.
+        """
         # Should it be lost, what is registered anew takes no traffic either.
         self._request.instance.status = instances.STATUS_DRAINING
         if not self._request.lease_token:
             return  # it never was registered
-        request = api.DrainRequest(lease_token=self._request.lease_token)
-        request.wait.FromMilliseconds(int(wait * 1_000))
+        backoff, until = Backoff(), time.monotonic() + wait
         try:
-            reply = await self._line.registry.Drain(request, timeout=wait + LEAVE_TIMEOUT, wait_for_ready=True)
+            async with asyncio.timeout(wait + LEAVE_TIMEOUT):
+                # A beat that hangs takes the channel from this call as well: it may be made again.
+                while not (reply := await self._try_to_drain(until, backoff)):
+                    pass
             self._say("drained", pending=str(reply.pending), sent=str(reply.sent), acked=str(reply.acked))
+        except TimeoutError:
+            self._say("failed", code="DEADLINE_EXCEEDED")  # nobody hears of it, so there is nothing to wait for
         except grpc.RpcError as error:
-            self._say("failed", code=error.code().name)  # nobody hears of it, so there is nothing to wait for
+            self._say("failed", code=error.code().name)
+
+    async def _try_to_drain(self, until: float, backoff: Backoff) -> api.DrainResponse | None:
+        left = max(until - time.monotonic(), 0)
+        request = api.DrainRequest(lease_token=self._request.lease_token)
+        request.wait.FromMilliseconds(int(left * 1_000))
+        try:
+            return await self._line.registry.Drain(request, timeout=left + LEAVE_TIMEOUT, wait_for_ready=True)
+        except grpc.RpcError as error:
+            await self._line.failed(error)
+            await backoff.pause(error)
+        except asyncio.CancelledError:
+            # So grpc tells that the channel was closed; what was really cancelled goes on being so.
+            if asyncio.current_task().cancelling():
+                raise
+            await backoff.pause()
+        return None
 
     async def leave(self) -> None:
         """Takes the instance away. Nothing may register it any more."""

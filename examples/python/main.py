@@ -53,15 +53,21 @@ class Program:
         stopping = asyncio.create_task(told_to_stop.wait())
         done, _ = await asyncio.wait([stopping, *working], return_when=asyncio.FIRST_COMPLETED)
         if stopping in done:
-            await self.keeper.drain(self.args.drain)
+            for name in (signal.SIGTERM, signal.SIGINT):
+                # Whoever asks twice does not want to wait.
+                asyncio.get_running_loop().remove_signal_handler(name)
+            draining = asyncio.create_task(self.keeper.drain(self.args.drain))
+            # If another process has its key by then, there is nothing to wait for.
+            await asyncio.wait([draining, keeping], return_when=asyncio.FIRST_COMPLETED)
+            working.append(draining)
         for task in working:
             task.cancel()
         results = await asyncio.gather(*working, return_exceptions=True)
-        if stopping in done:
-            await self.keeper.leave()
-        superseded = isinstance(results[0], Superseded)
+        superseded = next((result for result in results if isinstance(result, Superseded)), None)
         if superseded:
-            say("superseded", holder=results[0].holder)
+            say("superseded", holder=superseded.holder)
+        elif stopping in done:
+            await self.keeper.leave()
         await self.lease_line.channel.close()
         await self.line.channel.close()
         if superseded:

@@ -16,6 +16,8 @@ pub use crate::{proto::ErrorReason as Reason, text::code_name};
 pub const DOMAIN: &str = "onair";
 /// The reason, as metadata of the status.
 pub const REASON: &str = "onair-reason";
+/// Where the process is that has the key, as metadata of the status.
+pub const HOLDER: &str = "onair-holder";
 /// When to come back, in milliseconds, as metadata of the status: clients that are set to try again obey it (gRFC A6).
 pub const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Most bytes of violations in an error's details, which travel base64-encoded in a header.
@@ -134,6 +136,11 @@ pub fn shutting_down() -> Status {
 fn refusal(reason: Reason, sentence: impl Into<String>, details: ErrorDetails) -> Status {
     let mut metadata = MetadataMap::new();
     metadata.insert(REASON, MetadataValue::from_static(reason_name(reason)));
+    let holder = details.error_info().and_then(|info| info.metadata.get("holder"));
+    // An address has nothing in it that a header may not have; without it the details have it.
+    if let Some(holder) = holder.and_then(|holder| MetadataValue::try_from(holder.as_str()).ok()) {
+        metadata.insert(HOLDER, holder);
+    }
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         metadata.insert(RETRY_PUSHBACK, millis.into());

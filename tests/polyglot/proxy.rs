@@ -13,6 +13,12 @@ const HEAD: usize = 9;
 /// "No error; what I may have begun goes on": of no stream, the last stream is the largest there is.
 const GOAWAY: [u8; HEAD + 8] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
+/// The frames that a head is in, and the flag of the last of them.
+const HEADERS: u8 = 1;
+const PUSH_PROMISE: u8 = 5;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
 /// A connection and the one behind it.
 struct Link {
     client: TcpStream,
@@ -120,8 +126,12 @@ impl Carrier {
     }
 
     fn frames(&self, from: &TcpStream, mut to: &TcpStream) {
+        // Between a head and its continuations nothing else may be said.
+        let mut is_within = false;
         while let Ok(frame) = read_frame(from) {
-            let (is_dead, leave) = self.link(|link| (link.is_dead, std::mem::take(&mut link.leave)));
+            let leave = |link: &mut Link| !is_within && std::mem::take(&mut link.leave);
+            let (is_dead, leave) = self.link(|link| (link.is_dead, leave(link)));
+            is_within = [HEADERS, PUSH_PROMISE, CONTINUATION].contains(&frame[3]) && frame[4] & END_HEADERS == 0;
             let told = if leave { to.write_all(&GOAWAY) } else { Ok(()) };
             if !is_dead && told.and_then(|()| to.write_all(&frame)).is_err() {
                 break;

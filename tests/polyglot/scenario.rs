@@ -46,6 +46,7 @@ pub async fn take(example: &Example) {
     scene.the_server_is_killed().await;
     scene.connections_are_to_be_left().await;
     scene.a_rival_takes_the_key(example).await;
+    scene.a_rival_takes_the_key_of_who_registers(example).await;
     scene.connections_go_dead().await;
     scene.the_server_is_told_to_stop().await;
     scene.an_operator_removes_it().await;
@@ -122,6 +123,28 @@ impl Scene {
         self.witness.register("after-cut").await;
         self.client.sees("after-cut").await;
         self.client.beats().await;
+    }
+
+    /// Its lease is over, there is no room for it for a while, and when it comes back another process has its key.
+    async fn a_rival_takes_the_key_of_who_registers(&mut self, example: &Example) {
+        let mut late = start(example, &self.proxy, "late");
+        late.sees("late").await;
+        let refused = self.witness.refused_by_quotas().await;
+        self.witness.bound(Some(0)).await;
+        let (service, id) = (SERVICE.to_owned(), "late".to_owned());
+        let client = self.witness.client().await;
+        client.deregister(DeregisterRequest { service, id, ..DeregisterRequest::default() }).await.unwrap();
+        late.until("its lease is over", |line| line.text("state") == "BEAT_STATE_EXPIRED").await;
+        while self.witness.refused_by_quotas().await == refused {
+            tokio::task::yield_now().await;
+        }
+        // It was told to stay away for seconds.
+        self.witness.bound(None).await;
+        let taken = self.witness.register("late").await.instance.unwrap();
+        let superseded = late.says("superseded").await;
+        assert_eq!(superseded.text("holder"), format!("{}:{}", taken.host, taken.port));
+        assert_eq!(late.ended().await.code(), Some(SUPERSEDED));
+        assert_eq!(late.all("registered").count(), 1, "it never takes the key back");
     }
 
     async fn a_rival_takes_the_key(&mut self, example: &Example) {

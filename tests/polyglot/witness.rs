@@ -9,13 +9,18 @@ use std::{
 
 use onair::{
     proto::{
-        Acknowledge, AddSubscription, Event, RegisterRequest, RegisterResponse, Selector, SubscribeRequest,
-        SubscribeResponse, WatchRequest, subscribe_request::Command,
+        Acknowledge, AddSubscription, Event, Quotas, RegisterRequest, RegisterResponse, Selector, SubscribeRequest,
+        SubscribeResponse, UpdateNamespaceRequest, WatchRequest, admin_client::AdminClient, subscribe_request::Command,
     },
     registry::{Cause, EventType, Instance},
 };
 use prost_types::{Value, value::Kind};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
 use tonic::transport::Endpoint;
 
 use crate::history::{Client, Recorder, Settings, Subscribed};
@@ -24,6 +29,8 @@ use crate::history::{Client, Recorder, Settings, Subscribed};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between attempts to watch.
 const REDIAL: Duration = Duration::from_millis(20);
+/// The metric of what quotas refuse.
+const REFUSED: &str = "\nonair_quota_refusals_total{of=\"namespace\",quota=\"instances\"}";
 /// The service that everyone is of.
 pub const SERVICE: &str = "web";
 
@@ -33,6 +40,7 @@ pub struct Witness {
     /// The recorder's beginning by the clock on the wall, or earlier.
     pub began: SystemTime,
     endpoint: Endpoint,
+    address: SocketAddr,
     seen: Arc<Mutex<Vec<Event>>>,
     task: JoinHandle<()>,
 }
@@ -47,7 +55,7 @@ impl Witness {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         let seen = Arc::default();
         let task = tokio::spawn(watch(endpoint.clone(), recorder.clone(), Arc::clone(&seen)));
-        Self { recorder, began, endpoint, seen, task }
+        Self { recorder, began, endpoint, address, seen, task }
     }
 
     /// A recorded client, on a connection of its own.
@@ -68,6 +76,24 @@ impl Witness {
         for reply in futures_util::future::join_all(all).await {
             reply.unwrap();
         }
+    }
+
+    /// Lets the namespace have so many instances, or as many as there is room for.
+    pub async fn bound(&self, instances: Option<u64>) {
+        let channel = timeout(PATIENCE, self.endpoint.connect()).await.expect("a connection").unwrap();
+        let quotas = Some(Quotas { instances, ..Quotas::default() });
+        let request = UpdateNamespaceRequest { name: "default".into(), quotas, expected_revision: 0 };
+        AdminClient::new(channel).update_namespace(request).await.unwrap();
+    }
+
+    /// How many calls quotas of instances have refused.
+    pub async fn refused_by_quotas(&self) -> u64 {
+        let mut line = TcpStream::connect(self.address).await.unwrap();
+        line.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut said = String::new();
+        line.read_to_string(&mut said).await.unwrap();
+        let counted = said.split_once(REFUSED).expect("it is counted").1.lines().next().unwrap();
+        counted.trim().parse().unwrap()
     }
 
     /// Looks away: what is there from now on is not of this history.

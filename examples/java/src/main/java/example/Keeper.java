@@ -32,6 +32,11 @@ final class Keeper {
 
   private Duration interval;
 
+  /** A registration is under way, or none is to be made any more. */
+  private boolean isRegistering;
+
+  private boolean isLeaving;
+
   Keeper(Line line, Instance instance, Duration ttl, Say say) {
     this.line = line;
     this.say = say;
@@ -52,13 +57,7 @@ final class Keeper {
     Backoff backoff = new Backoff(LONGEST_PAUSE);
     while (true) {
       try {
-        RegisterResponse reply = line.registry(CALL_TIMEOUT).register(request);
-        update(
-            registration -> {
-              registration.setLeaseToken(reply.getLease().getToken());
-              // An id that was made up for us is ours from now on.
-              registration.getInstanceBuilder().setId(reply.getInstance().getId());
-            });
+        RegisterResponse reply = answered();
         interval = Duration.ofMillis(Durations.toMillis(reply.getLease().getHeartbeatInterval()));
         say.line("registered", Map.of("instance", reply.getInstance(), "revision", reply.getRevision()));
         return;
@@ -67,6 +66,43 @@ final class Keeper {
         backoff.pause(error);
       }
     }
+  }
+
+  /** The answer of a registration, which is not interrupted: only who has the token can take the lease away. */
+  private RegisterResponse answered() throws StatusException, InterruptedException {
+    synchronized (this) {
+      if (isLeaving) {
+        throw new InterruptedException();
+      }
+      isRegistering = true;
+    }
+    try {
+      RegisterResponse reply = line.registry(CALL_TIMEOUT).register(request);
+      update(
+          registration -> {
+            registration.setLeaseToken(reply.getLease().getToken());
+            // An id that was made up for us is ours from now on.
+            registration.getInstanceBuilder().setId(reply.getInstance().getId());
+          });
+      return reply;
+    } finally {
+      synchronized (this) {
+        isRegistering = false;
+      }
+    }
+  }
+
+  /** Ends {@link #run}, which runs in this thread; a registration under way has a while to be answered. */
+  void end(Thread running) throws InterruptedException {
+    synchronized (this) {
+      isLeaving = true;
+      if (!isRegistering) {
+        running.interrupt();
+      }
+    }
+    running.join(LEAVE_TIMEOUT.toMillis());
+    running.interrupt();
+    running.join();
   }
 
   private synchronized void update(Consumer<RegisterRequest.Builder> change) {
@@ -112,20 +148,35 @@ final class Keeper {
     return line.registry(timeout).heartbeat(HeartbeatRequest.newBuilder().addBeats(beat).build()).getResults(0);
   }
 
-  /** Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile. */
-  void drain(Duration wait) throws InterruptedException {
+  /**
+   * Takes the instance out of traffic, and returns when its clients know. The lease has to be kept meanwhile. Throws if
+   * another process has our key; whatever else goes wrong is told, and nothing to stay for.
+   */
+  void drain(Duration wait) throws StatusException, Superseded, InterruptedException {
     // Should it be lost, what is registered anew takes no traffic either.
     update(registration -> registration.getInstanceBuilder().setStatus(Status.STATUS_DRAINING));
     if (request.getLeaseToken().isEmpty()) {
       return; // it never was registered
     }
-    DrainRequest.Builder drain = DrainRequest.newBuilder().setLeaseToken(request.getLeaseToken());
-    drain.setWait(Durations.fromMillis(wait.toMillis()));
-    try {
-      DrainResponse reply = line.registry(wait.plus(LEAVE_TIMEOUT)).drain(drain.build());
-      say.line("drained", Map.of("pending", reply.getPending(), "sent", reply.getSent(), "acked", reply.getAcked()));
-    } catch (StatusException error) {
-      say.line("failed", Map.of("code", error.getStatus().getCode().name())); // nobody hears, so nothing to wait for
+    Backoff backoff = new Backoff(LONGEST_PAUSE);
+    long until = System.nanoTime() + wait.toNanos();
+    while (true) {
+      Duration left = Duration.ofNanos(Math.max(until - System.nanoTime(), 0));
+      DrainRequest.Builder drain = DrainRequest.newBuilder().setLeaseToken(request.getLeaseToken());
+      drain.setWait(Durations.fromMillis(left.toMillis()));
+      try {
+        DrainResponse reply = line.registry(left.plus(LEAVE_TIMEOUT)).drain(drain.build());
+        say.line("drained", Map.of("pending", reply.getPending(), "sent", reply.getSent(), "acked", reply.getAcked()));
+        return;
+      } catch (StatusException error) {
+        if (left.isZero() || Line.isFinal(error)) {
+          say.line("failed", Map.of("code", error.getStatus().getCode().name())); // nobody hears, so nothing to wait for
+          return;
+        }
+        line.failed(error);
+        // A beat that hangs takes the channel from this call as well: it may be made again.
+        backoff.pause(error);
+      }
     }
   }
 

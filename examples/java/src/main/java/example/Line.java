@@ -68,7 +68,7 @@ final class Line {
     if (info.getReason().equals("SUPERSEDED")) {
       throw new Superseded(info.getMetadataOrDefault("holder", ""));
     }
-    if (FINAL.contains(error.getStatus().getCode())) {
+    if (isFinal(error)) {
       throw error;
     }
     if (error.getStatus().getCode() == Status.Code.DEADLINE_EXCEEDED) {
@@ -76,6 +76,11 @@ final class Line {
     }
     // By default a channel may wait for two minutes before it dials again, longer than most leases live.
     channel().resetConnectBackoff();
+  }
+
+  /** Whether trying again cannot help. */
+  static boolean isFinal(StatusException error) {
+    return FINAL.contains(error.getStatus().getCode());
   }
 
   /** What the registry says of a failure to programs; empty where it says nothing. */

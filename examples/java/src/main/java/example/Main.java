@@ -20,7 +20,6 @@ import onair.v1.Instance;
 import onair.v1.LookupRequest;
 import onair.v1.LookupResponse;
 import onair.v1.Selector;
-import sun.misc.Signal;
 
 /**
  * A program that is on the air: registered while it runs, and following a service.
@@ -56,17 +55,17 @@ public final class Main {
 
   public static void main(String[] arguments) throws InterruptedException {
     Map<String, String> given = new HashMap<>(DEFAULTS);
-    for (int at = 0; at + 1 < arguments.length; at += 2) {
-      if (given.put(arguments[at], arguments[at + 1]) == null) {
-        System.err.println("unknown: " + arguments[at] + "; there are " + DEFAULTS.keySet());
+    for (int at = 0; at < arguments.length; at += 2) {
+      if (at + 1 == arguments.length || given.put(arguments[at], arguments[at + 1]) == null) {
+        System.err.println("unknown, or without a value: " + arguments[at] + "; there are " + DEFAULTS.keySet());
         System.exit(2);
       }
     }
     String watched = given.get("--watch").isEmpty() ? given.get("--service") : given.get("--watch");
-    System.exit(new Main(given.get("--registry"), watched).run(given));
+    new Main(given.get("--registry"), watched).run(given);
   }
 
-  private int run(Map<String, String> given) throws InterruptedException {
+  private void run(Map<String, String> given) throws InterruptedException {
     Value language = Value.newBuilder().setStringValue("java").build();
     Instance.Builder instance = Instance.newBuilder().setService(given.get("--service")).setId(given.get("--id"));
     instance.setPort(Integer.parseInt(given.get("--port"))).setVersion("1.0.0");
@@ -77,9 +76,19 @@ public final class Main {
     // Why this ends: a failure, or none when it is asked to.
     BlockingQueue<Throwable> ends = new LinkedBlockingQueue<>();
     Throwable asked = new Throwable("told to stop");
-    for (String name : List.of("TERM", "INT")) {
-      Signal.handle(new Signal(name), signal -> ends.add(asked));
-    }
+    BlockingQueue<Integer> codes = new LinkedBlockingQueue<>();
+    // Told to stop, the process ends when its hooks have: this one waits for how.
+    Runtime.getRuntime()
+        .addShutdownHook(
+            new Thread(
+                () -> {
+                  ends.add(asked);
+                  try {
+                    Runtime.getRuntime().halt(codes.take());
+                  } catch (InterruptedException impossible) {
+                    throw new AssertionError("nobody interrupts it", impossible);
+                  }
+                }));
     Thread keeping =
         start(
             ends,
@@ -91,10 +100,30 @@ public final class Main {
     start(ends, this::ask);
     Throwable why = ends.take();
     if (why == asked) {
-      keeper.drain(seconds(given.get("--drain")));
-      keeping.interrupt();
-      keeping.join();
+      Throwable drained = new Throwable("no traffic any more");
+      start(
+          ends,
+          () -> {
+            keeper.drain(seconds(given.get("--drain")));
+            ends.add(drained);
+            return null;
+          });
+      why = ends.take();
+      if (why == drained) {
+        keeper.end(keeping);
+        // If another process has the key by now, there is nothing of ours to take away.
+        why = ends.stream().filter(Superseded.class::isInstance).findFirst().orElse(asked);
+      }
+    }
+    if (why == asked) {
       keeper.leave();
+    }
+    codes.add(code(why, asked));
+    System.exit(0); // with what the hook takes
+  }
+
+  private int code(Throwable why, Throwable asked) {
+    if (why == asked) {
       return 0;
     }
     if (why instanceof Superseded superseded) {
