@@ -22,10 +22,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut others = client.service(&other);
     loop {
         tokio::select! {
-            () = others.changed() => match others.pick(Pick::RoundRobin) {
-                Some(instance) => println!("{other} is at {}, one of {}", instance.url, others.instances().all().len()),
-                None => println!("{other} is nowhere"),
-            },
+            changed = others.changed() => {
+                changed?;
+                match others.pick(Pick::RoundRobin) {
+                    Some(instance) => println!("{other} is at {}, one of {}", instance.url, others.instances().all().len()),
+                    None => println!("{other} is nowhere"),
+                }
+            }
             event = joined.event() => match event {
                 Some(LeaseEvent::Registered { .. }) => println!("registered again"),
                 Some(LeaseEvent::Failing(failed)) => println!("{failed}"),

@@ -14,12 +14,12 @@ use tower::service_fn;
 
 use super::{
     print::Printer,
-    session::{Line, Session, to_wire},
+    session::{Line, Session},
 };
 use crate::client::{Connection, Means};
 use crate::proto::{
-    DeregisterRequest, DeregisterResponse, GetServerInfoResponse, HeartbeatRequest, HeartbeatResponse, Intervals,
-    LookupRequest, LookupResponse, RegisterRequest, RegisterResponse, WatchRequest, WatchResponse,
+    DeregisterRequest, DeregisterResponse, HeartbeatRequest, HeartbeatResponse, LookupRequest, LookupResponse,
+    RegisterRequest, RegisterResponse, WatchRequest, WatchResponse,
 };
 
 /// What the test answers a call with.
@@ -105,13 +105,6 @@ async fn serve(request: http::Request<Body>, calls: Calls) -> http::Response<Bod
                 async move { answer.await.map(|messages| Response::new(UnboundedReceiverStream::new(messages))) }
             });
             Grpc::new(ProstCodec::default()).server_streaming(answer, request).await
-        }
-        "GetServerInfo" => {
-            let bookmark_interval = to_wire(Duration::from_millis(50));
-            let intervals = Some(Intervals { bookmark_interval, ..Intervals::default() });
-            let info = GetServerInfoResponse { intervals, ..GetServerInfoResponse::default() };
-            let answer = service_fn(move |_: Request<()>| std::future::ready(Ok(Response::new(info.clone()))));
-            Grpc::new(ProstCodec::default()).unary(answer, request).await
         }
         other => Status::unimplemented(other).into_http(),
     }

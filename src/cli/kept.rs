@@ -109,7 +109,7 @@ impl Kept {
     }
 
     async fn registered(&mut self, joined: Joined) -> Result<(), Failure> {
-        self.teller.registered(joined.response(), None)?;
+        self.teller.registered(&joined.response(), None)?;
         self.joined = Some(joined);
         self.stands.send_replace(Stands::Registered);
         // It may have stopped working meanwhile.
@@ -130,7 +130,7 @@ impl Kept {
     /// What becomes of the lease.
     fn lease(&mut self, event: Option<LeaseEvent>) -> Result<(), Failure> {
         match event {
-            Some(LeaseEvent::Registered { response, lost }) => self.teller.registered(&response, Some(lost)),
+            Some(LeaseEvent::Registered { response, lost }) => self.teller.registered(&response, lost),
             Some(LeaseEvent::Failing(failed)) => self.teller.failing(&failed),
             Some(LeaseEvent::Recovered { outage }) => {
                 self.teller.recovered(outage);

@@ -14,7 +14,10 @@ use super::{
     session::from_wire,
     text::{host_port, human, safe},
 };
-use crate::proto::{DeregisterResponse, Instance, RegisterResponse};
+use crate::{
+    client::Lost,
+    proto::{DeregisterResponse, Instance, RegisterResponse},
+};
 
 /// An outage that goes on is told again this often.
 const REMINDER: Duration = Duration::from_secs(30);
@@ -50,7 +53,7 @@ impl Teller {
     ///
     /// # Errors
     /// The answer lacks what was registered, or nothing can be written.
-    pub(super) fn registered(&mut self, response: &RegisterResponse, lost: Option<&str>) -> Result<(), Failure> {
+    pub(super) fn registered(&mut self, response: &RegisterResponse, lost: Option<Lost>) -> Result<(), Failure> {
         let (Some(instance), Some(lease)) = (&response.instance, &response.lease) else {
             return Err(Failure::Other("the server's answer lacks the instance or the lease".to_owned()));
         };
@@ -58,7 +61,7 @@ impl Teller {
         self.address = address(instance);
         let ttl = from_wire(lease.ttl).unwrap_or_default();
         let interval = from_wire(lease.heartbeat_interval).unwrap_or(ttl / 3);
-        let again = lost.map_or_else(String::new, |why| format!(" again, since its lease was {why}"));
+        let again = lost.map_or_else(String::new, |why| format!(" again, since its lease was {}", why.name()));
         let text = format!(
             "registered {} at {}{again}; its lease lasts {}, a beat every {}",
             safe(&self.name),

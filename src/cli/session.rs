@@ -1,6 +1,6 @@
 //! What every client command starts with: its settings, and the line to the registry that they name. Knows no command.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use super::{failure::Failure, print::Printer};
 pub use crate::client::{Backoff, Line, chance, from_wire, to_wire};
@@ -72,18 +72,19 @@ impl Session {
 
 /// The token of the settings, or of the environment.
 fn token(settings: &ClientSettings) -> Result<Option<Token>, Failure> {
-    let (text, place) = match &settings.token_file {
+    let (token, place) = match &settings.token_file {
         Some(path) => {
             let unread = |error| Failure::Usage(format!("token_file: {} cannot be read: {error}", path.display()));
-            (fs::read_to_string(path).map_err(unread)?, path.display().to_string())
+            // Whatever goes on for long uses what is in it then.
+            (Token::of_file(path).map_err(unread)?, path.display().to_string())
         }
         None => match env::var(config::TOKEN) {
-            Ok(text) => (text, config::TOKEN.to_owned()),
+            Ok(text) => (Token::new(&text), config::TOKEN.to_owned()),
             Err(_) => return Ok(None),
         },
     };
     // What is wrong with it is not said: it would be shown.
-    Token::new(&text).map(Some).ok_or_else(|| Failure::Usage(format!("{place} has no token")))
+    token.map(Some).ok_or_else(|| Failure::Usage(format!("{place} has no token")))
 }
 
 /// Reads a duration for clap.

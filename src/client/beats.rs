@@ -28,7 +28,6 @@ const WHAT: &str = "renew leases";
 pub(super) type Beaten = Result<BeatResult, CallFailed>;
 
 /// A beat to be sent.
-#[derive(Debug)]
 struct Ask {
     beat: Beat,
     /// How long its answer may take.
@@ -57,14 +56,15 @@ impl Beater {
         Self(asks)
     }
 
+    /// Whether its task has gone, with the runtime that it was started in.
+    pub(super) fn is_gone(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Beats once.
     pub(super) async fn beat(&self, beat: Beat, limit: Duration) -> Beaten {
         let (answer, answered) = oneshot::channel();
-        let gone = || {
-            let text = "the runtime is shutting down".to_owned();
-            let cause = Cause::Transport { text, refused: false };
-            CallFailed { what: WHAT.to_owned(), causes: vec![("-".to_owned(), cause)] }
-        };
+        let gone = || CallFailed::here(WHAT, "the runtime is shutting down");
         self.0.send(Ask { beat, limit, answer, again: false }).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(gone()))
     }
@@ -93,11 +93,12 @@ async fn run(line: Line, mut taken: mpsc::Receiver<Ask>) {
                 Ok(opened.map(|responses| (messages, responses)))
             }
         };
-        match line.attempt_at(WHAT, limit, open).await {
+        match line.attempt_at(WHAT, line.share(limit), open).await {
             Err(failed) => {
                 tell(waiting.drain(..), &failed);
-                // However many leases there are, the registry is dialled as often as for one.
-                sleep(backoff.pause()).await;
+                // However many leases there are, the registry is dialled as often as for one; and for the shortest of
+                // them as often as it has to be.
+                sleep(backoff.pause().min(limit)).await;
             }
             Ok(((messages, responses), place)) => {
                 backoff.reset();

@@ -60,18 +60,28 @@ impl Connection {
     }
 
     fn parse_into(text: &str, wrong: &mut Vec<String>) -> Self {
+        // Wherever it stands, and however little of a url it is: nothing of it is shown.
+        if text.contains('@') {
+            wrong.push("user names and passwords do not belong into it".to_owned());
+            return Self::default();
+        }
         let (protocol, rest) = text.split_once("://").unwrap_or(("", text));
-        match protocol {
+        let protocol = protocol.to_ascii_lowercase();
+        match protocol.as_str() {
             "" | "http" | "https" => {}
             other => wrong.push(format!("`{other}` is not a protocol, use http or https")),
         }
+        let (rest, fragment) = rest.split_once('#').map_or((rest, None), |(rest, fragment)| (rest, Some(fragment)));
+        if let Some(fragment) = fragment {
+            wrong.push(format!("`#{fragment}` does not belong into it"));
+        }
         let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
-        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         let mut connection = Self { says_protocol: !protocol.is_empty(), ..Self::default() };
-        if hosts.contains('@') {
-            wrong.push("user names and passwords do not belong into it".to_owned());
+        if rest.contains("://") {
+            wrong.push("the protocol is written once, before the first host".to_owned());
             return connection;
         }
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         for host in hosts.split(',') {
             match Host::parse(host.trim(), protocol == "https") {
                 Ok(host) if connection.hosts.contains(&host) => {}
@@ -117,18 +127,31 @@ impl Host {
             (text, None)
         } else {
             let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-            if name.is_empty() || !name.chars().all(fits) {
+            if !is_name(name) {
                 return Err(refused());
             }
             (name, port)
         };
         let port = match port {
             None => DEFAULT_PORT,
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(refused)?,
+            Some(port) => {
+                let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+                port.parse().ok().filter(|port| digits && *port != 0).ok_or_else(refused)?
+            }
         };
         Ok(Self { name: name.to_owned(), port, tls })
     }
+}
+
+/// Whether it may be a host's name, or is an address of IPv4: what ends in a number is no name.
+fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_label =
+        |label: &str| !label.is_empty() && label.chars().all(fits) && !label.starts_with('-') && !label.ends_with('-');
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_number = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    name.split('.').all(is_label) && (!is_number || text.parse::<std::net::Ipv4Addr>().is_ok())
 }
 
 /// Percent-decoded text, if it is well formed and UTF-8.
@@ -165,6 +188,8 @@ mod tests {
             ("http://[::1],::2/", "http://[::1]:6624 http://[::2]:6624", ""),
             ("h/a%20b%C3%BC", "http://h:6624", "a bü"),
             ("h/*", "http://h:6624", "*"),
+            ("HTTPS://h", "https://h:6624", ""),
+            ("127.0.0.1,a-b.c_d.,x1:080", "http://127.0.0.1:6624 http://a-b.c_d.:6624 http://x1:80", ""),
         ] {
             let connection = Connection::parse(text).unwrap();
             let shown: Vec<_> = connection.hosts.iter().map(Host::to_string).collect();
@@ -187,6 +212,16 @@ mod tests {
             ("[h]:1", "`[h]:1` is not a host"),
             ("a b", "`a b` is not a host"),
             ("me:secret@h", "user names and passwords"),
+            ("a:pa/ss@h", "user names and passwords"),
+            ("http://a:pa?ss@h", "user names and passwords"),
+            ("h:+80", "`h:+80` is not a host"),
+            ("...", "`...` is not a host"),
+            ("-", "`-` is not a host"),
+            ("a.-b", "`a.-b` is not a host"),
+            ("999.1.1.1", "`999.1.1.1` is not a host"),
+            ("1.2.3", "`1.2.3` is not a host"),
+            ("h/shop#x", "`#x` does not belong"),
+            ("http://h1,https://h2", "the protocol is written once"),
             ("h/a/b", "`a/b` is not a namespace"),
             ("h/%zz", "`%zz` is not a namespace"),
             ("h/%f", "`%f` is not a namespace"),
@@ -199,6 +234,7 @@ mod tests {
         ] {
             let error = Connection::parse(text).unwrap_err();
             assert!(error.starts_with("Invalid connection string: ") && error.contains(why), "{text}: {error}");
+            assert!(!error.contains("pa/") && !error.contains("secret"), "{error}");
         }
     }
 }

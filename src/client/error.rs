@@ -3,7 +3,7 @@
 use std::{error::Error as _, fmt, io, time::Duration};
 
 use tonic::{Code, Status};
-use tonic_types::{FieldViolation, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
     text::{code_name, safe, show_duration},
@@ -23,19 +23,34 @@ pub struct CallFailed {
 }
 
 impl CallFailed {
+    /// Of something that went wrong here, and not at a host.
+    pub(super) fn here(what: &str, text: &str) -> Self {
+        let cause = Cause::Transport { text: text.to_owned(), refused: false };
+        Self { what: what.to_owned(), causes: vec![("-".to_owned(), cause)] }
+    }
+
+    /// What a beat was told, as a call would have been.
+    pub(super) fn superseded(host: &str, holder: &str) -> Self {
+        let details = ErrorDetails::with_error_info("SUPERSEDED", DOMAIN, [("holder".to_owned(), holder.to_owned())]);
+        let status = Status::with_error_details(Code::Aborted, "another process has registered the instance", details);
+        Self { what: "keep a lease".to_owned(), causes: vec![(host.to_owned(), Cause::Status(Box::new(status)))] }
+    }
+
     /// What the last host said, which decides what to do next.
     #[must_use]
     pub fn last(&self) -> Option<&Cause> {
         self.causes.last().map(|(_, cause)| cause)
     }
 
-    /// Whether trying again later may help.
+    /// Whether the same may succeed later. Not what is final; nor `SUPERSEDED`, which says to stop; nor
+    /// `MISSING_DEPENDENCY`, since the caller said that it is not to be waited for.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        self.last().is_none_or(Cause::is_transient)
+        let ends = matches!(self.reason().as_deref(), Some("SUPERSEDED" | "MISSING_DEPENDENCY"));
+        !ends && !self.is_final()
     }
 
-    /// Whether a registry refused it, and will again.
+    /// Whether a registry refused it, and always will. Whatever else went wrong may pass.
     #[must_use]
     pub fn is_final(&self) -> bool {
         self.last().is_some_and(Cause::is_final)
@@ -180,26 +195,20 @@ impl Cause {
         }
     }
 
-    /// Whether a registry said what it will say again.
+    /// Whether a registry said what it will always say to the same call. Whatever else went wrong may pass.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.is_of_a_registry() && !self.is_transient()
-    }
-
-    /// Whether the same call may succeed later.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(
+        let code = matches!(
             self.code(),
-            None | Some(
-                Code::Unavailable
-                    | Code::DeadlineExceeded
-                    | Code::ResourceExhausted
-                    | Code::Cancelled
-                    | Code::Unknown
-                    | Code::Internal
+            Some(
+                Code::InvalidArgument
+                    | Code::Unimplemented
+                    | Code::AlreadyExists
+                    | Code::PermissionDenied
+                    | Code::Unauthenticated
             )
-        )
+        );
+        code && self.is_of_a_registry()
     }
 
     /// One sentence.

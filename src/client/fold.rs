@@ -13,7 +13,8 @@ use crate::proto::{Cause, Event, EventType, Frontend, Instance, ResetReason, Sub
 pub struct Change {
     /// At which revision. It never goes back, unless `reset` says that the history is another one.
     pub revision: u64,
-    /// What came, changed and went, in order. In a snapshot only what is news; what it lacks has gone, without a cause.
+    /// What came, changed and went, in order. In a snapshot only what is news: what is another incarnation of the same key
+    /// is updated, and what it lacks has gone, without a cause.
     pub events: Vec<Event>,
     /// Where watched frontends point, of those that changed.
     pub frontends: Vec<Frontend>,
@@ -61,8 +62,7 @@ impl Fold {
 
     /// A stream begins: what came of an unfinished revision comes again, and without a token there is a snapshot.
     pub(super) fn begin(&mut self) {
-        let reset = self.unfinished.reset.take();
-        self.unfinished = Change { reset, ..Change::default() };
+        self.unfinished = Change::default();
         self.snapshot = self.token.is_empty();
     }
 
@@ -70,9 +70,10 @@ impl Fold {
     pub(super) fn take(&mut self, revision: u64, group: SubscriptionGroup) -> Taken {
         if let Some(reset) = &group.reset {
             self.unfinished = Change { reset: Some(reset.reason()), ..Change::default() };
-            (self.snapshot, self.token) = (true, String::new());
+            // The token stays until there is another: should the snapshot break, the next stream says why it begins anew.
+            self.snapshot = true;
         }
-        if !self.snapshot && revision < self.revision {
+        if revision < self.revision && self.unfinished.reset.is_none_or(is_of_this_history) {
             return Taken::Backward;
         }
         self.unfinished.events.extend(group.events);
@@ -118,8 +119,7 @@ impl Fold {
             let before = self.known.insert(key, instance.clone());
             let kind = match before {
                 None => EventType::Online,
-                // The registry's numbers may begin anew.
-                Some(before) if described(&before) == described(&instance) => continue,
+                Some(before) if before == instance => continue,
                 Some(_) => EventType::Updated,
             };
             news.push(Event { r#type: kind.into(), cause: Cause::Snapshot.into(), instance: Some(instance) });
@@ -139,9 +139,9 @@ fn key(instance: &Instance) -> Key {
     (instance.namespace.clone(), instance.service.clone(), instance.id.clone())
 }
 
-/// What the instance says of itself, without the registry's numbering.
-fn described(instance: &Instance) -> Instance {
-    Instance { incarnation: 0, revision: 0, online_since: None, ..instance.clone() }
+/// Whether the history goes on, of which something was missed.
+fn is_of_this_history(reset: ResetReason) -> bool {
+    matches!(reset, ResetReason::TooOld | ResetReason::FellBehind | ResetReason::SelectorsChanged)
 }
 
 #[cfg(test)]
@@ -204,12 +204,11 @@ mod tests {
         fold.begin();
         let reset = Some(Reset { reason: ResetReason::AnotherRegistry.into(), oldest_revision: 0 });
         let first = vec![event(EventType::Online, "a", 1), event(EventType::Online, "b", 2)];
-        assert_eq!(fold.take(2, SubscriptionGroup { reset, ..part(first, "") }), Taken::Nothing);
-        assert_eq!(fold.token(), "", "what it had is good for nothing");
-        // It breaks in the middle: the next stream is a plain snapshot, and the reason is still told.
+        assert_eq!(fold.take(2, SubscriptionGroup { reset, ..part(first.clone(), "") }), Taken::Nothing);
+        // It breaks in the middle: the next stream begins where the first did, and says why it begins anew.
         fold.begin();
-        let first = vec![event(EventType::Online, "a", 1), event(EventType::Online, "b", 2)];
-        assert_eq!(fold.take(2, part(first, "")), Taken::Nothing);
+        assert_eq!((fold.token(), fold.revision()), ("t", 5));
+        assert_eq!(fold.take(2, SubscriptionGroup { reset, ..part(first, "") }), Taken::Nothing);
         let taken = fold.take(2, snapshot(&["d"]));
         let Taken::Change(Change { reset: Some(ResetReason::AnotherRegistry), snapshot: true, .. }) = &taken else {
             panic!("{taken:?}");
@@ -218,11 +217,38 @@ mod tests {
         assert_eq!(shown(taken), (2, expected));
     }
 
+    /// Replaced while nobody told of it: who folds what comes next has to know which one it is of.
+    #[test]
+    fn another_incarnation_is_news() {
+        let mut fold = begun(&["a", "b"]);
+        let reset = Some(Reset { reason: ResetReason::TooOld.into(), oldest_revision: 7 });
+        let mut group = SubscriptionGroup { reset, ..snapshot(&["a", "b"]) };
+        group.events[1].instance.as_mut().unwrap().incarnation = 9;
+        let taken = fold.take(9, group);
+        let Taken::Change(change) = &taken else { panic!("{taken:?}") };
+        assert_eq!(change.events[0].instance.as_ref().unwrap().incarnation, 9);
+        assert_eq!(shown(taken), (9, vec!["Updated b 1".to_owned()]));
+    }
+
     #[test]
     fn it_never_goes_back() {
         let mut fold = begun(&["a"]);
         fold.begin();
         assert_eq!(fold.take(4, part(vec![event(EventType::Offline, "a", 1)], "t")), Taken::Backward);
         assert_eq!((fold.revision(), fold.known.len()), (5, 1));
+        for (reason, goes_back) in [
+            (ResetReason::TooOld, false),
+            (ResetReason::FellBehind, false),
+            (ResetReason::SelectorsChanged, false),
+            (ResetReason::AnotherEpoch, true),
+            (ResetReason::AnotherRegistry, true),
+        ] {
+            let mut fold = begun(&["a"]);
+            fold.begin();
+            let reset = Some(Reset { reason: reason.into(), oldest_revision: 0 });
+            let taken = fold.take(4, SubscriptionGroup { reset, ..snapshot(&["b"]) });
+            assert_eq!(taken != Taken::Backward, goes_back, "{reason:?}");
+            assert_eq!(fold.known.contains_key(&(String::new(), "web".into(), "a".into())), !goes_back);
+        }
     }
 }

@@ -9,20 +9,24 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
-use tonic::{
-    Request, Response, Status,
-    transport::{Channel, Endpoint},
+use tokio::{
+    runtime::{self, Handle},
+    sync::watch,
+    time::timeout,
 };
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use super::{
     connection::Host,
+    dial::{CONNECT_TIMEOUT, Dialler, Fault},
     error::{CallFailed, Cause},
-    means::{Tls, Token, by_tls},
+    means::{Tls, Token},
 };
 
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// No call takes longer, whatever it is told.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+/// As protobuf has it: ten thousand years.
+const LONGEST_ON_THE_WIRE: Duration = Duration::from_secs(315_576_000_000);
 /// The server is told this much more than we wait ourselves, so that it is we who say that time is up.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
 
@@ -37,11 +41,46 @@ pub struct Line {
     token: Option<Token>,
 }
 
-/// A host's channel, and how many it had before.
+/// A host's connection, and how many it had before.
 #[derive(Debug, Default)]
 struct Held {
-    channel: Option<Channel>,
+    dial: Option<Dial>,
     generation: u64,
+}
+
+/// A connection in the making, or made. It is made apart from the calls that wait for it: one whose time is over leaves
+/// it to the next.
+#[derive(Clone, Debug)]
+struct Dial {
+    made: watch::Receiver<Option<Result<Channel, Cause>>>,
+    fault: Fault,
+    /// Which carries it.
+    runtime: runtime::Id,
+}
+
+impl Dial {
+    fn start(dialler: Dialler) -> Self {
+        let ((to, made), fault) = (watch::channel(None), Fault::default());
+        let (runtime, told) = (Handle::current(), Arc::clone(&fault));
+        runtime.spawn(async move { to.send_replace(Some(dialler.channel(told).await)) });
+        Self { made, fault, runtime: runtime.id() }
+    }
+
+    fn is_in_the_making(&self) -> bool {
+        self.made.borrow().is_none() && self.made.has_changed().is_ok()
+    }
+
+    /// What failed while nobody waited says nothing of now.
+    fn is_of_use(&self) -> bool {
+        let is_made = matches!(&*self.made.borrow(), Some(Ok(_)));
+        self.runtime == Handle::current().id() && (is_made || self.is_in_the_making())
+    }
+
+    async fn channel(mut self) -> Result<Channel, Cause> {
+        let gone = || Cause::Transport { text: "the runtime is shutting down".to_owned(), refused: false };
+        let made = self.made.wait_for(Option::is_some).await.map_err(|_| gone())?;
+        made.clone().unwrap_or_else(|| Err(gone()))
+    }
 }
 
 /// The channel that something came by: which host's, and which of its channels.
@@ -57,7 +96,7 @@ impl Line {
     pub fn new(hosts: impl Into<Arc<[Host]>>, timeout: Duration, tls: Option<Arc<Tls>>) -> Self {
         let hosts = hosts.into();
         let channels = hosts.iter().map(|_| Mutex::default()).collect();
-        Self { hosts, channels, at: AtomicUsize::new(0), timeout, tls, token: None }
+        Self { hosts, channels, at: AtomicUsize::new(0), timeout: timeout.min(LONGEST), tls, token: None }
     }
 
     /// With a token beside every call.
@@ -112,6 +151,25 @@ impl Line {
         self.timeout
     }
 
+    /// Of a time that a call may take with all hosts, what it may take with each.
+    pub(super) fn share(&self, limit: Duration) -> Duration {
+        limit / u32::try_from(self.hosts.len()).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Whether it may be answered otherwise later. A token that is asked for may be a better one then.
+    pub(super) fn may_pass(&self, failed: &CallFailed) -> bool {
+        failed.is_transient() || failed.last().is_some_and(|cause| self.may_be_let_in(cause))
+    }
+
+    /// As `may_pass`, of what a host said.
+    pub(super) fn is_final(&self, cause: &Cause) -> bool {
+        cause.is_final() && !self.may_be_let_in(cause)
+    }
+
+    fn may_be_let_in(&self, cause: &Cause) -> bool {
+        cause.code() == Some(Code::Unauthenticated) && self.token.as_ref().is_some_and(Token::is_asked_for)
+    }
+
     /// A request as every call makes it.
     pub(super) fn request<Q>(&self, message: Q) -> Request<Q> {
         let mut request = Request::new(message);
@@ -132,6 +190,7 @@ impl Line {
         request: Q,
         send: impl Fn(Channel, Request<Q>) -> F,
     ) -> Result<R, CallFailed> {
+        let limit = limit.min(LONGEST);
         let request = || {
             let mut request = self.request(request.clone());
             request.set_timeout(limit + DEADLINE_MARGIN);
@@ -203,23 +262,19 @@ impl Line {
         limit: Duration,
         send: &impl Fn(Channel) -> F,
     ) -> (Place, Result<R, Cause>) {
-        let (place, channel) = {
+        let (place, dial) = {
             let mut held = self.held(at);
-            let place = Place { at, generation: held.generation };
-            let dialled = match held.channel.take() {
-                Some(channel) => Ok(channel),
-                None => self.dial(at),
-            };
-            match dialled {
-                Ok(channel) => (place, held.channel.insert(channel).clone()),
-                Err(cause) => return (place, Err(cause)),
-            }
+            let dial = held.dial.take().filter(Dial::is_of_use).unwrap_or_else(|| self.dial(at));
+            held.dial = Some(dial.clone());
+            (Place { at, generation: held.generation }, dial)
         };
-        let answer = timeout(limit, send(channel)).await;
-        let answer = match answer {
-            Ok(answer) => answer.map(Response::into_inner).map_err(Cause::from_status),
-            Err(_) => Err(Cause::Timeout(limit)),
-        };
+        let fault = Arc::clone(&dial.fault);
+        let work = async { send(dial.channel().await?).await.map(Response::into_inner).map_err(Cause::from_status) };
+        let answer = timeout(limit, work).await.unwrap_or(Err(Cause::Timeout(limit)));
+        let answer = answer.map_err(|cause| match (cause, fault.get()) {
+            (Cause::Transport { .. }, Some(why)) => why.clone(),
+            (cause, _) => cause,
+        });
         if answer.is_ok() {
             self.at.store(at, Ordering::Relaxed);
         }
@@ -230,15 +285,11 @@ impl Line {
         self.channels[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A channel to a host, which connects when it is used.
-    fn dial(&self, at: usize) -> Result<Channel, Cause> {
-        let host = &self.hosts[at];
-        let endpoint = endpoint(&host.to_string()).map_err(|error| Cause::from_error(&error))?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT.min(self.timeout));
-        Ok(match &self.tls {
-            Some(tls) if host.tls => endpoint.connect_with_connector_lazy(by_tls(host, &tls.config)),
-            _ => endpoint.connect_lazy(),
-        })
+    /// A new connection to a host, whether anybody waits for it or not.
+    fn dial(&self, at: usize) -> Dial {
+        let host = self.hosts[at].clone();
+        let tls = self.tls.as_ref().filter(|_| host.tls).map(|tls| tls.config.clone());
+        Dial::start(Dialler { host, tls, limit: CONNECT_TIMEOUT.min(self.timeout) })
     }
 
     /// Leaves the connection in use; the next call begins with the next host.
@@ -256,7 +307,10 @@ impl Line {
             if held.generation != generation {
                 return;
             }
-            *held = Held { channel: None, generation: generation + 1 };
+            // What takes longer than a call has may still be of use to the next.
+            if !held.dial.as_ref().is_some_and(Dial::is_in_the_making) {
+                *held = Held { dial: None, generation: generation + 1 };
+            }
         }
         // Unless somebody has gone on already.
         let next = (at + 1) % self.hosts.len();
@@ -266,13 +320,6 @@ impl Line {
     fn at(&self) -> usize {
         self.at.load(Ordering::Relaxed)
     }
-}
-
-/// How to reach an address; every channel is made of one of these. Without HTTP/2 keepalive: some servers and proxies
-/// punish pings, so silence is noticed by deadlines and bookmarks.
-pub(super) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(address.to_owned())?;
-    Ok(endpoint.user_agent(concat!("onair/", env!("CARGO_PKG_VERSION")))?.connect_timeout(CONNECT_TIMEOUT))
 }
 
 /// Delays between attempts: from 100 ms doubling to 2 s, each with up to half as much again at random.
@@ -301,10 +348,10 @@ pub fn chance() -> f64 {
     getrandom::u32().map_or(0.5, |drawn| f64::from(drawn) / f64::from(u32::MAX))
 }
 
-/// A prost duration of a std one.
+/// A prost duration of a std one: of a very long one the longest that there is, which a server then refuses.
 #[must_use]
 pub fn to_wire(duration: Duration) -> Option<prost_types::Duration> {
-    prost_types::Duration::try_from(duration).ok()
+    prost_types::Duration::try_from(duration.min(LONGEST_ON_THE_WIRE)).ok()
 }
 
 /// A std duration of a prost one; none if it is absent or negative.
@@ -320,8 +367,14 @@ mod tests {
     /// Many that break together leave one connection, once.
     #[tokio::test]
     async fn what_was_dialled_since_is_left_alone() {
-        let host = |port| Host { name: "127.0.0.1".to_owned(), port, tls: false };
-        let line = Line::new(vec![host(1), host(2)], Duration::from_secs(1), None);
+        let mut sockets = Vec::new();
+        let mut host = || {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = socket.local_addr().unwrap().port();
+            sockets.push(socket);
+            Host { name: "127.0.0.1".to_owned(), port, tls: false }
+        };
+        let line = Line::new(vec![host(), host()], Duration::from_secs(1), None);
         let open = |channel: Channel| async move { Ok(Response::new(channel)) };
         let (_, first) = line.attempt_at("open", Duration::from_secs(1), open).await.unwrap();
         assert_eq!(line.at(), 0);
@@ -329,9 +382,9 @@ mod tests {
         assert_eq!(line.at(), 1, "it goes on once");
         let (_, second) = line.attempt_at("open", Duration::from_secs(1), open).await.unwrap();
         line.give_up(first);
-        assert!(line.held(1).channel.is_some() && line.at() == 1);
+        assert!(line.held(1).dial.is_some() && line.at() == 1);
         line.give_up(second);
-        assert!(line.held(1).channel.is_none() && line.at() == 0);
+        assert!(line.held(1).dial.is_none() && line.at() == 0);
     }
 
     #[test]

@@ -1,22 +1,19 @@
 //! What a registry is reached with, beside its address: how long to wait, and how TLS is spoken. The one place for what
 //! every connection and every call is given. Dials nothing.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    fmt, fs, io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 use tonic::{
     Request,
-    codegen::{Service, http::Uri},
     metadata::{Ascii, MetadataValue},
 };
-use tower::service_fn;
 
-use super::{
-    connection::{Connection, Host},
-    line::Line,
-};
+use super::{connection::Connection, line::Line};
 use crate::tls::{ClientFiles, ClientTls};
 
 /// How long a call may take, where nobody says.
@@ -37,23 +34,69 @@ pub struct Means {
 }
 
 /// What proves to a registry who calls: a token of its own, or one that it believes. It is shown nowhere.
-#[derive(Clone, Debug)]
-pub struct Token(MetadataValue<Ascii>);
+#[derive(Clone)]
+pub struct Token {
+    /// The last good one.
+    held: Arc<Mutex<MetadataValue<Ascii>>>,
+    source: Option<Source>,
+}
+
+/// Where the next one comes from.
+type Source = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_asked_for() { "Token(asked for)" } else { "Token" })
+    }
+}
 
 impl Token {
     /// Takes the text of one; none if it cannot be one.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
-        let text = Some(text.trim()).filter(|text| !text.is_empty())?;
-        let mut value = MetadataValue::try_from(format!("Bearer {text}")).ok()?;
-        value.set_sensitive(true);
-        Some(Self(value))
+        Some(Self { held: Arc::new(Mutex::new(header(text)?)), source: None })
+    }
+
+    /// One that is asked for whenever a call is made or a stream is opened, since it changes; none if the first cannot be
+    /// one. Where later there is none, the last one is used. The closure must not block for long.
+    #[must_use]
+    pub fn asked_for(source: impl Fn() -> Option<String> + Send + Sync + 'static) -> Option<Self> {
+        let first = Self::new(&source()?)?;
+        Some(Self { source: Some(Arc::new(source)), ..first })
+    }
+
+    /// The one in a file, which is read anew as `asked_for`; none if there is none in it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of_file(path: impl Into<PathBuf>) -> io::Result<Option<Self>> {
+        let path = path.into();
+        fs::read_to_string(&path)?;
+        Ok(Self::asked_for(move || fs::read_to_string(&path).ok()))
+    }
+
+    /// Whether it may be another one next time.
+    pub(super) fn is_asked_for(&self) -> bool {
+        self.source.is_some()
     }
 
     /// Puts it beside a request.
     pub(super) fn beside<Q>(&self, request: &mut Request<Q>) {
-        request.metadata_mut().insert("authorization", self.0.clone());
+        let next = self.source.as_ref().and_then(|source| header(&source()?));
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(next) = next {
+            *held = next;
+        }
+        request.metadata_mut().insert("authorization", held.clone());
     }
+}
+
+/// As it stands beside a request.
+fn header(text: &str) -> Option<MetadataValue<Ascii>> {
+    let text = Some(text.trim()).filter(|text| !text.is_empty())?;
+    let mut value = MetadataValue::try_from(format!("Bearer {text}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// How TLS is spoken with a registry.
@@ -95,7 +138,7 @@ impl Connection {
                 Some(Arc::new(Tls { files: means.tls, config }))
             }
             false if is_given => {
-                let why = "it says http://, and --ca, --cert and --key are for https://";
+                let why = "it says http://, and certificates are for https://";
                 return Err(InvalidConnection::Text(why.to_owned()));
             }
             false => None,
@@ -110,22 +153,6 @@ impl Connection {
         }
         Ok(Line::new(hosts, means.timeout.or(self.timeout).unwrap_or(TIMEOUT), tls).with(means.token))
     }
-}
-
-/// Connects to a host by TLS, whatever the uri says.
-pub(super) fn by_tls(
-    host: &Host,
-    tls: &ClientTls,
-) -> impl Service<Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = io::Error, Future: Send> + Send + 'static {
-    let (host, tls) = (host.clone(), tls.clone());
-    service_fn(move |_| {
-        let (host, tls) = (host.clone(), tls.clone());
-        async move {
-            let socket = TcpStream::connect((host.name.as_str(), host.port)).await?;
-            socket.set_nodelay(true)?;
-            tls.connect(&host.name, socket).await.map(TokioIo::new)
-        }
-    })
 }
 
 #[cfg(test)]

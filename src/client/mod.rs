@@ -1,6 +1,8 @@
 //! The client of a registry, for programs in Rust: joins and keeps the lease, finds others, follows them.
 //!
-//! Needs the feature `client` alone, which has none of the server's dependencies. It lives in a runtime of tokio.
+//! Needs the feature `client` alone, which has none of the server's dependencies. It lives in a runtime of tokio; what was
+//! begun in one that has ended is begun anew in the next. The types of the API are in [`proto`](crate::proto); [`tonic`]
+//! and [`prost_types`] are here in the versions that it speaks.
 //!
 //! ```no_run
 //! use onair::client::{Client, Pick, Registration};
@@ -16,7 +18,7 @@
 //!     println!("{} at {}", instance.id, instance.url);
 //! }
 //! let mut users = client.service("users");
-//! users.known().await;
+//! users.known().await?;
 //! if let Some(instance) = users.pick(Pick::Random) {
 //!     println!("call {}", instance.url);
 //! }
@@ -42,8 +44,11 @@
 mod beats;
 mod channel;
 mod connection;
+mod dial;
 mod error;
 mod fold;
+mod keeper;
+mod known;
 mod lease;
 mod line;
 mod means;
@@ -52,28 +57,39 @@ mod service;
 mod watch;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tonic::transport::Channel;
+pub use {prost_types, tonic};
 
 use self::beats::Beater;
+#[cfg(feature = "server")]
+pub(crate) use self::watch::{BOOKMARK_INTERVAL, silence};
 pub use self::{
+    channel::Balanced,
     connection::{Connection, DEFAULT_PORT, Host},
     error::{CallFailed, Cause},
     fold::Change,
-    lease::{Joined, LeaseEvent},
-    line::{Backoff, Line, chance, from_wire, to_wire},
-    means::{InvalidConnection, Means, Tls, Token},
+    known::{Instances, Pick},
+    lease::{Joined, LeaseEvent, Lost},
+    means::{InvalidConnection, Means, Token},
     registration::Registration,
-    service::{Instances, Pick, Service},
+    service::Service,
     watch::{Standing, Watch},
+};
+// What the `onair` command is made of as well; it may change with that.
+#[doc(hidden)]
+pub use self::{
+    line::{Backoff, Line, chance, from_wire, to_wire},
+    means::Tls,
 };
 use crate::proto::{
     Instance, ListServicesRequest, LookupRequest, RegisterRequest, ResolveRequest, ResolveResponse, Selector,
     ServiceSummary, registry_client::RegistryClient,
 };
+pub use crate::tls::{ClientFiles, Pem};
 
 /// A client of one registry. Clones are the same client.
 #[derive(Clone, Debug)]
@@ -86,13 +102,15 @@ struct Inner {
     calls: Line,
     /// Connections of their own: neither holds up the other.
     watches: Line,
-    beater: OnceLock<Beater>,
+    beater: Mutex<Option<Beater>>,
 }
 
 impl Inner {
-    /// All leases beat together.
-    fn beater(&self) -> &Beater {
-        self.beater.get_or_init(|| Beater::start(self.calls.another()))
+    /// All leases beat together, in whatever runtime there is now.
+    fn beater(&self) -> Beater {
+        let mut held = self.beater.lock().unwrap_or_else(PoisonError::into_inner);
+        let beater = held.take().filter(|beater| !beater.is_gone());
+        held.insert(beater.unwrap_or_else(|| Beater::start(self.calls.another()))).clone()
     }
 }
 
@@ -117,9 +135,10 @@ impl Client {
     }
 
     /// A client over a line that is there.
+    #[doc(hidden)]
     #[must_use]
     pub fn new(line: Line, namespace: String, ttl: Option<Duration>) -> Self {
-        Self(Arc::new(Inner { namespace, ttl, watches: line.another(), calls: line, beater: OnceLock::new() }))
+        Self(Arc::new(Inner { namespace, ttl, watches: line.another(), calls: line, beater: Mutex::default() }))
     }
 
     /// The namespace that it speaks of; empty is `default`.
@@ -134,14 +153,26 @@ impl Client {
     /// # Errors
     /// No host answered, or it was refused. To try again, give the same registration.
     pub async fn join(&self, registration: impl Into<RegisterRequest>) -> Result<Joined, CallFailed> {
-        let mut request: RegisterRequest = registration.into();
+        let request = self.completed(registration.into());
+        // What a call takes is large; who joins many keeps only the result.
+        Box::pin(lease::join(&self.0, request)).await
+    }
+
+    /// The same for who does not wait: it is registered in the background, as often as it takes, and the first event says
+    /// what came of that. `Refused`, if the registry says that it never will be; also if something is missing that is not
+    /// to be waited for.
+    #[must_use]
+    pub fn join_soon(&self, registration: impl Into<RegisterRequest>) -> Joined {
+        lease::join_soon(&self.0, self.completed(registration.into()))
+    }
+
+    fn completed(&self, mut request: RegisterRequest) -> RegisterRequest {
         let instance = request.instance.get_or_insert_default();
         if instance.namespace.is_empty() {
             instance.namespace.clone_from(&self.0.namespace);
         }
         request.ttl = request.ttl.or(self.0.ttl.and_then(to_wire));
-        // What a call takes is large; who joins many keeps only the result.
-        Box::pin(lease::join(&self.0, request)).await
+        request
     }
 
     /// The instances of a service that can take traffic now.
@@ -157,15 +188,19 @@ impl Client {
         self.lookup_with(request).await
     }
 
-    /// What a request finds: by version, selector, pick and whatever else it says. All pages, each of its own revision.
+    /// What a request finds: by version, selector, pick and whatever else it says. The namespace is the client's where the
+    /// request has none. All pages, each of its own revision; with a `limit`, the first of so many.
     ///
     /// # Errors
     /// No host answered, or it was refused.
     pub async fn lookup_with(&self, mut request: LookupRequest) -> Result<Vec<Instance>, CallFailed> {
+        if request.namespace.is_empty() {
+            request.namespace.clone_from(&self.0.namespace);
+        }
         let what = format!("look up {}{}", request.service, request.frontend);
         let send = |channel: Channel, request| async move { RegistryClient::new(channel).lookup(request).await };
         let line = &self.0.calls;
-        let limit = line.timeout() + from_wire(request.wait).unwrap_or_default();
+        let limit = line.timeout().saturating_add(from_wire(request.wait).unwrap_or_default());
         let mut found = Vec::new();
         loop {
             let page = line.call(&what, limit, request.clone(), send).await?;
@@ -207,12 +242,15 @@ impl Client {
         if request.namespace.is_empty() {
             request.namespace.clone_from(&self.0.namespace);
         }
-        let limit = self.0.calls.timeout() + from_wire(request.wait).unwrap_or_default();
+        let limit = self.0.calls.timeout().saturating_add(from_wire(request.wait).unwrap_or_default());
         let send = |channel: Channel, request| async move { RegistryClient::new(channel).resolve(request).await };
         self.0.calls.call("resolve dependencies", limit, request, send).await
     }
 
     /// Follows the union of these selectors: first what is there, then every change, whole and once.
+    ///
+    /// # Panics
+    /// Outside a runtime of tokio; so do `service`, `channel` and `join_soon`.
     #[must_use]
     pub fn watch(&self, selectors: impl IntoIterator<Item = Selector>) -> Watch {
         Watch::start(&self.0, selectors.into_iter().map(|selector| self.own(selector)).collect())
@@ -230,11 +268,16 @@ impl Client {
         Service::start(&self.0, self.own(selector), zone.to_owned())
     }
 
-    /// A channel of gRPC to the instances of a service, wherever they are. Calls wait while there is none: give them
-    /// deadlines.
+    /// A channel of gRPC to the instances of a service, wherever they are.
     #[must_use]
-    pub fn channel(&self, service: &str) -> Channel {
-        channel::follow(&self.0, self.own(selector(service)))
+    pub fn channel(&self, service: &str) -> Balanced {
+        self.channel_with(selector(service), "")
+    }
+
+    /// The same to what a selector means; a zone is preferred, unless that is empty.
+    #[must_use]
+    pub fn channel_with(&self, selector: Selector, zone: &str) -> Balanced {
+        Balanced::over(self.service_with(selector, zone), self.0.calls.tls().map(|tls| tls.files.clone()))
     }
 
     /// As `selector`, of the client's namespace where it has none.
@@ -244,6 +287,7 @@ impl Client {
     }
 }
 
+/// Of a service alone.
 fn selector(service: &str) -> Selector {
     Selector { service: service.to_owned(), ..Selector::default() }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prost_types::{Struct, Value, value::Kind};
 use uuid::Uuid;
 
 use super::line::to_wire;
@@ -57,6 +58,34 @@ impl Registration {
         self.with(|instance| instance.zone = zone.to_owned())
     }
 
+    /// Scheme of its url. Left out: `http`.
+    pub fn protocol(self, protocol: &str) -> Self {
+        self.with(|instance| instance.protocol = protocol.to_owned())
+    }
+
+    /// Another port, by its name.
+    pub fn named_port(self, name: &str, port: u16) -> Self {
+        self.with(|instance| _ = instance.ports.insert(name.to_owned(), u32::from(port)))
+    }
+
+    /// Anything else to know about it, by names: text, a number, a truth, a list or an object of these.
+    pub fn metadata(self, name: &str, value: impl Into<Value>) -> Self {
+        let value = value.into();
+        self.with(|instance| {
+            let mut fields = match instance.metadata.take().and_then(|metadata| metadata.kind) {
+                Some(Kind::StructValue(fields)) => fields,
+                _ => Struct::default(),
+            };
+            fields.fields.insert(name.to_owned(), value);
+            instance.metadata = Some(Value { kind: Some(Kind::StructValue(fields)) });
+        })
+    }
+
+    /// Whose replica it is: the partition of the service.
+    pub fn partition_key(self, key: &str) -> Self {
+        self.with(|instance| instance.partition_key = key.to_owned())
+    }
+
     /// Its share of the traffic; 0 is none. Left out: 1.
     pub fn weight(self, weight: u32) -> Self {
         self.with(|instance| instance.weight = Some(weight))
@@ -70,6 +99,12 @@ impl Registration {
     /// How long it stays registered after its last beat. Left out: as the connection string says, else 10 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.0.ttl = to_wire(ttl);
+        self
+    }
+
+    /// A stand-in for a service that it needs: its url.
+    pub fn mock(mut self, service: &str, url: &str) -> Self {
+        self.0.mocks.insert(service.to_owned(), url.to_owned());
         self
     }
 

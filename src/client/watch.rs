@@ -2,7 +2,7 @@
 //! subscription, so that what is acted on can be acknowledged, and drains wait for it.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 use prost::Message as _;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -28,16 +28,22 @@ use crate::proto::{
 };
 
 /// A quiet stream says something at least this often, until it has told how often.
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+pub(crate) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
 /// Beyond two silent intervals, for the way.
 const SILENCE_MARGIN: Duration = Duration::from_secs(1);
+/// Whatever a server says.
+const SILENCE_MAX: Duration = Duration::from_secs(3_600);
 /// Commands that may wait for the transport.
 const COMMANDS_MAX: usize = 64;
 /// The subscription's id; it is alone on its stream.
 const ID: &str = "w";
 
+/// A change that nobody takes for so long has its stream given up, so that other streams of the connection have its room.
+const HELD: Duration = Duration::from_secs(5);
+
 /// How a watch is.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Standing {
     /// Everything up to this revision is known.
     pub revision: u64,
@@ -45,6 +51,25 @@ pub struct Standing {
     pub heard: Instant,
     /// Why nothing is heard, while that is so.
     pub failing: Option<CallFailed>,
+    /// The registry was heard at some time.
+    pub begun: bool,
+    /// While all is well it is heard at least so often.
+    pub interval: Duration,
+}
+
+impl Standing {
+    fn new() -> Self {
+        let (heard, interval) = (Instant::now(), BOOKMARK_INTERVAL);
+        Self { revision: 0, heard, failing: None, begun: false, interval }
+    }
+
+    /// How old what is known is: 0 while the registry is heard, else how long ago it was, or how long it never was.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let elapsed = self.heard.elapsed();
+        let is_heard = self.begun && self.failing.is_none() && elapsed <= self.interval + SILENCE_MARGIN;
+        if is_heard { Duration::ZERO } else { elapsed }
+    }
 }
 
 /// A stream of changes that does not end while it is wanted. Taking the next change says that the one before was acted
@@ -62,15 +87,13 @@ impl Watch {
         // One: who is slow is given the next when the one before was taken, and what is not taken is not acted on.
         let (to, changes) = mpsc::channel(1);
         let (acted, acknowledged) = watch::channel(0);
-        let standing = Standing { revision: 0, heard: Instant::now(), failing: None };
-        let standing = Arc::new(Mutex::new(standing));
+        let standing = Arc::new(Mutex::new(Standing::new()));
         let follower = Follower {
             client: Arc::clone(client),
             selectors,
             to,
             acted: acknowledged,
             fold: Fold::default(),
-            silence: silence(BOOKMARK_INTERVAL),
             standing: Arc::clone(&standing),
         };
         tokio::spawn(follower.run());
@@ -119,8 +142,6 @@ struct Follower {
     to: mpsc::Sender<Result<Change, CallFailed>>,
     acted: watch::Receiver<u64>,
     fold: Fold,
-    /// A stream that says nothing for so long is dead.
-    silence: Duration,
     standing: Arc<Mutex<Standing>>,
 }
 
@@ -140,10 +161,13 @@ enum Ended {
     Told(Cause),
     /// It would not.
     Refused(Cause),
+    /// Nobody has taken this for long.
+    Idle(Change),
 }
 
-fn silence(bookmark_interval: Duration) -> Duration {
-    bookmark_interval * 2 + SILENCE_MARGIN
+/// A stream that says nothing for so long is dead.
+pub(crate) fn silence(bookmark_interval: Duration) -> Duration {
+    bookmark_interval.saturating_mul(2).saturating_add(SILENCE_MARGIN).min(SILENCE_MAX)
 }
 
 impl Follower {
@@ -151,7 +175,9 @@ impl Follower {
         let mut backoff = Backoff::default();
         loop {
             let ended = match self.open().await {
-                Err(failed) if failed.is_final() => return self.refuse(failed).await,
+                Err(failed) if failed.last().is_some_and(|cause| self.client.watches.is_final(cause)) => {
+                    return self.refuse(failed).await;
+                }
                 Err(failed) => Ok(failed),
                 Ok((open, place)) => {
                     let heard = self.standing().heard;
@@ -168,6 +194,13 @@ impl Follower {
             let failed = match ended {
                 Ok(failed) => failed,
                 Err(Ended::Unwanted) => return,
+                Err(Ended::Idle(change)) => {
+                    // It goes on from there when there is room.
+                    if self.to.send(Ok(change)).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 Err(Ended::Refused(cause)) => {
                     let failed = self.failed(cause);
                     return self.refuse(failed).await;
@@ -225,6 +258,7 @@ impl Follower {
 
     async fn read(&mut self, mut open: Open) -> Ended {
         loop {
+            let silence = silence(self.standing().interval);
             tokio::select! {
                 biased;
                 () = self.to.closed() => return Ended::Unwanted,
@@ -237,9 +271,9 @@ impl Follower {
                     // Where it cannot be sent the stream is about to end, and the next one says it first of all.
                     let _ = open.commands.try_send(ack);
                 }
-                message = timeout(self.silence, open.messages.message()) => {
+                message = timeout(silence, open.messages.message()) => {
                     let message = match message {
-                        Err(_) => return Ended::Broken(Cause::Timeout(self.silence)),
+                        Err(_) => return Ended::Broken(Cause::Timeout(silence)),
                         Ok(Ok(Some(message))) => message,
                         Ok(Ok(None)) => {
                             return Ended::Broken(Cause::Transport { text: "the stream ended".to_owned(), refused: false });
@@ -256,13 +290,13 @@ impl Follower {
 
     fn broken(&self, status: Status) -> Ended {
         let cause = Cause::from_status(status);
-        if cause.is_final() { Ended::Refused(cause) } else { Ended::Broken(cause) }
+        if self.client.watches.is_final(&cause) { Ended::Refused(cause) } else { Ended::Broken(cause) }
     }
 
     /// Takes a message in, and hands on what came of it.
     async fn take(&mut self, message: SubscribeResponse, open: &mut Open) -> Option<Ended> {
         if let Some(interval) = from_wire(message.bookmark_interval).filter(|interval| !interval.is_zero()) {
-            self.silence = silence(interval);
+            self.standing().interval = interval;
         }
         for group in message.groups.into_iter().filter(|group| group.id == ID) {
             if let Some(error) = group.error {
@@ -288,18 +322,26 @@ impl Follower {
             }
         }
         let revision = self.fold.revision();
-        *self.standing() = Standing { revision, heard: Instant::now(), failing: None };
+        let mut standing = self.standing();
+        (standing.revision, standing.heard, standing.failing, standing.begun) = (revision, Instant::now(), None, true);
+        drop(standing);
         None
     }
 
     /// Hands a change on, and acknowledges the one before it when it is taken.
     async fn hand_on(&mut self, change: Change, open: &mut Open) -> Option<Ended> {
         let to = self.to.clone();
-        let mut handed = std::pin::pin!(to.send(Ok(change)));
+        let mut room = pin!(to.reserve());
+        let until = Instant::now() + HELD;
         loop {
             tokio::select! {
                 biased;
-                sent = &mut handed => return sent.err().map(|_| Ended::Unwanted),
+                permit = &mut room => {
+                    let Ok(permit) = permit else { return Some(Ended::Unwanted) };
+                    permit.send(Ok(change));
+                    return None;
+                }
+                () = sleep_until(until) => return Some(Ended::Idle(change)),
                 acted = self.acted.changed() => {
                     if acted.is_err() {
                         return Some(Ended::Unwanted);

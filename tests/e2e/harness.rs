@@ -10,6 +10,7 @@ mod pki;
 mod requests;
 mod server;
 mod terminal;
+mod way;
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ pub use pki::{Authority, Files, channel, client_files, handshake, write};
 pub use requests::{all, beat, bulk, everything, lookup, register, register_with, seconds, selector};
 pub use server::Server;
 pub use terminal::Terminal;
+pub use way::{Passage, Way};
 
 /// How long anything may take that ought to come soon: only a test that fails waits for so long.
 pub const PATIENCE: Duration = Duration::from_secs(90);

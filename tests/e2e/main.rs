@@ -39,6 +39,7 @@ mod catalog_pages;
 mod catalog_texts;
 mod cli;
 mod client;
+mod client_faults;
 mod costs;
 mod curl;
 mod dependencies;

@@ -28,9 +28,9 @@ fn run(server: &Server, args: &[&str], script: &str) -> Running {
 /// The service as soon as it is as wanted.
 pub async fn until(service: &mut Service, what: &str, wanted: impl Fn(&Instances) -> bool) -> Vec<Instance> {
     within(what, async {
-        service.known().await;
+        service.known().await.unwrap();
         while !wanted(&service.instances()) {
-            service.changed().await;
+            service.changed().await.unwrap();
         }
         service.instances().all().iter().map(|instance| Instance::clone(instance)).collect()
     })
@@ -80,7 +80,7 @@ async fn it_is_in_traffic_while_its_check_passes_and_kept_only_then() {
     let args = ["web", "--check", &check, "--check-interval", "50ms", "--ttl", "1s", "--version", "2"];
     let mut web = run(&server, &args, "exec sleep 600");
     let mut service = of(&server).service("web");
-    within("what is there", service.known()).await;
+    within("what is there", service.known()).await.unwrap();
     assert!(service.instances().all().is_empty(), "it does not work yet");
     fs::write(&up, "").unwrap();
     until(&mut service, "it works", |known| known.all().len() == 1).await;

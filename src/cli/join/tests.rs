@@ -107,8 +107,9 @@ async fn one_registration_has_one_request_id() {
     let (mut keeper, _) = keeper(&fake, Output::Table);
     let script = async {
         let mut ids = Vec::new();
-        let refusals =
-            [Refusal::unavailable("away"), Refusal::resource_exhausted("full"), Refusal::invalid_argument("no")];
+        let details = ErrorDetails::with_error_info("INVALID", "onair", []);
+        let refused = Refusal::with_error_details(Code::InvalidArgument, "no", details);
+        let refusals = [Refusal::unavailable("away"), Refusal::resource_exhausted("full"), refused];
         for refusal in refusals {
             answer!(fake, Register, |request: RegisterRequest| {
                 ids.push(request.request_id);

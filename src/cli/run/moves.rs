@@ -65,14 +65,19 @@ impl Moves {
 
 /// Tells a move once, until it is back.
 async fn follow(mut service: Service, told: Told, to: mpsc::Sender<Move>) {
-    service.known().await;
+    // Of what is refused nobody can ever say where it is.
+    if service.known().await.is_err() {
+        return;
+    }
     let mut was_told = false;
     loop {
         match elsewhere(&service, &told.url) {
             Some(_) if was_told => {}
             Some(_) => {
                 let until = Instant::now() + SETTLING;
-                while elsewhere(&service, &told.url).is_some() && timeout_at(until, service.changed()).await.is_ok() {}
+                while elsewhere(&service, &told.url).is_some()
+                    && matches!(timeout_at(until, service.changed()).await, Ok(Ok(())))
+                {}
                 if let Some(url) = elsewhere(&service, &told.url) {
                     was_told = true;
                     if to.send(Move { told: told.clone(), url }).await.is_err() {
@@ -83,7 +88,9 @@ async fn follow(mut service: Service, told: Told, to: mpsc::Sender<Move>) {
             }
             None => was_told &= !is_at(&service, &told.url),
         }
-        service.changed().await;
+        if service.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -7,18 +7,18 @@ mod tests;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::{sleep, timeout};
-use tonic::{Code, Streaming, transport::Channel};
+use tonic::{Streaming, transport::Channel};
 
 use super::{
     curl,
     failure::{CallFailed, Cause, Failure, Report as _},
-    info::server_info,
     lookup::bare,
     print::{note, to_json},
     session::{Backoff, Session, chance, from_wire},
     text::{Tone, clock, human, safe, safe_json},
 };
 use crate::{
+    client::{BOOKMARK_INTERVAL, silence},
     config::{ClientSettings, Given},
     proto::{
         EventType, Published, Reset, ResetReason, Selector, ServicePresence, WatchRequest, WatchResponse,
@@ -26,11 +26,6 @@ use crate::{
     },
 };
 use fold::{Fold, Step};
-
-/// Of a server that does not tell its own.
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
-/// Beyond two silent intervals, for the way.
-const SILENCE_MARGIN: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -113,10 +108,6 @@ fn request(namespace: &str, args: Args) -> WatchRequest {
     WatchRequest { selectors, resume_token: args.resume_token, summaries: args.summaries, ..WatchRequest::default() }
 }
 
-fn silence(bookmark_interval: Duration) -> Duration {
-    bookmark_interval * 2 + SILENCE_MARGIN
-}
-
 struct Watcher {
     session: Session,
     /// What to watch; holds the last resume token.
@@ -161,7 +152,7 @@ impl Watcher {
                 backoff.reset();
             }
             let (text, retry_after) = match end {
-                End::Failed(failed) if !self.begun || is_final(&failed) => return Err(failed.into()),
+                End::Failed(failed) if !self.begun || failed.is_final() => return Err(failed.into()),
                 End::Failed(failed) => (failed.short(), failed.last().and_then(Cause::retry_after)),
                 End::Silent => (format!("{}: silent for {}", self.session.line.host(), human(self.silence)), None),
                 End::Closed => (format!("{}: ended without a reason", self.session.line.host()), None),
@@ -211,14 +202,7 @@ impl Watcher {
 
     async fn open(&mut self) -> Result<Streaming<WatchResponse>, CallFailed> {
         let send = async |channel: Channel, request| RegistryClient::new(channel).watch(request).await;
-        let stream = self.session.line.stream("watch", self.request.clone(), send).await?;
-        if !self.begun {
-            // Beside the stream, which has begun; a server that does not tell has the usual interval.
-            let intervals = server_info(&mut self.session.line).await.ok().and_then(|info| info.intervals);
-            let told = intervals.and_then(|intervals| from_wire(intervals.bookmark_interval));
-            self.silence = silence(told.filter(|told| !told.is_zero()).unwrap_or(BOOKMARK_INTERVAL));
-        }
-        Ok(stream)
+        self.session.line.stream("watch", self.request.clone(), send).await
     }
 
     /// The first message of a stream has come.
@@ -243,6 +227,9 @@ impl Watcher {
     }
 
     fn take(&mut self, message: WatchResponse) -> Result<(), Failure> {
+        if let Some(interval) = from_wire(message.bookmark_interval).filter(|interval| !interval.is_zero()) {
+            self.silence = silence(interval);
+        }
         if let Some(reset) = &message.reset {
             let reason = bare(reset.reason().as_str_name(), "RESET_REASON_");
             note(&format!("the watch begins anew ({reason}): what was online stays until the snapshot has come"));
@@ -332,18 +319,4 @@ fn namespace(name: &str) -> String {
         "" | "default" => String::new(),
         name => format!("{}/", safe(name)),
     }
-}
-
-/// No later attempt will be answered differently.
-fn is_final(failed: &CallFailed) -> bool {
-    matches!(
-        failed.last().and_then(Cause::code),
-        Some(
-            Code::InvalidArgument
-                | Code::Unimplemented
-                | Code::PermissionDenied
-                | Code::Unauthenticated
-                | Code::NotFound
-        )
-    )
 }

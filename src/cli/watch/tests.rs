@@ -15,6 +15,7 @@ use crate::{
         failure::Failure,
         fake::{Call, Fake, answer},
         print::Printer,
+        session::to_wire,
     },
     config::Output,
     proto::{Cause, Event, EventType, Instance, Reset, WatchRequest, WatchResponse},
@@ -141,7 +142,8 @@ async fn silence_is_a_broken_stream() {
     let (watcher, _) = watcher(&fake, Output::Table);
     run(watcher, async {
         let stream = opened(&mut fake, "").await;
-        stream.send(Ok(message(Cause::Snapshot, &[], "t1"))).unwrap();
+        let bookmark_interval = to_wire(Duration::from_millis(50));
+        stream.send(Ok(WatchResponse { bookmark_interval, ..message(Cause::Snapshot, &[], "t1") })).unwrap();
         opened(&mut fake, "t1").await;
         assert!(stream.is_closed(), "the silent stream was left");
     })
@@ -150,7 +152,9 @@ async fn silence_is_a_broken_stream() {
 
 #[tokio::test]
 async fn what_cannot_be_mended_ends_it() {
-    for (first, refusal) in [(true, Status::unavailable("no")), (false, Status::invalid_argument("no"))] {
+    let refused = ErrorDetails::with_error_info("INVALID", "onair", []);
+    let refused = Status::with_error_details(Code::InvalidArgument, "no", refused);
+    for (first, refusal) in [(true, Status::unavailable("no")), (false, refused)] {
         let mut fake = Fake::start().await;
         let (mut watcher, _) = watcher(&fake, Output::Table);
         let script = async {
