@@ -1,15 +1,10 @@
-//! The real binary as a server that can be killed, and a way to it that can go dead. Knows nothing of what is asked.
+//! The real binary as a server that can be killed. Knows nothing of what is asked.
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
 };
 
 /// `onair serve` on a free port, with data that outlives the process.
@@ -99,55 +94,4 @@ fn spawn(
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
     let address = said.split_once("listening on ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
     (process, address.unwrap_or_else(|| panic!("the server says where it listens, not {said:?}")))
-}
-
-/// A way to a server. It can go dead: what is open stays open and carries nothing any more; new connections work.
-pub struct Proxy {
-    address: SocketAddr,
-    /// Connections of an earlier generation are dead.
-    generation: Arc<AtomicUsize>,
-}
-
-impl Proxy {
-    /// A way to `target`, until the test ends.
-    pub fn to(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = Self { address: listener.local_addr().unwrap(), generation: Arc::default() };
-        let generation = Arc::clone(&proxy.generation);
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(target) else { continue };
-                let born = generation.load(Ordering::Relaxed);
-                for (from, to) in [(&client, &server), (&server, &client)] {
-                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let generation = Arc::clone(&generation);
-                    thread::spawn(move || carry(from, to, || generation.load(Ordering::Relaxed) == born));
-                }
-            }
-        });
-        proxy
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// What is open now goes dead, without a word to either end.
-    pub fn dead_end(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn carry(mut from: TcpStream, mut to: TcpStream, is_alive: impl Fn() -> bool) {
-    let mut buffer = [0; 16 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if is_alive() && to.write_all(&buffer[..read]).is_err() {
-            break;
-        }
-    }
-    if is_alive() {
-        // The other end may be gone already.
-        let _ = to.shutdown(std::net::Shutdown::Both);
-    }
 }

@@ -1,6 +1,6 @@
 // The tour that every language takes: says what it did as lines of JSON, which tests/clients/scenario.rs checks.
 //
-//	go run . <host:port> <host:port of a proxy> <service config>
+//	go run . <host:port> <service config>
 //
 // A line {"step": "please", "do": …} asks for something to be done to the server, and waits for a line that it is done.
 
@@ -173,11 +173,10 @@ var web = &onairv1.Selector{Service: "web"}
 
 // Tour is taken step by step, each in a file with its kin.
 type Tour struct {
-	ctx                   context.Context
-	target, proxy, config string
-	stub                  onairv1.RegistryClient
-	health                healthv1.HealthClient
-	watch                 *Tape
+	ctx    context.Context
+	stub   onairv1.RegistryClient
+	health healthv1.HealthClient
+	watch  *Tape
 	// Lease tokens.
 	a, b string
 }
@@ -390,13 +389,11 @@ func (t *Tour) beRefused() {
 }
 
 func main() {
-	config := string(must(os.ReadFile(os.Args[3])))
-	line := must(NewLine(os.Args[1], config))
+	conn := must(dial(os.Args[1], string(must(os.ReadFile(os.Args[2])))))
 	tour := &Tour{
 		ctx:    context.Background(),
-		target: os.Args[1], proxy: os.Args[2], config: config,
-		stub:   line.Registry(),
-		health: healthv1.NewHealthClient(line.Conn()),
+		stub:   onairv1.NewRegistryClient(conn),
+		health: healthv1.NewHealthClient(conn),
 	}
 	tour.info()
 	bookmark := tour.bookmark()
@@ -409,7 +406,6 @@ func main() {
 	tour.checkHealth()
 	tour.resume()
 	tour.expire()
-	tour.fallSilent()
 	say("bookmark", <-bookmark)
 	tour.survive()
 	tour.stop()

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -165,66 +164,8 @@ func await[T any](from <-chan T) T {
 	}
 }
 
-// seen is what a watcher tells of a revision, and how it is itself.
-type seen struct {
-	events    []string
-	instances []string
-	redials   int
-	resets    []string
-}
-
-// follow runs both; gives what the watcher tells, and why the keeper stopped.
-func (t *Tour) follow(watcher *Watcher, keeper *Keeper) (<-chan seen, <-chan error) {
-	told, stopped := make(chan seen, 100), make(chan error, 1)
-	go func() {
-		check(watcher.Run(t.ctx, func(events []*onairv1.Event) {
-			now := seen{events: show(events), instances: []string{}, redials: watcher.Redials, resets: []string{}}
-			for key := range watcher.Instances {
-				now.instances = append(now.instances, key.ID)
-			}
-			for _, reason := range watcher.Resets {
-				now.resets = append(now.resets, name(reason))
-			}
-			told <- now
-		}))
-	}()
-	await(watcher.Synced)
-	go func() { stopped <- keeper.Run(t.ctx) }()
-	return told, stopped
-}
-
-func (t *Tour) renewed(keeper *Keeper) {
-	select {
-	case <-keeper.Renewed: // of before
-	default:
-	}
-	await(keeper.Renewed)
-}
-
-// fallSilent has the way to the server go dead without a word; a new connection gets through.
-func (t *Tour) fallSilent() {
-	line := func() *Line { return must(NewLine(t.proxy, t.config)) }
-	// A bookmark every half second would be quick for a server; here it has the watcher redial without need.
-	watcher := NewWatcher(line(), []*onairv1.Selector{{Service: "afar"}}, time.Second/2)
-	keeper := NewKeeper(line(), &onairv1.Instance{Service: "afar", Id: "f", Port: 1}, 9*time.Second)
-	told, _ := t.follow(watcher, keeper)
-	say("afar", facts{"events": await(told).events})
-	please("dead end")
-	t.renewed(keeper)
-	incarnations := len(keeper.Incarnations)
-	check(keeper.Leave(t.ctx))
-	now := await(told)
-	say("afar", facts{"events": now.events, "incarnations": incarnations, "resets": len(now.resets)})
-}
-
-// survive has the server killed and come back with its data, then without.
+// survive has the server killed and come back with its data.
 func (t *Tour) survive() {
-	line := func() *Line { return must(NewLine(t.target, t.config)) }
-	watcher := NewWatcher(line(), []*onairv1.Selector{{Service: "kept"}}, bookmarkInterval)
-	kept := &onairv1.Instance{Service: "kept", Id: "k", Port: 8005}
-	keeper := NewKeeper(line(), kept, 2*time.Second)
-	told, stopped := t.follow(watcher, keeper)
-	say("kept", facts{"events": await(told).events})
 	// In flight when the server dies: the service config has it tried again.
 	awaited := make(chan []string, 1)
 	go func() {
@@ -233,39 +174,15 @@ func (t *Tour) survive() {
 	}()
 	before := must(t.stub.GetServerInfo(t.ctx, &onairv1.GetServerInfoRequest{}))
 	please("kill")
-	time.Sleep(2 * time.Second) // a whole TTL without a server
 	please("start")
-	start := time.Now()
-	t.renewed(keeper)
-	healed := time.Since(start).Milliseconds()
 	// Waits for the connection: the service config says so.
 	after := must(t.stub.GetServerInfo(t.ctx, &onairv1.GetServerInfoRequest{}))
+	t.add("awaited", "m", 8007)
 	say("survived", facts{
-		"healed_ms":     healed,
 		"same_registry": after.RegistryId == before.RegistryId,
 		"new_epoch":     after.Epoch != before.Epoch,
+		"awaited":       await(awaited),
 	})
-	t.add("kept", "l", 8006)
-	t.add("awaited", "m", 8007)
-	now := await(told)
-	say("resumed", facts{
-		"events":       now.events,
-		"redialled":    now.redials > 0,
-		"resets":       len(now.resets),
-		"incarnations": len(keeper.Incarnations),
-		"awaited":      await(awaited),
-	})
-
-	please("start empty")
-	t.renewed(keeper)
-	for len(now.resets) == 0 || len(now.instances) != 1 {
-		now = await(told)
-	}
-	incarnations := len(keeper.Incarnations)
-	say("forgotten", facts{"incarnations": incarnations, "resets": now.resets, "instances": now.instances})
-
-	must(t.stub.Register(t.ctx, &onairv1.RegisterRequest{Instance: kept}))
-	say("rival", facts{"superseded": errors.Is(await(stopped), ErrSuperseded)})
 }
 
 // stop shows how everything open ends when the server is told to stop.

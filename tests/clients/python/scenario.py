@@ -1,18 +1,17 @@
 """The tour that every language takes: says what it did as lines of JSON, which tests/clients/scenario.rs checks.
 
-    PYTHONPATH=<stubs> python scenario.py <host:port> <host:port of a proxy> <service config>
+    PYTHONPATH=<stubs> python scenario.py <host:port> <service config>
 
 A line `{"step": "please", "do": …}` asks for something to be done to the server, and waits for a line that it is done.
 """
 
 import asyncio
-import contextlib
 import json
 import sys
 import time
 
 import grpc
-from client import Keeper, Line, Superseded, Watcher, details_of, seconds, service_config
+from client import details_of, options, seconds, service_config
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Value
 from google.rpc import error_details_pb2, status_pb2
@@ -113,11 +112,10 @@ WEB = r.Selector(service="web")
 
 
 class Tour:
-    def __init__(self, target: str, proxy: str, config: str):
-        self.target, self.proxy, self.config = target, proxy, config
-        self.line = Line(target, config)
-        self.stub = self.line.registry
-        self.health = health_pb2_grpc.HealthStub(self.line.channel)
+    def __init__(self, target: str, config: str):
+        self.channel = grpc.aio.insecure_channel(target, options(config))
+        self.stub = RegistryStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
 
     async def run(self) -> None:
         await self.info()
@@ -131,7 +129,6 @@ class Tour:
         await self.check_health()
         await self.resume()
         await self.expire()
-        await self.fall_silent()
         say("bookmark", **await bookmark)
         await self.survive()
         await self.stop()
@@ -383,69 +380,22 @@ class Tour:
         await self.stub.Deregister(r.DeregisterRequest(lease_token=second.lease.token))
         tape.stream.cancel()
 
-    async def fall_silent(self) -> None:
-        """The way to the server goes dead without a word; a new connection gets through."""
-        # A bookmark every half second would be quick for a server; here it has the watcher redial without need.
-        watcher = Watcher(Line(self.proxy, self.config), [r.Selector(service="afar")], bookmark_interval=0.5)
-        keeper = Keeper(Line(self.proxy, self.config), i.Instance(service="afar", id="f", port=1), Duration(seconds=9))
-        async with following(watcher, keeper) as (seen, _):
-            say("afar", events=await seen())
-            await please("dead end")
-            keeper.renewed.clear()
-            await asyncio.wait_for(keeper.renewed.wait(), 20)
-            await keeper.leave()
-            say("afar", events=await seen(), incarnations=len(keeper.incarnations), resets=len(watcher.resets))
-
     async def survive(self) -> None:
-        """The server is killed and comes back with its data, then without."""
-        watcher = Watcher(Line(self.target, self.config), [r.Selector(service="kept")])
-        kept = i.Instance(service="kept", id="k", port=8005)
-        keeper = Keeper(Line(self.target, self.config), kept, Duration(seconds=2))
-        async with following(watcher, keeper) as (seen, keeping):
-            say("kept", events=await seen())
-            # In flight when the server dies: the service config has it tried again.
-            lookup = self.stub.Lookup(r.LookupRequest(service="awaited", wait=Duration(seconds=20)))
-            before = await self.stub.GetServerInfo(r.GetServerInfoRequest())
-            await please("kill")
-            await asyncio.sleep(2)  # a whole TTL without a server
-            await please("start")
-            start = time.monotonic()
-            keeper.renewed.clear()
-            await asyncio.wait_for(keeper.renewed.wait(), 20)
-            healed = since(start)
-            # Waits for the connection: the service config says so.
-            after = await self.stub.GetServerInfo(r.GetServerInfoRequest())
-            say(
-                "survived",
-                healed_ms=healed,
-                same_registry=after.registry_id == before.registry_id,
-                new_epoch=after.epoch != before.epoch,
-            )
-            await self.stub.Register(r.RegisterRequest(instance=i.Instance(service="kept", id="l", port=8006)))
-            await self.stub.Register(r.RegisterRequest(instance=i.Instance(service="awaited", id="m", port=8007)))
-            say(
-                "resumed",
-                events=await seen(),
-                redialled=watcher.redials > 0,
-                resets=len(watcher.resets),
-                incarnations=len(keeper.incarnations),
-                awaited=[instance.id for instance in (await lookup).instances],
-            )
-
-            await please("start empty")
-            keeper.renewed.clear()
-            await asyncio.wait_for(keeper.renewed.wait(), 20)
-            while not watcher.resets or len(watcher.instances) != 1:
-                await seen()
-            say(
-                "forgotten",
-                incarnations=len(keeper.incarnations),
-                resets=[name(r.ResetReason, reason) for reason in watcher.resets],
-                instances=[instance.id for instance in watcher.instances.values()],
-            )
-
-            await self.stub.Register(r.RegisterRequest(instance=kept))
-            say("rival", superseded=await asyncio.wait_for(keeping, 20))
+        """The server is killed and comes back with its data."""
+        # In flight when the server dies: the service config has it tried again.
+        lookup = self.stub.Lookup(r.LookupRequest(service="awaited", wait=Duration(seconds=20)))
+        before = await self.stub.GetServerInfo(r.GetServerInfoRequest())
+        await please("kill")
+        await please("start")
+        # Waits for the connection: the service config says so.
+        after = await self.stub.GetServerInfo(r.GetServerInfoRequest())
+        await self.stub.Register(r.RegisterRequest(instance=i.Instance(service="awaited", id="m", port=8007)))
+        say(
+            "survived",
+            same_registry=after.registry_id == before.registry_id,
+            new_epoch=after.epoch != before.epoch,
+            awaited=[instance.id for instance in (await lookup).instances],
+        )
 
     async def stop(self) -> None:
         """How everything open ends when the server is told to stop."""
@@ -461,39 +411,12 @@ class Tour:
         said = health_pb2.HealthCheckResponse.ServingStatus.Name((await health.read()).status)
         say("health_ended", said=said, **await refused(health.read()))
         say("beats_ended", **await refused(beats.read()))
-        await self.line.close()
-
-
-@contextlib.asynccontextmanager
-async def following(watcher: Watcher, keeper: Keeper):
-    """Runs both; gives a function that awaits the next revision, and the task that ends when the keeper must stop."""
-    revisions: asyncio.Queue[list[str]] = asyncio.Queue()
-
-    async def follow() -> None:
-        async for events in watcher.run():
-            revisions.put_nowait([show(event) for event in events])
-
-    async def keep() -> bool:
-        try:
-            await keeper.run()
-        except Superseded:
-            return True
-
-    async def seen() -> list[str]:
-        return await asyncio.wait_for(revisions.get(), 20)
-
-    async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(follow())
-        await asyncio.wait_for(watcher.synced.wait(), 20)
-        keeping = tasks.create_task(keep())
-        yield seen, keeping
-        following.cancel()
-        keeping.cancel()
+        await self.channel.close()
 
 
 async def main() -> None:
-    target, proxy, config = sys.argv[1:]
-    await Tour(target, proxy, service_config(config)).run()
+    target, config = sys.argv[1:]
+    await Tour(target, service_config(config)).run()
 
 
 if __name__ == "__main__":
