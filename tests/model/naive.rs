@@ -291,15 +291,19 @@ impl Model {
                 heard_of(&mut wanted);
             }
             let visible = wanted.instance != held.instance;
-            let changed = visible || wanted.ttl != held.ttl;
-            let now = Held { instance: wanted.instance, ttl: wanted.ttl, ..held };
+            // Nobody's becomes theirs who has its token.
+            let principal = held.principal.or(who.name);
+            let changed = visible || wanted.ttl != held.ttl || principal != held.principal;
+            let now = Held { instance: wanted.instance, ttl: wanted.ttl, principal, ..held };
             let answer = Answer::Registered(key, now.secret);
             return (answer, if changed { vec![self.put(now, false, visible)] } else { vec![] });
         }
-        let own = held.principal == who.name;
+        // What was registered when nobody was asked who they are is theirs who may register there.
+        let own = held.principal.is_none() || held.principal == who.name;
         if own && request.is_some() && *request == held.request {
             // The same call again: the same incarnation, a new token, no event, unless it ends SUSPECT.
-            let mut now = Held { secret: *secret, ..held.clone() };
+            let principal = held.principal.or(who.name);
+            let mut now = Held { secret: *secret, principal, ..held.clone() };
             heard_of(&mut now);
             let visible = now.instance != held.instance;
             return (answer, vec![self.put(now, false, visible)]);
