@@ -17,6 +17,8 @@ use crate::registry::{Document, DocumentKey, Kind, Quota, Revision};
 const PREFIX: &str = "onair_";
 /// Characters of a secret of 32 bytes.
 const SECRET_CHARS: usize = 43;
+/// The name of the operator's token, which only who may do everything may give to one.
+pub const OPERATOR: &str = "operator";
 /// The longest name of a token.
 pub const NAME_MAX: usize = 64;
 /// Most secrets of a token: the newest, and those that it replaces and that are still good for a while.

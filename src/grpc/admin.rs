@@ -11,7 +11,7 @@ use super::{deadline, namespaces, server::admin_server::Admin};
 use crate::{
     access::{
         self, Gate, Grants, Keeper, Permission, Who,
-        token::{self, CERTIFICATES_MAX, GRANTS_MAX, HeldSecret, SECRETS_MAX, Secret, Token},
+        token::{self, CERTIFICATES_MAX, GRANTS_MAX, HeldSecret, OPERATOR, SECRETS_MAX, Secret, Token},
     },
     actor::RegistryHandle,
     proto::{self, *},
@@ -114,6 +114,11 @@ fn draw() -> Result<Secret, Error> {
 
 fn time(seconds: u64) -> Timestamp {
     Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
+}
+
+/// Who answers for a token that was changed: nobody any more, if nobody was asked who they are.
+fn answering(who: &Who, held: &Token) -> String {
+    if who.name().is_empty() { String::new() } else { held.by.clone() }
 }
 
 /// All that is shown of a token.
@@ -258,7 +263,8 @@ impl Admin for AdminService {
         let ttl = reading.seconds("ttl", ttl, (1, TTL_MAX));
         reading.end()?;
         who.is_about_token(&name);
-        if !self::grants(&who, &grants) {
+        let may_be_called = name != OPERATOR || who.may_everywhere(Permission::Admin);
+        if !may_be_called || !self::grants(&who, &grants) {
             return Err(REFUSED.into());
         }
         let (now, secret) = (self.now(), draw()?);
@@ -344,6 +350,7 @@ impl Admin for AdminService {
             until: ttl.map(|ttl| self.now() + ttl).or(held.until.filter(|_| !without_expiry)),
             certificates: certificates.unwrap_or_else(|| held.certificates.clone()),
             quota: quotas.map_or(held.quota, namespaces::quota),
+            by: answering(&who, &held),
             ..held
         };
         let (token, revision) = self.put(&token, expected, deadline).await?;
@@ -362,6 +369,7 @@ impl Admin for AdminService {
         reading.end()?;
         let (held, secret) = (self.held(&who, &name)?, draw()?);
         let rotated = held.rotated(secret.hash(), self.now(), overlap);
+        let rotated = Token { by: answering(&who, &held), ..rotated };
         if rotated.secrets.len() > SECRETS_MAX {
             // Those before were promised their time.
             let (maximum, usage) = (SECRETS_MAX as u64, rotated.secrets.len() as u64);

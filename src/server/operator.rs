@@ -15,15 +15,13 @@ use super::{ServeError, keys::Keys};
 use crate::{
     access::{
         Gate, Grants, Keeper, Permission,
-        token::{self, SECRETS_MAX, Secret, Token},
+        token::{self, OPERATOR as NAME, SECRETS_MAX, Secret, Token},
     },
     actor::RegistryHandle,
     config::ServeSettings,
     registry::Write,
 };
 
-/// Its name.
-const NAME: &str = "operator";
 /// Its file in the directory of data.
 const FILE: &str = "operator.token";
 /// How long the secrets before are good beside a new one.
@@ -81,7 +79,8 @@ async fn ensure(settings: &ServeSettings, handle: &RegistryHandle, now: u64) -> 
     Ok(())
 }
 
-/// The operator's token with one more secret. If somebody else may do everything, what it allows stays as it was made.
+/// The operator's token with one more secret, if it is good and somebody may do everything: then what it allows stays as
+/// it was made. Otherwise a new one, which nothing of the one before opens: that was over, or somebody else's.
 fn renewed(held: Option<Token>, secret: Secret, now: u64, has_operator: bool) -> Token {
     let fresh = Token {
         name: NAME.into(),
@@ -96,11 +95,10 @@ fn renewed(held: Option<Token>, secret: Secret, now: u64, has_operator: bool) ->
         revision: 0,
     };
     // One that nobody answers for is somebody else's.
-    let held = held.filter(|held| !held.by.is_empty());
-    let stays = has_operator && held.as_ref().is_some_and(|held| held.until.is_none_or(|until| now < until));
-    let mut token = held.unwrap_or_else(|| fresh.clone()).rotated(secret.hash(), now, OVERLAP);
+    let stays = |held: &Token| has_operator && !held.by.is_empty() && held.until.is_none_or(|until| now < until);
+    let mut token = held.filter(stays).unwrap_or(fresh).rotated(secret.hash(), now, OVERLAP);
     token.secrets.truncate(SECRETS_MAX);
-    if stays { token } else { Token { grants: fresh.grants, unknown: fresh.unknown, until: fresh.until, ..token } }
+    token
 }
 
 /// Says who may do everything: above all who was given that before anybody was asked who they are.
@@ -174,4 +172,43 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&fresh, path)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Grant, token::HeldSecret};
+
+    fn held(grant: &str, until: Option<u64>) -> Token {
+        Token {
+            name: NAME.into(),
+            grants: Grants::new([Grant::parse(grant).expect("a grant")]),
+            unknown: Vec::new(),
+            secrets: vec![HeldSecret { hash: Secret([1; 32]).hash(), since: 0, until: None }],
+            certificates: vec!["dns:a.example".into()],
+            since: 0,
+            by: "token:admin-of-a".to_owned(),
+            until,
+            quota: crate::registry::Quota::default(),
+            revision: 7,
+        }
+    }
+
+    /// A token that is over, or was somebody else's of a part, opens nothing when nobody is operator any more.
+    #[test]
+    fn what_was_no_operators_token_does_not_become_one() {
+        let all = "*=read,register,publish,deploy,catalog,operate,admin";
+        for (held, has_operator) in
+            [(held("a=admin", None), false), (held(all, Some(5)), false), (held(all, Some(5)), true)]
+        {
+            let token = renewed(Some(held), Secret([2; 32]), 10, has_operator);
+            assert!(is_operator(&token, 10));
+            assert_eq!((token.secrets.len(), token.certificates.len(), token.by.as_str()), (1, 0, BY));
+            assert_eq!(token.secrets[0].hash, Secret([2; 32]).hash());
+        }
+        // It was lost from its file, and is good.
+        let token = renewed(Some(held(all, None)), Secret([2; 32]), 10, true);
+        let ends: Vec<_> = token.secrets.iter().map(|secret| secret.until).collect();
+        assert_eq!((ends, token.certificates.len()), (vec![None, Some(10 + OVERLAP)], 1));
+    }
 }
