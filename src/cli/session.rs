@@ -47,6 +47,7 @@ impl Session {
             tls: settings.tls(),
             token: token(settings)?,
             token_in_clear: settings.token_in_clear,
+            ..Means::default()
         };
         let line = connection.line(means).map_err(|invalid| match invalid {
             InvalidConnection::Text(why) => wrong(why),

@@ -41,8 +41,25 @@ pub struct Instances {
     weights: Vec<u64>,
     /// Something is known.
     begun: bool,
-    /// Since when what is known of some is not known to be so any more.
-    aged: Option<Instant>,
+    /// What is known of some is not known to be so any more.
+    aged: Option<Aged>,
+}
+
+/// How old something is: so old, at this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Aged {
+    at: Instant,
+    age: Duration,
+}
+
+impl Aged {
+    fn since(at: Instant) -> Self {
+        Self { at, age: Duration::ZERO }
+    }
+
+    pub(super) fn age(self) -> Duration {
+        self.age.saturating_add(self.at.elapsed())
+    }
 }
 
 impl Instances {
@@ -78,8 +95,8 @@ impl Instances {
         self.begun
     }
 
-    /// Since when some of it is not known to be so any more.
-    pub(super) fn aged(&self) -> Option<Instant> {
+    /// How old it is, where some of it is not known to be so any more.
+    pub(super) fn aged(&self) -> Option<Aged> {
         self.aged
     }
 
@@ -130,6 +147,8 @@ pub(super) struct Known {
     /// Who was there before the registry was another, since when, and is not there yet.
     held: BTreeMap<Key, (Arc<Instance>, Instant)>,
     begun: bool,
+    /// It was kept, and the registry was not heard yet.
+    kept: Option<Aged>,
     zone: String,
 }
 
@@ -139,14 +158,24 @@ impl Known {
         Self { zone, ..Self::default() }
     }
 
+    /// Of what was kept, so long ago, until the registry is heard.
+    pub(super) fn restore(&mut self, instances: Vec<Instance>, age: Duration, now: Instant) {
+        self.there = instances.into_iter().map(|instance| (key(&instance), Arc::new(instance))).collect();
+        (self.begun, self.kept) = (true, Some(Aged { at: now, age }));
+    }
+
     /// Takes a change in.
     pub(super) fn take(&mut self, change: Change, now: Instant) {
         self.begun = true;
+        if self.kept.take().is_some() {
+            // The first change has all that is there.
+            self.there.clear();
+        }
         let is_another = change.reset == Some(ResetReason::AnotherRegistry);
         for event in change.events {
             let (kind, cause) = (event.r#type(), event.cause());
             let Some(instance) = event.instance else { continue };
-            let key = (instance.id.clone(), instance.namespace.clone(), instance.service.clone());
+            let key = key(&instance);
             self.held.remove(&key);
             if kind != EventType::Offline {
                 self.there.insert(key, Arc::new(instance));
@@ -169,13 +198,24 @@ impl Known {
         self.held.retain(|_, (_, since)| *since + HOLD > now);
     }
 
+    /// Those that the registry has, by id.
+    pub(super) fn there(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.there.values()
+    }
+
     /// As it is now.
     pub(super) fn instances(&self) -> Instances {
         let mut all = self.there.clone();
         all.extend(self.held.iter().map(|(key, (instance, _))| (key.clone(), Arc::clone(instance))));
-        let aged = self.held.values().map(|(_, since)| *since).min();
+        let held = self.held.values().map(|(_, since)| Aged::since(*since));
+        let aged = held.chain(self.kept).min();
         Instances { begun: self.begun, aged, ..Instances::new(all.into_values().collect(), &self.zone) }
     }
+}
+
+/// By id first.
+fn key(instance: &Instance) -> Key {
+    (instance.id.clone(), instance.namespace.clone(), instance.service.clone())
 }
 
 #[cfg(test)]
@@ -230,7 +270,7 @@ mod tests {
         assert_eq!((ids(&known.instances()), known.until()), (vec!["a", "b"], None));
         let another = Some(ResetReason::AnotherRegistry);
         known.take(change(another, &[(offline, none, "a"), (offline, none, "b")]), now);
-        assert_eq!((ids(&known.instances()), known.instances().aged()), (vec!["a", "b"], Some(now)));
+        assert_eq!((ids(&known.instances()), known.instances().aged()), (vec!["a", "b"], Some(Aged::since(now))));
         // Who comes back is there; who comes back and goes has gone.
         known.take(change(None, &[(online, Cause::Registered, "a")]), now);
         known.take(change(None, &[(updated, none, "a"), (offline, Cause::Expired, "a")]), now);
@@ -239,5 +279,16 @@ mod tests {
         assert_eq!((ids(&known.instances()), known.until()), (vec!["b"], Some(now + HOLD)));
         known.let_go(now + HOLD);
         assert_eq!((ids(&known.instances()).len(), known.instances().aged()), (0, None));
+    }
+    #[test]
+    fn what_was_kept_is_known_until_the_registry_is_heard() {
+        let (now, hour) = (Instant::now(), Duration::from_secs(3_600));
+        let mut known = Known::new(String::new());
+        known.restore(vec![of("a", 1, Status::Serving), of("b", 1, Status::Serving)], hour, now);
+        let instances = known.instances();
+        assert!(instances.has_begun() && instances.aged().unwrap().age() >= hour);
+        assert_eq!(ids(&instances), ["a", "b"]);
+        known.take(change(None, &[(EventType::Online, Cause::Snapshot, "b")]), now);
+        assert_eq!((ids(&known.instances()), known.instances().aged()), (vec!["b"], None));
     }
 }

@@ -29,6 +29,10 @@ pub struct Means {
     pub tls: ClientFiles,
     /// What every call proves who it is with. Default: nothing.
     pub token: Option<Token>,
+    /// A directory in which what is known of services is kept, a file each, readable to nobody else: so that a program that
+    /// starts while the registry is away knows what was known last, and how old that is. A file that is damaged is ignored:
+    /// `Service::warning` says so. Default: nothing is kept.
+    pub keep: Option<PathBuf>,
     /// Whether it may also go to another machine without TLS, where whoever is on the way can read it. Default: no.
     pub token_in_clear: bool,
 }

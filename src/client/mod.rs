@@ -38,7 +38,7 @@
 //! | --- | --- |
 //! | [`Joined`] | beats again and again; registers again when the lease was lost, also with a registry that lost everything; ends when another process has registered the same instance |
 //! | [`Watch`] | continues where it was, without gap or repeat; after a reset it tells only what is news |
-//! | [`Service`] | has what was known last, and says how old that is |
+//! | [`Service`] | has what was known last, and says how old that is; with [`Means::keep`] also a program that starts meanwhile |
 //! | [`Client::channel`] | goes on calling those that were known last |
 
 mod beats;
@@ -48,6 +48,8 @@ mod dial;
 mod error;
 mod fold;
 mod keeper;
+mod keeping;
+mod kept;
 mod known;
 mod lease;
 mod line;
@@ -57,6 +59,7 @@ mod service;
 mod watch;
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -103,6 +106,8 @@ struct Inner {
     /// Connections of their own: neither holds up the other.
     watches: Line,
     beater: Mutex<Option<Beater>>,
+    /// Where services that are known are kept.
+    keep: Option<PathBuf>,
 }
 
 impl Inner {
@@ -131,14 +136,20 @@ impl Client {
     /// As `connect`, and everything that is wrong with the files of TLS.
     pub fn connect_with(text: &str, means: Means) -> Result<Self, InvalidConnection> {
         let connection = Connection::parse(text).map_err(InvalidConnection::Text)?;
-        Ok(Self::new(connection.line(means)?, connection.namespace, connection.ttl))
+        let keep = means.keep.clone();
+        Ok(Self::keeping(connection.line(means)?, connection.namespace, connection.ttl, keep))
     }
 
     /// A client over a line that is there.
     #[doc(hidden)]
     #[must_use]
     pub fn new(line: Line, namespace: String, ttl: Option<Duration>) -> Self {
-        Self(Arc::new(Inner { namespace, ttl, watches: line.another(), calls: line, beater: Mutex::default() }))
+        Self::keeping(line, namespace, ttl, None)
+    }
+
+    fn keeping(calls: Line, namespace: String, ttl: Option<Duration>, keep: Option<PathBuf>) -> Self {
+        let watches = calls.another();
+        Self(Arc::new(Inner { namespace, ttl, watches, calls, beater: Mutex::default(), keep }))
     }
 
     /// The namespace that it speaks of; empty is `default`.

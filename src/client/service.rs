@@ -17,7 +17,8 @@ use tokio::{
 use super::{
     Inner,
     error::CallFailed,
-    known::{Instances, Known, Pick},
+    keeping::{Keeping, Warning},
+    known::{Aged, Instances, Known, Pick},
     watch::{Standing, Watch},
 };
 use crate::proto::{Instance, Selector};
@@ -27,6 +28,7 @@ use crate::proto::{Instance, Selector};
 pub struct Service {
     known: watch::Receiver<Arc<Instances>>,
     standing: Arc<Mutex<Standing>>,
+    warning: Warning,
     turn: Arc<AtomicU64>,
     random: Arc<AtomicU64>,
     _follower: Arc<Follower>,
@@ -44,14 +46,21 @@ impl Drop for Follower {
 
 impl Service {
     pub(super) fn start(client: &Arc<Inner>, selector: Selector, zone: String) -> Self {
-        let watch = Watch::start(client, vec![selector]);
+        let watch = Watch::start(client, vec![selector.clone()]);
         let standing = watch.shared_standing();
-        let (to, known) = watch::channel(Arc::default());
-        let task = tokio::spawn(follow(watch, to, Known::new(zone)));
+        let keeping = client.keep.as_deref().map(|directory| Keeping::new(directory, client.calls.hosts(), &selector));
+        let mut of = Known::new(zone);
+        if let Some((instances, age)) = keeping.as_ref().and_then(Keeping::restored) {
+            of.restore(instances, age, Instant::now());
+        }
+        let (to, known) = watch::channel(Arc::new(of.instances()));
+        let warning = keeping.as_ref().map(Keeping::warning).unwrap_or_default();
+        let task = tokio::spawn(follow(watch, to, of, keeping));
         let seed = getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15);
         Self {
             known,
             standing,
+            warning,
             turn: Arc::default(),
             random: Arc::new(AtomicU64::new(seed)),
             _follower: Arc::new(Follower(task.abort_handle())),
@@ -72,10 +81,11 @@ impl Service {
     }
 
     /// How old what is known is: 0 while the registry is heard; else how long ago it was, or how long nothing is known. After
-    /// a registry that has lost its data, until those who were there before have had time to register again: since then.
+    /// a registry that has lost its data, until those who were there before have had time to register again: since then. Of
+    /// what was kept on disk (`Means.keep`), until the registry is heard: since when that was last known to be so.
     #[must_use]
     pub fn age(&self) -> Duration {
-        let held = self.known.borrow().aged().map_or(Duration::ZERO, |since| since.elapsed());
+        let held = self.known.borrow().aged().map_or(Duration::ZERO, Aged::age);
         self.standing().age().max(held)
     }
 
@@ -85,7 +95,14 @@ impl Service {
         self.standing().failing.clone()
     }
 
-    /// Waits until it is known who is there.
+    /// What was wrong last with the file in which it is kept (`Means.keep`): it was damaged, and is ignored, or cannot be
+    /// written.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it is known who is there; what was kept on disk is known.
     ///
     /// # Errors
     /// The watch was refused: it will never be known.
@@ -120,15 +137,28 @@ impl Service {
 }
 
 /// Until the watch is refused: what was known stays.
-async fn follow(mut watch: Watch, to: watch::Sender<Arc<Instances>>, mut known: Known) {
+async fn follow(mut watch: Watch, to: watch::Sender<Arc<Instances>>, mut known: Known, mut keeping: Option<Keeping>) {
+    let never = || Instant::now() + Duration::from_secs(24 * 3_600);
     loop {
-        let until = known.until();
+        let (until, look) = (known.until(), keeping.as_ref().map(Keeping::next));
         tokio::select! {
             change = watch.next() => match change {
-                Some(Ok(change)) => known.take(change, Instant::now()),
+                Some(Ok(change)) => {
+                    known.take(change, Instant::now());
+                    if let Some(keeping) = &mut keeping {
+                        keeping.changed();
+                    }
+                }
                 Some(Err(_)) | None => return,
             },
-            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => known.let_go(Instant::now()),
+            () = sleep_until(until.unwrap_or_else(never)) => known.let_go(Instant::now()),
+            () = sleep_until(look.unwrap_or_else(never)) => {
+                if let Some(keeping) = &mut keeping {
+                    let is_heard = watch.standing().age().is_zero();
+                    keeping.look(is_heard, || known.there()).await;
+                }
+                continue;
+            }
         }
         to.send_replace(Arc::new(known.instances()));
     }

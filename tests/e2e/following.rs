@@ -8,7 +8,7 @@ use std::{
 };
 
 use onair::{
-    client::{Balanced, Change, Client, Pick, Registration, Service, Watch},
+    client::{Balanced, Change, Client, Means, Pick, Registration, Service, Watch},
     proto::{
         EventType, GetServerInfoRequest, Instance, LookupRequest, Pick as PickOf, Selector,
         registry_client::RegistryClient,
@@ -246,6 +246,54 @@ async fn what_was_known_last_stays_while_the_registry_is_away_and_says_how_old_i
     assert_eq!(service.age(), Duration::ZERO);
 }
 
+#[tokio::test]
+async fn what_was_known_last_is_kept_for_a_program_that_starts_while_the_registry_is_away() {
+    let mut server = Server::start(&[]).await;
+    let place = tempfile::tempdir().unwrap();
+    let client = || {
+        let means = Means { keep: Some(place.path().join("known")), ..Means::default() };
+        Client::connect_with(&server.url(), means).unwrap()
+    };
+    let files = || -> Vec<_> {
+        let found = std::fs::read_dir(place.path().join("known")).into_iter().flatten();
+        found
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|of| of == "onair"))
+            .collect()
+    };
+    server.api().await.register(register("web", "a", 60.0)).await.unwrap();
+    let mut first = client().service("web");
+    within("what is there", first.known()).await.unwrap();
+    within("a file", async {
+        while files().is_empty() {
+            tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(first);
+    let clients = [client(), client(), client()];
+    server.kill().await;
+
+    // It knows at once, and that it is old.
+    let mut second = clients[0].service("web");
+    within("what was there", second.known()).await.unwrap();
+    assert_eq!((second.pick(Pick::Random).unwrap().id.as_str(), ids(&second)), ("a", vec!["a".to_owned()]));
+    assert!(second.age() > Duration::ZERO && second.age() < Duration::from_secs(3_600));
+    // Another service is none of it, and what is damaged is nothing.
+    assert!(clients[1].service("mail").pick(Pick::Random).is_none());
+    std::fs::write(&files()[0], "something else").unwrap();
+    let mut third = clients[2].service("web");
+    assert!(third.pick(Pick::Random).is_none() && third.warning().unwrap().contains("is ignored"));
+    assert_eq!(second.warning(), None);
+
+    server.again().await;
+    server.api().await.register(register("web", "b", 60.0)).await.unwrap();
+    for service in [&mut second, &mut third] {
+        until("both are there", service, |service| ids(service) == ["a", "b"]).await;
+        assert_eq!(service.age(), Duration::ZERO);
+    }
+}
+
 /// Which registry answers on a channel.
 async fn who(channel: &Balanced) -> String {
     let mut api = RegistryClient::new(channel.clone());
@@ -288,6 +336,49 @@ async fn a_channel_follows_a_service_and_waits_while_there_is_none() {
         assert_eq!(who(&channel).await, of_second);
     }
     assert!(!two.has_ended());
+}
+
+#[tokio::test]
+async fn a_channel_calls_by_weight_passes_over_who_is_dead_and_says_why_there_is_nobody() {
+    let (registry, first, second) =
+        (Server::start(&[]).await, Server::ephemeral(&[]).await, Server::ephemeral(&[]).await);
+    let client = of(&registry);
+    let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let at = |port: u16, id: &str, weight: u32| {
+        Registration::new("info").host("127.0.0.1").port(port).id(id).weight(weight).ttl(Duration::from_secs(60))
+    };
+    let mut joined = Vec::new();
+    for (port, id, weight) in [(first.address().port(), "a", 1), (second.address().port(), "b", 0), (dead, "dead", 1)] {
+        joined.push(client.join(at(port, id, weight)).await.unwrap());
+    }
+    let channel = client.channel("info");
+    within("what is there", channel.service().clone().known()).await.unwrap();
+    let of_first = first.info().await.registry_id;
+    let mut failed = 0;
+    for _ in 0..200 {
+        let answer = RegistryClient::new(channel.clone()).get_server_info(GetServerInfoRequest {}).await;
+        match answer {
+            Ok(info) => assert_eq!(info.into_inner().registry_id, of_first, "who has no weight has no calls"),
+            Err(_) => failed += 1,
+        }
+    }
+    // One a second; the rest go to who lives.
+    assert!((1..=20).contains(&failed), "{failed} of 200 calls failed");
+
+    // Nobody, and a deadline.
+    let mut nobody = RegistryClient::new(client.channel("nobody"));
+    let mut request = tonic::Request::new(GetServerInfoRequest {});
+    request.set_timeout(Duration::from_millis(50));
+    let status = within("the deadline", nobody.get_server_info(request)).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status:?}");
+    // It will never be known who.
+    let bad = Selector { service: "info".into(), selector: "zone ~ x".into(), ..Selector::default() };
+    let mut refused = RegistryClient::new(client.channel_with(bad, ""));
+    let status = within("the refusal", refused.get_server_info(GetServerInfoRequest {})).await.unwrap_err();
+    assert!(
+        status.code() == tonic::Code::FailedPrecondition && status.message().contains("selectors[0]"),
+        "{status:?}"
+    );
 }
 
 #[tokio::test]
