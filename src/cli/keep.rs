@@ -12,7 +12,7 @@ use super::{
     kept::{Kept, Stands},
     lease::Teller,
     print::note,
-    run::{SHORTEST_INTERVAL, Signals, Told},
+    run::{SHORTEST_INTERVAL, Signals},
     session::{Session, duration_argument, to_wire},
 };
 use crate::{
@@ -31,8 +31,8 @@ Examples:
   onair keep db:5432 --check 'cmd:pg_isready -q -p $PORT' --output json
 
 Without a host they are on this machine. Each is registered when its check passes first, taken out of traffic when it \
-fails, and gone when it has failed for a TTL; when it passes again, it is back. They go on without this command: SIGTERM \
-and SIGINT take all of them away, and nothing else. What another process has registered is told and left alone. Exit \
+fails, and gone when it has failed for a TTL; when it passes again, it is back. They go on without this command: SIGTERM, \
+SIGINT and a closed terminal take all of them away, and nothing else. What another process has registered is told and left alone. Exit \
 code 4: that was so.";
 
 /// Arguments of `keep`.
@@ -110,7 +110,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
                 }
             },
             told = signals.next() => match told {
-                Told::Pass(_) => {}
+                told if !told.is_end() => {}
                 told if *stop.borrow() => return Err(Failure::Program { what: None, code: told.code() }),
                 _ => _ = stop.send_replace(true),
             },

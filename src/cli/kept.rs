@@ -212,6 +212,10 @@ impl Kept {
             self.joined = Some(joined);
         }
         let Some(joined) = self.joined.take() else { return Ok(()) };
+        if joined.has_ended() {
+            // What is registered now is another process's, or nobody's.
+            return Ok(());
+        }
         match joined.leave().await {
             Ok(response) => self.teller.left(&response),
             Err(failed) if failed.reason().as_deref() == Some("SUPERSEDED") => {

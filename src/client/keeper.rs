@@ -171,7 +171,8 @@ impl Keeper {
             if let Some(left) = self.within(wait).await {
                 return Some(Ended::Leave(left));
             }
-            if self.asked.is_empty() && !self.shared.lock().kept {
+            // A status that the registry has not heard is news of a lease that is not kept, too.
+            if self.asked.is_empty() && !self.is_kept() && self.news().1 == self.said {
                 wait = self.interval;
                 continue;
             }
@@ -208,6 +209,10 @@ impl Keeper {
             // However long it is asked to wait: a lease that is beaten for no more would end.
             wait = self.trouble(failed).min(self.interval);
         }
+    }
+
+    fn is_kept(&self) -> bool {
+        self.shared.lock().kept
     }
 
     /// From one beat to the next.

@@ -7,7 +7,7 @@ use onair::proto::LookupRequest;
 
 use crate::{
     client::{of, one},
-    harness::{Running, Server, onair, said},
+    harness::{Running, Server, onair, pass, said, within},
     metrics::Scrape,
     run::until,
 };
@@ -42,9 +42,12 @@ async fn foreign_programs_are_registered_while_they_work() {
     until(&mut caches, "no cache", |known| known.all().is_empty()).await;
     kept.out.line("out of traffic").await;
     let all = LookupRequest { service: "cache".into(), selector: "status=*".into(), ..LookupRequest::default() };
-    while !client.lookup_with(all.clone()).await.unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    within("the end of its lease", async {
+        while !client.lookup_with(all.clone()).await.unwrap().is_empty() {
+            pass(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     fs::write(&up, "").unwrap();
     until(&mut caches, "the cache again", |known| known.all().len() == 1).await;
     assert_eq!(dbs.instances().all().len(), 1, "the other one never went");

@@ -2,7 +2,12 @@
 //! left, however the command or the program ends. The programs are small scripts, and registries, which listen and have
 //! a health.
 
-use std::{fs, net::TcpListener, path::Path, time::Duration};
+use std::{
+    fs,
+    net::TcpListener,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use onair::{
     client::{Client, Instances, Service},
@@ -107,6 +112,27 @@ async fn it_is_in_traffic_while_its_check_passes_and_kept_only_then() {
 }
 
 #[tokio::test]
+async fn a_check_that_fails_while_the_registry_is_away_is_told_when_it_is_back() {
+    let mut server = Server::start(&[]).await;
+    let place = tempfile::tempdir().unwrap();
+    let up = place.path().join("up");
+    fs::write(&up, "").unwrap();
+    let check = format!("cmd:test -f {}", up.display());
+    let mut web =
+        run(&server, &["web", "--check", &check, "--check-interval", "50ms", "--ttl", "1h"], "exec sleep 600");
+    web.err.line("registered web/").await;
+    server.kill().await;
+    fs::remove_file(&up).unwrap();
+    web.err.line("out of traffic").await;
+    web.err.line("trying again").await;
+    server.again().await;
+    let mut service = of(&server).service("web");
+    until(&mut service, "out of traffic", |known| known.all().is_empty()).await;
+    web.signal("INT");
+    assert_eq!(web.ended().await, 130);
+}
+
+#[tokio::test]
 async fn nothing_is_left_of_a_program_whoever_is_killed() {
     let server = Server::ephemeral(&[]).await;
     let script = "sleep 600 & echo \"child $!\"; echo \"program $$\"; wait";
@@ -144,6 +170,51 @@ async fn nothing_is_left_of_a_program_whoever_is_killed() {
 }
 
 #[tokio::test]
+async fn what_a_shell_has_started_has_its_time_too_and_sigquit_ends_what_waits() {
+    let server = Server::ephemeral(&[]).await;
+    // The shell has no SIGTERM in mind, and goes at once.
+    let script = "(trap 'sleep 0.3; echo done; exit' TERM; echo ready; while :; do sleep 0.05; done) & wait";
+    let mut web = run(&server, &["web", "--check", "cmd:true"], script);
+    web.out.line("ready").await;
+    web.err.line("registered web/").await;
+    web.signal("TERM");
+    web.out.line("done").await;
+    assert_eq!(web.ended().await, 128 + 15);
+
+    let mut web = run(&server, &["web", "--needs", "api"], "true");
+    web.err.line("waiting").await;
+    // SIGHUP may be ignored where these tests run.
+    web.signal("QUIT");
+    assert_eq!(web.ended().await, 128 + 3);
+}
+
+#[tokio::test]
+async fn a_registry_that_hangs_holds_no_program_up() {
+    let server = Server::ephemeral(&[]).await;
+    let script = "trap 'echo told; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+    let args = ["web", "--check", "cmd:true", "--wait", "100ms"];
+    let mut told = run(&server, &args, script);
+    let mut killed = run(&server, &["killed", "--check", "cmd:true", "--wait", "1h"], script);
+    for running in [&mut told, &mut killed] {
+        running.out.line("ready").await;
+        running.err.line("registered").await;
+    }
+    server.signal("STOP");
+    let since = Instant::now();
+    told.signal("TERM");
+    told.err.line("is not drained: the registry does not answer").await;
+    told.out.line("told").await;
+    assert!(since.elapsed() < Duration::from_secs(8), "a call alone takes 10 s there: {:?}", since.elapsed());
+    assert_eq!(told.ended().await, 5);
+    // A second signal does not wait for the drain of an hour, nor for its call.
+    killed.signal("TERM");
+    pass(Duration::from_millis(100)).await;
+    killed.signal("TERM");
+    assert_eq!(killed.ended().await, 128 + 9);
+    server.signal("CONT");
+}
+
+#[tokio::test]
 async fn what_cannot_be_run_says_why_and_registers_nothing() {
     let server = Server::ephemeral(&[]).await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -178,7 +249,7 @@ async fn it_looks_in_every_way_there_is() {
         running.ended().await;
     }
     // What it says is not good enough.
-    for (check, why) in [("http:/nowhere", "404"), ("grpc:nobody", "")] {
+    for (check, why) in [("http:/nowhere", "404"), ("grpc:nobody", "NOT_FOUND")] {
         let mut running = run(&server, &["web", "--check", check, "--start-timeout", "1s"], &listener());
         let line = running.err.line("does not work after 1s").await;
         assert!(line.contains(why), "{line}");

@@ -49,8 +49,7 @@ async fn programs_of_a_file_start_in_order_and_stop_in_reverse() {
         env = { LOG = "debug" }
 
         [run.api]
-        command = ["ONAIR", "serve", "--listen", "127.0.0.1:18931", "--ephemeral"]
-        port = 18931
+        command = "exec ONAIR serve --listen 127.0.0.1:$PORT --ephemeral"
         version = "1.2.0"
         check = "grpc"
 
@@ -64,8 +63,10 @@ async fn programs_of_a_file_start_in_order_and_stop_in_reverse() {
         "#,
     );
     let mut running = run_file(&server, &path);
-    assert_eq!(running.out.line("at http").await, "web   | at http://127.0.0.1:18931 in debug", "no colours in a pipe");
     let client = of(&server);
+    let port = until(&mut client.service("api"), "the api", has(1)).await[0].port;
+    let expected = format!("web   | at http://127.0.0.1:{port} in debug");
+    assert_eq!(running.out.line("at http").await, expected, "no colours in a pipe");
     for service in ["db", "cache", "api", "web"] {
         until(&mut client.service(service), service, has(1)).await;
     }
@@ -77,10 +78,13 @@ async fn programs_of_a_file_start_in_order_and_stop_in_reverse() {
 
     running.signal("INT");
     // The program of a shell has no SIGINT in mind, and is killed by it all the same.
-    let order = [running.err.line("took").await, running.err.line("took").await, running.err.line("took").await];
-    let place_of = |name: &str| order.iter().position(|line| line.contains(&format!("took {name}/")));
-    assert!(place_of("web").is_some() && place_of("cache").is_some(), "{order:?}");
-    assert!(place_of("api").is_none_or(|api| api > place_of("web").unwrap()), "{order:?}");
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        order.push(running.err.line("took").await);
+    }
+    let place_of = |name: &str| order.iter().position(|line| line.contains(&format!("took {name}/"))).unwrap();
+    assert!(place_of("web") < place_of("api"), "{order:?}");
+    assert!(place_of("cache") < place_of("db"), "{order:?}");
     assert_eq!(running.ended().await, 130);
     assert!(client.list("").await.unwrap().iter().all(|service| service.instances == 0));
     drop(place);

@@ -147,14 +147,26 @@ fn variables(name: &str, at: &ResolvedDependency) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Host and port of the url of a stand-in, as far as it has them.
-pub(super) fn of_url(url: &str) -> (String, String) {
+/// Protocol, host and port of a url, as far as it says them.
+fn parts(url: &str) -> (&str, &str, &str) {
     let (protocol, rest) = url.split_once("://").unwrap_or(("", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port),
-        _ => (authority, ""),
-    };
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            (protocol, host, port)
+        }
+        _ => (protocol, authority, ""),
+    }
+}
+
+/// The port that a url says, which is no usual one that goes without saying: somebody in front may listen there.
+pub(super) fn said_port(url: &str) -> Option<u16> {
+    parts(url).2.parse().ok().filter(|port| *port > 0)
+}
+
+/// Host and port of the url of a stand-in, as far as it has them.
+fn of_url(url: &str) -> (String, String) {
+    let (protocol, host, port) = parts(url);
     let usual = match protocol {
         "https" => "443",
         "http" => "80",
@@ -179,6 +191,8 @@ mod tests {
         ] {
             assert_eq!(of_url(url), (host.to_owned(), port.to_owned()), "{url}");
         }
+        assert_eq!(said_port("http://h:8080/x"), Some(8080));
+        assert_eq!(["https://shop.example/", "http://h:0", "http://h:70000"].map(said_port), [None; 3]);
     }
 
     #[test]

@@ -182,6 +182,14 @@ impl Reader<'_> {
         if !table.contains_key("command") {
             self.wrong(key, format!("run.{name}: there is no `command`"));
         }
+        if let Some(said) = plan.variables.get("PORT") {
+            let said = said.parse().ok().filter(|port: &u16| *port > 0);
+            if said.is_none() || plan.port.is_some_and(|port| said != Some(port)) {
+                self.wrong(key, format!("run.{name}.env.PORT: it is not the program's port: give `port`"));
+            }
+            plan.port = plan.port.or(said);
+        }
+        let plan = plan.listening();
         match package {
             Some((value, path)) => self.package(name, value, &path, plan),
             None => plan,

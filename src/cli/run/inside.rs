@@ -10,6 +10,10 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::cli::failure::Failure;
 
@@ -55,6 +59,7 @@ pub(in crate::cli) fn run(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Exec { parent, command } => exec_with(parent, &command),
         What::Guard => {
+            let _heard = outlive()?;
             let mut lines = io::stdin().lock().lines();
             let group = lines.next().transpose()?.and_then(|line| Pid::from_raw(line.parse().ok()?));
             if let Some(group) = group {
@@ -65,6 +70,19 @@ pub(in crate::cli) fn run(args: Args) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// Signals that are sent to everything of a service at once would end who has to see to the rest. They are heard, as long
+/// as what is returned lives, and by nobody.
+fn outlive() -> io::Result<Runtime> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    {
+        let _within = runtime.enter();
+        for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()] {
+            drop(signal(kind)?);
+        }
+    }
+    Ok(runtime)
 }
 
 fn exec_with(parent: u32, command: &[OsString]) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::{process::ExitStatus, time::Duration};
 use rustix::process::Signal;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -32,6 +32,11 @@ use crate::{
 
 /// How often it is looked at until it works.
 const FIRST_LOOKS: Duration = Duration::from_millis(50);
+/// How long the answer to a drain may be under way, besides its wait.
+const ANSWER: Duration = Duration::from_millis(500);
+/// How long drain and leaving may take together, besides the wait: then the program is told to end, whatever the registry
+/// does. With the usual wait and slack that is within the ten seconds that containers have.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long things take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +66,7 @@ pub(super) async fn live(
     let ended = loop {
         let found = tokio::select! {
             found = environment::of_needs(&client, &plan) => found?,
-            told = orders.end() => break Err(Failure::Program { what: None, code: told.code() }),
+            told = orders.cancel() => break Err(Failure::Program { what: None, code: told.code() }),
         };
         let held = match port {
             Some(held) => held,
@@ -134,7 +139,7 @@ impl<'a> Life<'a> {
                     if !self.kept.has_worked() {
                         note(&format!("{} ended before it worked", safe(self.name)));
                     }
-                    self.leave().await;
+                    self.leave(Instant::now() + PATIENCE).await;
                     return Some(ended.map_err(Failure::from).and_then(over));
                 }
                 told = self.orders.next() => match told {
@@ -168,24 +173,31 @@ impl<'a> Life<'a> {
 
     /// Ends it as it is told: out of traffic, away, told to end, killed. Told a second time, it is killed at once.
     async fn stop(&mut self, told: Told) -> Result<(), Failure> {
+        let mut late = Instant::now() + PATIENCE;
         if told == Told::Terminate {
+            let wait = self.times.wait;
+            late += wait;
             let drained = tokio::select! {
-                drained = self.kept.drain(self.times.wait) => drained,
+                drained = timeout(wait + ANSWER, self.kept.drain(wait)) => drained,
                 _ = self.orders.end() => return self.kill().await,
                 ended = self.program.ended() => {
-                    self.leave().await;
+                    self.leave(Instant::now() + PATIENCE).await;
                     return over(ended?);
                 }
             };
+            let name = safe(self.name);
             match drained {
-                Some(Ok(drained)) if drained.pending > 0 => {
-                    note(&format!("{} of those who watch {} did not hear in time", drained.pending, safe(self.name)));
+                Ok(Some(Ok(drained))) if drained.pending > 0 => {
+                    note(&format!("{} of those who watch {name} did not hear in time", drained.pending));
                 }
-                Some(Err(failed)) => note(&format!("{} is not drained: {}", safe(self.name), failed.short())),
-                Some(Ok(_)) | None => {}
+                Ok(Some(Err(failed))) => note(&format!("{name} is not drained: {}", failed.short())),
+                Err(_) => note(&format!("{name} is not drained: the registry does not answer")),
+                Ok(Some(Ok(_)) | None) => {}
             }
         }
-        self.leave().await;
+        if self.leave(late).await {
+            return self.kill().await;
+        }
         self.end(told.signal()).await
     }
 
@@ -200,13 +212,27 @@ impl<'a> Life<'a> {
         self.on_move == OnMove::Restart
     }
 
-    /// Takes it away; the program's end is more than what comes of that.
-    async fn leave(&mut self) {
-        if let Err(failure) = self.kept.leave().await
-            && let Some(report) = failure.report()
-        {
-            note(report.trim_start_matches("onair: "));
+    /// Takes it away, as far as that can be done by then; whether it was told to end meanwhile. The program's end is more
+    /// than what comes of that.
+    async fn leave(&mut self, by: Instant) -> bool {
+        let left = tokio::select! {
+            biased;
+            left = timeout_at(by, self.kept.leave()) => left,
+            _ = self.orders.end() => return true,
+        };
+        match left {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => {
+                if let Some(report) = failure.report() {
+                    note(report.trim_start_matches("onair: "));
+                }
+            }
+            Err(_) => note(&format!(
+                "{} is not taken away: the registry does not answer; its lease ends by itself",
+                safe(self.name)
+            )),
         }
+        false
     }
 
     /// Tells the program to end, and sees to it.
@@ -224,14 +250,16 @@ impl<'a> Life<'a> {
 
     /// Ends it for a reason of our own, which is told in place of how it took that.
     async fn end_anyhow(&mut self) {
-        self.leave().await;
-        let _ = self.end(Signal::TERM).await;
+        let _ = match self.leave(Instant::now() + PATIENCE).await {
+            true => self.kill().await,
+            false => self.end(Signal::TERM).await,
+        };
     }
 
     async fn kill(&mut self) -> Result<(), Failure> {
         self.is_killed = true;
         let (status, _) = self.program.stop(Signal::KILL, Duration::from_secs(5)).await?;
-        self.leave().await;
+        self.leave(Instant::now() + PATIENCE).await;
         over(status)
     }
 }

@@ -37,7 +37,7 @@ use file::Programs;
 pub(in crate::cli) use inside::{Args as InsideArgs, VERB as INSIDE, run as inside};
 use life::Times;
 use plan::{OnMove, Plan};
-pub(in crate::cli) use signals::{Signals, Told};
+pub(in crate::cli) use signals::Signals;
 
 /// Nothing is looked at more often.
 pub(in crate::cli) const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
@@ -51,13 +51,15 @@ Examples:
   onair run --file onair.toml
 
 The program finds its port in PORT, and what it needs in API_URL, API_HOST and API_PORT (of a service `api`); what is in \
-the environment already stays. The port is the same at each start where it is free. It starts when everything that it \
+the environment already stays: a PORT there is its port, as if it were given. Without, the port is the same at each start \
+where it is free. It starts when everything that it \
 needs is online, in whatever order that comes; when that is elsewhere later, it is told, or started again with --on-move \
 restart. It is registered once the check passes; while the check fails it is out \
 of traffic and its lease is not kept.
 
-SIGTERM: it is drained, taken away, and told to end. SIGINT: without the drain. What has not ended after the slack is \
-killed, and so is whatever it leaves behind. A second signal kills at once. The program has to stay in the foreground. \
+SIGTERM: it is drained, taken away, and told to end, however long the registry takes. SIGINT: without the drain. What has \
+not ended after the slack is killed, and so is whatever it has started, unless that left its process group (setsid, a \
+daemon). A second signal kills at once. The program has to stay in the foreground. \
 The exit code is the program's; of one that a signal ended, 128 and its number. 4: another process has registered the \
 same instance.
 
@@ -70,7 +72,7 @@ A file has a table for each program, whose keys are these options with _ for -, 
   needs = [\"api@^2\"]
   env = { LOG = \"debug\" }
 They start in the order of their needs, and of the catalog's where it knows them. When one ends, or a signal comes, all \
-stop in reverse. The exit code is that of the one that ended first, and 128 and the signal's number after a signal.";
+stop in reverse. What they print comes in lines with their names; one longer than 16 KiB comes in pieces. The exit code is that of the one that ended first, and 128 and the signal's number after a signal.";
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -97,7 +99,7 @@ struct Own {
     /// Take what is not given here from this `package.json`, as `onair join` does.
     #[arg(long, value_name = "FILE")]
     package: Option<PathBuf>,
-    /// The port it listens on. Default: one that is free.
+    /// The port it listens on. Default: PORT in the environment, else the name's own, or another if that is not free.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// Its host name or address for others. Default: the address that the registration comes from.
@@ -133,7 +135,7 @@ struct Own {
     /// What to do when something that it needs is not there.
     #[arg(long, value_enum, default_value_t = IfMissing::Wait)]
     if_missing: IfMissing,
-    /// How long `--if-missing wait` waits. Default: as long as it takes.
+    /// How long `--if-missing wait` waits, and any of them for a registry that does not answer. Default: as long as it takes.
     #[arg(long, value_name = "DURATION", value_parser = duration_argument)]
     needs_timeout: Option<Duration>,
     /// What to do when something that it needs is online elsewhere, and no more where the program was told.
@@ -149,7 +151,7 @@ struct Own {
     /// How long it may take until the check passes first.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration_argument)]
     start_timeout: Duration,
-    /// How long it is drained at the most.
+    /// How long those who watch it may take to hear that it goes. Who only looks it up is not waited for.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration_argument)]
     wait: Duration,
     /// How long it may take to end when it is told to.
@@ -172,8 +174,12 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         let session = opened(&given)?;
         let plans: Vec<Plan> = plans.into_iter().map(|plan| plan.within(&session)).collect();
         // Before anything is started, so that no signal leaves it behind.
-        let signals = Signals::listen()?;
-        order.refine(&levels(&session, &plans).await);
+        let mut signals = Signals::listen()?;
+        let levels = tokio::select! {
+            levels = levels(&session, &plans) => levels,
+            told = signals.cancel() => return Err(Failure::Program { what: None, code: told.code() }),
+        };
+        order.refine(&levels);
         return several::run(plans, order, &session.client(), signals).await;
     }
     if name.len() > 1 {
@@ -199,7 +205,10 @@ fn opened(given: &Given<ClientSettings>) -> Result<Session, Failure> {
 impl Own {
     fn plan(self, name: String, command: Vec<OsString>) -> Result<Plan, Failure> {
         let mut plan = Plan::new(name, command);
-        plan.port = self.port;
+        plan.port = match self.port {
+            Some(port) => Some(port),
+            None => own_port()?,
+        };
         plan.check = self.check;
         plan.times = Times {
             interval: self.check_interval.max(SHORTEST_INTERVAL),
@@ -228,6 +237,14 @@ impl Own {
             None => plan,
         })
     }
+}
+
+/// The port that the environment gives to one program.
+fn own_port() -> Result<Option<u16>, Failure> {
+    let Some(said) = std::env::var_os("PORT").filter(|said| !said.is_empty()) else { return Ok(None) };
+    let port = said.to_str().and_then(|said| said.parse().ok()).filter(|port: &u16| *port > 0);
+    let why = || Failure::Usage(format!("PORT in the environment is no port: {}", said.display()));
+    port.map(Some).ok_or_else(why)
 }
 
 /// The catalog's levels of these programs, as far as it has them.

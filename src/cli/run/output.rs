@@ -61,6 +61,7 @@ impl Outputs {
 /// Line by line, to the end of either.
 async fn copy(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, prefix: Vec<u8>) {
     let (mut from, mut line) = (BufReader::new(from), Vec::new());
+    let mut is_cut = false;
     loop {
         line.clear();
         line.extend_from_slice(&prefix);
@@ -68,8 +69,13 @@ async fn copy(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, pre
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        if line.last() != Some(&b'\n') {
+        let was_cut = is_cut;
+        is_cut = line.last() != Some(&b'\n');
+        if is_cut {
             line.push(b'\n');
+        } else if was_cut && line.len() == prefix.len() + 1 {
+            // Its end was told with the piece before.
+            continue;
         }
         // Whole lines at once, so that they do not mix; it may wait, and holds up the program alone.
         if to.write_all(&line).await.is_err() || to.flush().await.is_err() {
@@ -89,6 +95,7 @@ mod tests {
             (&b"a\n\nb"[..], b"p | a\np | \np | b\n".to_vec()),
             (b"\xff\x00\x1b[1m\n", b"p | \xff\x00\x1b[1m\n".to_vec()),
             (b"", Vec::new()),
+            (format!("{long}\nyz\n").as_bytes(), format!("p | {long}\np | yz\n").into_bytes()),
             (format!("{long}yz\n").as_bytes(), format!("p | {long}\np | yz\n").into_bytes()),
         ] {
             let mut to = Vec::new();

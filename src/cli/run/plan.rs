@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
-use super::life::Times;
+use super::{environment::said_port, life::Times};
 use crate::{
     cli::{
         check::Check,
@@ -82,17 +82,25 @@ impl Plan {
         if self.instance.version.is_empty() {
             self.instance.version = version;
         }
-        if self.port.is_none() && self.instance.url.is_empty() {
-            // Where the url says a port, it listens there.
-            self.port = port.or_else(|| super::environment::of_url(&url).1.parse().ok());
+        // With another port than was given it is a url where nobody listens.
+        let is_elsewhere = self.port.is_some() && said_port(&url).is_some_and(|said| self.port != Some(said));
+        if self.instance.url.is_empty() && !is_elsewhere {
             self.instance.url = url;
         }
-        self.ttl = self.ttl.or(ttl);
-        for (all, said) in [(&mut self.needs, dependencies), (&mut self.mocks, mocks)] {
+        self.port = self.port.or(port);
+        let mut plan = self.listening();
+        plan.ttl = plan.ttl.or(ttl);
+        for (all, said) in [(&mut plan.needs, dependencies), (&mut plan.mocks, mocks)] {
             for (name, value) in said {
                 all.entry(name).or_insert(value);
             }
         }
+        plan
+    }
+
+    /// Where its url says a port, it listens there.
+    pub(super) fn listening(mut self) -> Self {
+        self.port = self.port.or_else(|| said_port(&self.instance.url));
         self
     }
 
@@ -107,5 +115,28 @@ impl Plan {
     pub(super) fn request(&self, port: u16) -> RegisterRequest {
         let instance = Instance { service: self.name.clone(), port: u32::from(port), ..self.instance.clone() };
         RegisterRequest { instance: Some(instance), ttl: self.ttl.and_then(to_wire), ..RegisterRequest::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_gives_the_port_that_it_says_and_no_other() {
+        let package = |url: &str| Package { url: url.to_owned(), ..Package::default() };
+        let completed = |port: Option<u16>, url: &str| {
+            let plan = Plan { port, ..Plan::new("shop".into(), Vec::new()) }.completed(package(url));
+            (plan.port, plan.instance.url)
+        };
+        for (given, url, port, kept) in [
+            (None, "http://h:8080", Some(8080), "http://h:8080"),
+            (None, "https://shop.example", None, "https://shop.example"),
+            (Some(1), "https://shop.example", Some(1), "https://shop.example"),
+            (Some(1), "http://h:1/x", Some(1), "http://h:1/x"),
+            (Some(1), "http://h:8080", Some(1), ""),
+        ] {
+            assert_eq!(completed(given, url), (port, kept.to_owned()), "{given:?} {url}");
+        }
     }
 }

@@ -1,10 +1,14 @@
-//! The port of a program that none is given: the same at each start where that is free, so that who was told of it finds
+//! The port of a program: the one that is given, or the same at each start where that is free, so that who was told of it finds
 //! it there again. Knows no registry.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use sha2::{Digest as _, Sha256};
 use socket2::{Domain, Socket, Type};
+use tokio::time::{Instant, sleep};
 
 use crate::cli::{
     check::{Check, Place},
@@ -16,6 +20,9 @@ const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
 /// So many copies of a program find ports of this kind; more take any.
 const TRIES: u32 = 64;
+/// Who had it before may be at its end: so long that is waited for, with this between two looks.
+const PATIENCE: Duration = Duration::from_millis(500);
+const LOOKS: Duration = Duration::from_millis(20);
 
 /// A port, held against other commands of this kind until the program has it.
 pub(super) struct Port {
@@ -29,19 +36,27 @@ pub(super) struct Port {
 /// # Errors
 /// It is in use, or there is none.
 pub(super) async fn of(namespace: &str, name: &str, given: Option<u16>) -> Result<Port, Failure> {
-    let Some(number) = given else { return free(namespace, name) };
+    let Some(number) = given else { return free(namespace, name).await };
+    let late = Instant::now() + PATIENCE;
     // Whoever answers there would pass for the program.
-    match Check::Tcp.look(&Place::here(number)).await {
-        Ok(()) => Err(Failure::Other(format!("port {number} is in use already"))),
-        Err(_) => Ok(Port { number, _hold: None }),
+    while Check::Tcp.look(&Place::here(number)).await.is_ok() {
+        if Instant::now() >= late {
+            return Err(Failure::Other(format!("port {number} is in use already")));
+        }
+        sleep(LOOKS).await;
     }
+    Ok(Port { number, _hold: None })
 }
 
-fn free(namespace: &str, name: &str) -> Result<Port, Failure> {
+async fn free(namespace: &str, name: &str) -> Result<Port, Failure> {
+    let late = Instant::now() + PATIENCE;
     for number in candidates(namespace, name) {
-        if let Some(hold) = hold::take(number)
-            && is_free(number)
-        {
+        let Some(hold) = hold::take(number) else { continue };
+        // The command that had it was killed, and the program that it ran goes a little later.
+        while !is_free(number) && Instant::now() < late {
+            sleep(LOOKS).await;
+        }
+        if is_free(number) {
             return Ok(Port { number, _hold: Some(hold) });
         }
     }
@@ -114,20 +129,22 @@ mod tests {
         assert!(ports("api").iter().all(|port| (20_000..32_000).contains(port)));
     }
 
-    #[test]
-    fn a_copy_has_another_and_the_next_start_the_same() {
+    #[tokio::test]
+    async fn a_copy_has_another_and_the_next_start_the_same() {
         let name = format!("a copy of {}", std::process::id());
-        let first = free("", &name).unwrap();
-        let second = free("", &name).unwrap();
+        let first = free("", &name).await.unwrap();
+        let second = free("", &name).await.unwrap();
         assert_ne!(first.number, second.number);
         let before = first.number;
         drop(first);
-        let again = free("", &name).unwrap();
+        let again = free("", &name).await.unwrap();
         assert_eq!(again.number, before);
         drop(again);
         // One that listens is passed over.
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, before)).unwrap();
-        assert_ne!(free("", &name).unwrap().number, before);
-        drop(listener);
+        assert_ne!(free("", &name).await.unwrap().number, before);
+        // One that is at its end is waited for.
+        let (again, ()) = tokio::join!(free("", &name), async { drop(listener) });
+        assert_eq!(again.unwrap().number, before);
     }
 }

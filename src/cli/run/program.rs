@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpgid};
 use tokio::{
     io::AsyncWriteExt as _,
     process::{Child, Command},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{inside, output::Outputs};
@@ -24,6 +24,8 @@ use crate::cli::failure::Failure;
 
 /// How long the group may take to be gone after SIGKILL.
 const KILLED: Duration = Duration::from_secs(5);
+/// Between two looks at who is left of it.
+const LOOKS: Duration = Duration::from_millis(10);
 
 /// A program that was started.
 pub(super) struct Program {
@@ -84,22 +86,38 @@ impl Program {
         Ok(status)
     }
 
+    /// Waits until nobody of its group is left. A shell ends before what it has started, which was told to end as well and
+    /// may still be at its work.
+    async fn all_ended(&mut self) -> io::Result<ExitStatus> {
+        let ended = self.ended().await?;
+        while self.is_anyone_left() {
+            sleep(LOOKS).await;
+        }
+        Ok(ended)
+    }
+
+    fn is_anyone_left(&self) -> bool {
+        // Who has ended and was waited for by nobody would count for ever.
+        while let Ok(Some(_)) = waitpgid(self.group, WaitOptions::NOHANG) {}
+        test_kill_process_group(self.group).is_ok()
+    }
+
     /// Sends a signal to it and its children.
     pub(super) fn signal(&self, signal: Signal) {
         // They may be gone.
         let _ = kill_process_group(self.group, signal);
     }
 
-    /// Asks it to end with `signal`; whoever is left of it after `slack` is killed. Also whether it had to be.
+    /// Asks it and all that it has started to end with `signal`; whoever is left of them after `slack` is killed. Also
+    /// whether somebody had to be.
     ///
     /// # Errors
     /// It cannot be waited for.
     pub(super) async fn stop(&mut self, signal: Signal, slack: Duration) -> io::Result<(ExitStatus, bool)> {
+        let _orphans = Orphans::take();
         self.signal(signal);
-        if let Ok(ended) = timeout(slack, self.ended()).await {
-            let ended = ended?;
-            self.signal(Signal::KILL);
-            return Ok((ended, false));
+        if let Ok(ended) = timeout(slack, self.all_ended()).await {
+            return Ok((ended?, false));
         }
         self.signal(Signal::KILL);
         match timeout(KILLED, self.ended()).await {
@@ -114,6 +132,32 @@ impl Drop for Program {
         self.signal(Signal::KILL);
         // Nobody is left to be guarded.
         let _ = self.guard.start_kill();
+    }
+}
+
+/// While this lives, what loses its parent is a child of this process, which waits for it: in a container there may be
+/// nobody else who does.
+struct Orphans;
+
+impl Orphans {
+    fn take() -> Self {
+        Self::are_ours(true);
+        Self
+    }
+
+    #[cfg(target_os = "linux")]
+    fn are_ours(ours: bool) {
+        // Without it they are somebody else's.
+        let _ = rustix::process::set_child_subreaper(ours.then(rustix::process::getpid));
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn are_ours(_: bool) {}
+}
+
+impl Drop for Orphans {
+    fn drop(&mut self) {
+        Self::are_ours(false);
     }
 }
 

@@ -120,6 +120,7 @@ pub(super) async fn run(plans: Vec<Plan>, order: Order, client: &Client, mut sig
                 }
             }
             told = signals.next() => match told {
+                // Those that wait for what they need end by it, if it is a hangup.
                 Told::Pass(_) => fleet.running().iter().for_each(|&one| tell(&to[one], Some(told))),
                 told if fleet.end.is_none() => {
                     first = Some(Err(Failure::Program { what: None, code: told.code() }));

@@ -1,6 +1,7 @@
-//! The signals that concern programs that run under the command. Once listened for, none ends this process by itself.
+//! The signals that concern programs that run under the command. Once listened for, none ends this process by itself. A
+//! hangup that is ignored at the start (`nohup`) stays so, for the program, too.
 
-use std::io;
+use std::{fs, io};
 
 use rustix::process::Signal;
 use tokio::{
@@ -18,6 +19,8 @@ pub(in crate::cli) enum Told {
     Terminate,
     /// SIGINT: at once.
     Interrupt,
+    /// SIGQUIT: at once, too.
+    Quit,
     /// The program's own business.
     Pass(Signal),
 }
@@ -28,8 +31,14 @@ impl Told {
         match self {
             Self::Terminate => Signal::TERM,
             Self::Interrupt => Signal::INT,
+            Self::Quit => Signal::QUIT,
             Self::Pass(signal) => signal,
         }
+    }
+
+    /// Whether it ends what no program runs for yet: with nobody to pass it to, a closed terminal does.
+    pub(in crate::cli) fn is_end(self) -> bool {
+        !matches!(self, Self::Pass(signal) if signal != Signal::HUP)
     }
 
     /// The exit code of what it ended.
@@ -57,6 +66,16 @@ impl Orders {
         }
     }
 
+    /// The next one that ends what has not begun.
+    pub(super) async fn cancel(&mut self) -> Told {
+        loop {
+            let told = self.next().await;
+            if told.is_end() {
+                return told;
+            }
+        }
+    }
+
     /// The next one that is an end; others have nobody to be passed to.
     pub(super) async fn end(&mut self) -> Told {
         loop {
@@ -72,7 +91,8 @@ impl Orders {
 pub(in crate::cli) struct Signals {
     terminate: unix::Signal,
     interrupt: unix::Signal,
-    hangup: unix::Signal,
+    quit: unix::Signal,
+    hangup: Option<unix::Signal>,
     user1: unix::Signal,
     user2: unix::Signal,
 }
@@ -83,7 +103,8 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: if is_ignored(Signal::HUP) { None } else { Some(signal(SignalKind::hangup())?) },
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
         })
@@ -94,9 +115,20 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Told::Terminate,
             _ = self.interrupt.recv() => Told::Interrupt,
-            _ = self.hangup.recv() => Told::Pass(Signal::HUP),
+            _ = self.quit.recv() => Told::Quit,
+            Some(_) = heard(&mut self.hangup) => Told::Pass(Signal::HUP),
             _ = self.user1.recv() => Told::Pass(Signal::USR1),
             _ = self.user2.recv() => Told::Pass(Signal::USR2),
+        }
+    }
+
+    /// The next one that ends what has not begun.
+    pub(super) async fn cancel(&mut self) -> Told {
+        loop {
+            let told = self.next().await;
+            if told.is_end() {
+                return told;
+            }
         }
     }
 
@@ -108,5 +140,35 @@ impl Signals {
                 return;
             }
         }
+    }
+}
+
+async fn heard(signal: &mut Option<unix::Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process was started with it ignored; not where the system does not say.
+fn is_ignored(signal: Signal) -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| is_among(&status, signal))
+}
+
+fn is_among(status: &str, signal: Signal) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & (1 << (signal.as_raw() - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_says_what_is_ignored() {
+        let status = "SigBlk:\t0000000000000003\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000004002\n";
+        assert!(is_among(status, Signal::HUP));
+        assert!(!is_among(status, Signal::INT) && !is_among("", Signal::HUP));
     }
 }
