@@ -158,6 +158,7 @@ pub fn hint(cause: &Cause) -> Option<&'static str> {
     match cause.reason().as_deref() {
         Some("KEY_HELD") => Some("choose another --id, or wait until its lease has ended"),
         Some("QUOTA") => Some("`onair namespace get` shows what a namespace has and may have"),
+        Some("UNAUTHENTICATED") => Some("name a file with a token in --token-file or ONAIR_TOKEN_FILE"),
         Some("OVERLOADED" | "LIMIT") => Some("`onair info` shows the limits"),
         Some("STORE_UNAVAILABLE") if cause.outcome_unknown() => {
             Some("the outcome is unknown: look first, then try again")

@@ -27,6 +27,7 @@ mod namespace;
 mod needs;
 mod package;
 mod print;
+mod private;
 mod publish;
 mod resolve;
 #[cfg(unix)]

@@ -2,14 +2,13 @@
 
 use std::{
     fs, io,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
 use clap::{Subcommand, builder::RangedU64ValueParser};
 
-use super::{failure::Failure, print::Printer};
+use super::{failure::Failure, print::Printer, private::Private};
 use crate::{
     config::Output,
     http::curl::quoted,
@@ -131,19 +130,7 @@ fn read(dir: &Path, name: &str) -> Result<Minted, Failure> {
 fn write(dir: &Path, name: &str, pair: &Minted) -> Result<(), Failure> {
     for (end, mode, text) in [("key", 0o600, &pair.key), ("pem", 0o644, &pair.certificate)] {
         let path = dir.join(format!("{name}.{end}"));
-        let new = dir.join(format!(".{name}.{end}.new"));
-        let written = || {
-            // What a run that was cut short has left may be anyone's to read.
-            match fs::remove_file(&new) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = fs::File::options().write(true).create_new(true).mode(mode).open(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)
-        };
-        written().map_err(cannot(&path))?;
+        Private::create(&path, mode).and_then(|file| file.fill(text)).map_err(cannot(&path))?;
     }
     Ok(())
 }

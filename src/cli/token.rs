@@ -1,12 +1,17 @@
 //! `onair token`: who may do what. A token is printed once, when it is made, and can be written to a file instead.
 
-use std::time::Duration;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     deploy::answer,
     failure::Failure,
     namespace::{Bounds, in_short},
     print::Printer,
+    private::Private,
     session::Session,
     text::{Table, safe},
 };
@@ -28,11 +33,11 @@ Examples:
   onair token create shop --grant 'shop=read,register' --certificate dns:shop
   onair token update orders-ci --instances 100 --watches 20 --writes 10
   onair token list
-  onair token rotate orders-ci --overlap 2h
+  onair token rotate orders-ci --overlap 2h --write orders-ci.token
   onair token revoke orders-ci
 
-What is printed when a token is made is shown this once: keep it in a file that only its user can read, and name the
-file in --token-file or ONAIR_TOKEN_FILE, or put the token itself into ONAIR_TOKEN.";
+What is made is shown this once: --write keeps it in a file that only its owner can read. Name the file in --token-file
+or ONAIR_TOKEN_FILE, or put the token itself into ONAIR_TOKEN.";
 
 /// Arguments of `token`.
 #[derive(Debug, clap::Args)]
@@ -55,6 +60,8 @@ enum Action {
         expires: Option<Duration>,
         #[command(flatten)]
         bounds: Bounds,
+        #[command(flatten)]
+        write: Written,
         #[command(flatten)]
         given: Given<ClientSettings>,
     },
@@ -98,6 +105,8 @@ enum Action {
         #[arg(long, value_parser = span, value_name = "DURATION")]
         overlap: Option<Duration>,
         #[command(flatten)]
+        write: Written,
+        #[command(flatten)]
         given: Given<ClientSettings>,
     },
     /// Take one away: calls with it are refused from then on, and its bearers' streams end.
@@ -107,6 +116,28 @@ enum Action {
         #[command(flatten)]
         given: Given<ClientSettings>,
     },
+}
+
+/// Where a token goes that is made.
+#[derive(Debug, clap::Args)]
+struct Written {
+    /// Write the token into this file, which only its owner can read, and print nothing of it. What is there already is
+    /// replaced when the token is made, and not before.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+}
+
+impl Written {
+    /// The file, before anything is asked of the server: what cannot be kept is not made.
+    fn begin(self, print: &Printer) -> Result<Option<(PathBuf, Private)>, Failure> {
+        let Some(path) = self.write.filter(|_| !print.is_curl()) else { return Ok(None) };
+        let file = Private::create(&path, 0o600).map_err(cannot_keep(&path))?;
+        Ok(Some((path, file)))
+    }
+}
+
+fn cannot_keep(path: &Path) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure::Other(format!("{}: {error}", path.display()))
 }
 
 /// What a token is to allow.
@@ -181,15 +212,16 @@ fn number_of(name: &str) -> Option<i32> {
 /// What went wrong.
 pub async fn run(args: Args) -> Result<(), Failure> {
     match args.action {
-        Action::Create { name, rights, expires, bounds, given } => {
+        Action::Create { name, rights, expires, bounds, write, given } => {
             let mut session = Session::open(&given)?;
+            let kept = write.begin(&session.print)?;
             let (what, certificates) = (format!("create the token {name}"), rights.certificates());
             let grants = rights.grants(&session.namespace);
             let quotas = bounds.is_given().then(|| bounds.over(Quotas::default()));
             let request = CreateTokenRequest { name, grants, ttl: expires.map(on_the_wire), certificates, quotas };
             let send = async |channel, request| AdminClient::new(channel).create_token(request).await;
             let Some(made) = answer(&mut session, "CreateToken", &what, request, send).await? else { return Ok(()) };
-            secret(&session.print, "CreateTokenResponse", &made, &made.secret)
+            secret(&session.print, kept, "CreateTokenResponse", &made, (&made.secret, made.token.as_ref()))
         }
         Action::Get { name, given } => {
             let mut session = Session::open(&given)?;
@@ -211,13 +243,14 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             let now = answer(&mut session, "UpdateToken", &what, request, send).await?;
             now.map_or(Ok(()), |now| show(&session.print, now.token.as_slice()))
         }
-        Action::Rotate { name, overlap, given } => {
+        Action::Rotate { name, overlap, write, given } => {
             let mut session = Session::open(&given)?;
+            let kept = write.begin(&session.print)?;
             let what = format!("rotate the token {name}");
             let request = RotateTokenRequest { name, overlap: overlap.map(on_the_wire) };
             let send = async |channel, request| AdminClient::new(channel).rotate_token(request).await;
             let Some(made) = answer(&mut session, "RotateToken", &what, request, send).await? else { return Ok(()) };
-            secret(&session.print, "RotateTokenResponse", &made, &made.secret)
+            secret(&session.print, kept, "RotateTokenResponse", &made, (&made.secret, made.token.as_ref()))
         }
         Action::Revoke { name, given } => {
             let mut session = Session::open(&given)?;
@@ -273,9 +306,25 @@ async fn list(given: &Given<ClientSettings>) -> Result<(), Failure> {
     }
 }
 
-/// The token itself, and nothing else, so that it can go to a file.
-fn secret(print: &Printer, name: &str, answer: &impl prost::Message, secret: &str) -> Result<(), Failure> {
-    if print.is_json() { print.message(name, answer) } else { print.line(secret) }
+/// The token itself, and nothing else, or where it is.
+fn secret(
+    print: &Printer,
+    kept: Option<(PathBuf, Private)>,
+    name: &str,
+    answer: &impl prost::Message,
+    (secret, token): (&str, Option<&Token>),
+) -> Result<(), Failure> {
+    match (kept, token) {
+        (None, _) if print.is_json() => print.message(name, answer),
+        (None, _) => print.line(secret),
+        (Some((path, file)), token) => {
+            file.fill(&format!("{secret}\n")).map_err(cannot_keep(&path))?;
+            match token.filter(|_| print.is_json()) {
+                Some(token) => print.message("Token", token),
+                None => print.line(&format!("The token is in {}, which only its owner can read.", path.display())),
+            }
+        }
+    }
 }
 
 fn show(print: &Printer, tokens: &[Token]) -> Result<(), Failure> {

@@ -110,8 +110,20 @@ async fn ends_and_certificates_are_cleared_and_secrets_keep_their_time() {
     for _ in 0..3 {
         assert_eq!(by(&server, &file, &["token", "rotate", "ci"]).await.0, 0);
     }
-    let (code, told) = by(&server, &file, &["token", "rotate", "ci"]).await;
+    // A file that is to have the next one keeps the one before when there is none.
+    let kept = server.data_dir().join("ci.token");
+    fs::write(&kept, "before").unwrap();
+    let path = kept.display().to_string();
+    let (code, told) = by(&server, &file, &["token", "rotate", "ci", "--write", &path]).await;
     assert!(code != 0 && told.contains("max_token_secrets"), "{told}");
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "before");
+    let rotate = ["token", "rotate", "ci", "--overlap", "0s", "--write", &path];
+    let (code, told) = by(&server, &file, &rotate).await;
+    assert!(code == 0 && told.contains(&path) && !told.contains("onair_ci_"), "{told}");
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(fs::read_to_string(&kept).unwrap().starts_with("onair_ci_"));
+    let (code, told) = by(&server, &kept, &["info"]).await;
+    assert_eq!(code, 0, "{told}");
     assert_eq!(by(&server, &file, &["token", "rotate", "ci", "--overlap", "0s"]).await.0, 0);
 }
 
