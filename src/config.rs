@@ -144,8 +144,8 @@ settings! {
         data_dir: PathBuf = platform_data_dir(), Directory;
         /// Keep nothing on disk; `data_dir` is not used. Each start is then a new, empty registry. Default false.
         ephemeral: bool = false, Switch;
-        /// Listen beyond loopback although there is neither TLS nor a token, so that whoever reaches the port is an
-        /// operator. Default false.
+        /// Listen beyond loopback although nobody is asked for a certificate or a token, so that whoever reaches the port is
+        /// an operator. Default false.
         insecure: bool = false, Switch;
         /// Certificate of this server in PEM, followed by what leads to its authority: a file, or the PEM itself. With it
         /// every address speaks TLS, and nothing else. `onair tls init` makes one. Default: none.
@@ -315,12 +315,12 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
         .into_iter()
         .flat_map(|(setting, addresses)| addresses.iter().map(move |address| (setting, address)))
         .collect();
-    if !settings.insecure && !is_protected(settings) {
+    if !settings.insecure && !settings.is_protected() {
         wrong.extend(bound.iter().filter(|(_, address)| !is_loopback(address)).map(|(setting, address)| {
             format!(
-                "{setting}: {address} can be reached from other machines, and there is neither TLS nor a token: give \
-                 --tls-cert and --tls-key (`onair tls init` makes both), or --auth, or add --insecure if whoever reaches \
-                 the port may do everything"
+                "{setting}: {address} can be reached from other machines, and whoever reaches it may do everything: ask \
+                 for client certificates with --tls-cert, --tls-key and --tls-client-ca (`onair tls init` makes all \
+                 three), or for tokens with --auth, or add --insecure if that is meant"
             )
         }));
     }
@@ -367,11 +367,6 @@ fn check_serve(settings: &ServeSettings) -> Vec<String> {
     wrong
 }
 
-/// Whether somebody who only reaches the port can do nothing: the one place that says what is enough (promise 19).
-fn is_protected(settings: &ServeSettings) -> bool {
-    settings.tls_cert.is_some() || settings.auth
-}
-
 fn check_tls(settings: &ServeSettings) -> Vec<String> {
     let needs = [
         ("tls_cert", settings.tls_cert.is_some(), "tls_key", settings.tls_key.is_some()),
@@ -384,6 +379,14 @@ fn check_tls(settings: &ServeSettings) -> Vec<String> {
 }
 
 impl ServeSettings {
+    /// Whether somebody who only reaches the port can do nothing: the one place that says what is enough (promise 19).
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        let auth = self.tls_client_auth.unwrap_or(ClientAuth::Required);
+        let asks_for_certificates = self.tls_client_ca.is_some() && auth == ClientAuth::Required;
+        self.auth || self.tls_cert.is_some() && asks_for_certificates
+    }
+
     /// What TLS is made of, if it is spoken.
     #[must_use]
     pub fn tls(&self) -> Option<ServerFiles> {

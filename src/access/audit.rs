@@ -18,7 +18,10 @@ use tonic::transport::server::TcpConnectInfo;
 use uuid::Uuid;
 
 use super::{Entry, Permission, Reach, Rule};
-use crate::{metrics::Metrics, registry::Error};
+use crate::{
+    metrics::Metrics,
+    registry::{Error, Revision},
+};
 
 /// Lines that wait to be written. There is no room for more when the disk is slow: what is lost is counted.
 const WAITING_MAX: usize = 16_384;
@@ -97,21 +100,34 @@ impl Audit {
     }
 }
 
-/// What a request was about, filled in where it is judged.
+/// What a request was about and what came of it, filled in where that is known.
 #[derive(Clone, Debug, Default)]
-pub struct Trail(Arc<Mutex<String>>);
+pub struct Trail(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    about: String,
+    /// At which revision something changed; the inner none: nothing did.
+    came_to: Option<Option<Revision>>,
+}
 
 impl Trail {
     /// It is about this; the first that is said of it stands.
     pub(super) fn note(&self, namespace: &str, service: &str) {
-        let mut about = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let about = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).about;
         if about.is_empty() && !namespace.is_empty() {
             *about = if service.is_empty() { namespace.to_owned() } else { format!("{namespace}/{service}") };
         }
     }
 
-    fn about(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Where its answer does not say so: at which revision something changed, or that nothing did.
+    pub(super) fn came_to(&self, revision: Option<Revision>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).came_to = Some(revision);
+    }
+
+    fn noted(&self) -> (String, Option<Option<Revision>>) {
+        let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (noted.about.clone(), noted.came_to)
     }
 }
 
@@ -154,10 +170,12 @@ impl Request {
         self.is_change
     }
 
-    /// It ended well.
+    /// It ended well. What changed nothing after all is no change: a renewal by who has no lease token is one of these.
     pub fn done(mut self, revision: Option<u64>) {
-        if self.is_change {
-            self.enter("OK", "", revision);
+        match self.trail.noted().1 {
+            Some(None) => self.is_over = true,
+            noted if self.is_change => self.enter("OK", "", revision.or(noted.flatten())),
+            _ => {}
         }
     }
 
@@ -189,7 +207,7 @@ impl Request {
     fn enter(&mut self, outcome: &str, permission: &str, revision: Option<u64>) {
         self.is_over = true;
         let (outcome, permission) = (outcome.to_owned(), permission.to_owned());
-        let (time, about) = (Timestamp::from(SystemTime::now()).to_string(), self.trail.about());
+        let (time, (about, _)) = (Timestamp::from(SystemTime::now()).to_string(), self.trail.noted());
         let line = std::mem::take(&mut self.line);
         self.audit.enter(Line { time, about, outcome, permission, revision, ..line });
     }
@@ -281,6 +299,11 @@ mod tests {
             request
         };
         begin(true).done(Some(7));
+        let (told, renewed) = (begin(true), begin(true));
+        told.trail().came_to(Some(8));
+        told.done(None);
+        renewed.trail().came_to(None);
+        renewed.done(None);
         begin(false).done(None);
         begin(false).refused("INVALID", "");
         begin(true).refused("LIMIT", "");
@@ -303,6 +326,7 @@ mod tests {
             lines,
             [
                 line(r#""outcome":"OK","revision":7"#),
+                line(r#""outcome":"OK","revision":8"#),
                 line(r#""outcome":"LIMIT""#),
                 line(r#""outcome":"PERMISSION","permission":"read""#)
             ]

@@ -96,6 +96,13 @@ impl Who {
         self.note("token", name);
     }
 
+    /// At which revision what was asked for changed something, where the answer does not say so; none: nothing changed.
+    pub fn came_to(&self, revision: Option<Revision>) {
+        if let Some(trail) = &self.trail {
+            trail.came_to(revision);
+        }
+    }
+
     fn note(&self, namespace: &str, service: &str) {
         if let Some(trail) = &self.trail {
             trail.note(namespace, service);

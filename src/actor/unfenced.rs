@@ -16,20 +16,24 @@ use crate::{
 };
 
 impl RegistryHandle {
-    /// Registers what left its id to the server, or renews it, without a token.
+    /// Registers what left its id to the server, or renews it, without a token; and whether that is a change.
     ///
     /// # Errors
     /// `Fenced`, and those of every registration.
-    pub async fn keep(&self, mut registration: Registration, principal: Principal) -> Result<Arc<Record>, Error> {
+    pub async fn keep(
+        &self,
+        mut registration: Registration,
+        principal: Principal,
+    ) -> Result<(Arc<Record>, bool), Error> {
         let place = Place::of(&mut registration);
-        let renews = matches!(self.hub.registry().unfenced_at(&place, &principal), Ok(Some(_)));
+        let before = self.hub.registry().unfenced_at(&place, &principal).ok().flatten().map(|held| held.revision);
         let register = Register { registration, token: None, principal, secret: fresh_secret()?, at: wall_clock() };
         let command = Command::Keep(Box::new(Keep { register, place }));
         let refused = self.charge(&command).err();
         let Command::Keep(keep) = command else { return Err(Error::Deadline) };
         let (answer, answered) = oneshot::channel();
         let since = Instant::now();
-        if renews {
+        if before.is_some() {
             // A beat has to be in the beats' lane before the mark that says that all were heard.
             let item = Lane::Keep { keep, refused, answer, since };
             self.lane.try_send(item).map_err(|refused| refusal(&refused, &self.lane))?;
@@ -39,7 +43,10 @@ impl RegistryHandle {
             self.send(Request::Command { command: Command::Keep(keep), deadline: None, answer, since })?;
         }
         match answered.await.map_err(|_| Error::ShuttingDown)?? {
-            Reply::Kept { record, .. } => Ok(record),
+            Reply::Kept { record, .. } => {
+                let is_change = before != Some(record.revision);
+                Ok((record, is_change))
+            }
             // The actor answers a command with what goes with it.
             Reply::Registered { .. } | Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Drained { .. } => {
                 Err(Error::Deadline)

@@ -76,7 +76,7 @@ fn beyond_loopback_needs_a_word() {
 }
 
 #[test]
-fn tls_needs_both_files_and_is_enough_beyond_loopback() {
+fn tls_needs_both_files_and_clients_certificates_are_enough_beyond_loopback() {
     let wrong = |given: &[&str]| {
         let mut settings = ServeSettings { data_dir: "x".into(), ..ServeSettings::default() };
         settings.listen = vec!["0.0.0.0:1".parse().unwrap()];
@@ -85,13 +85,28 @@ fn tls_needs_both_files_and_is_enough_beyond_loopback() {
         }
         settings.check()
     };
-    assert_eq!(wrong(&["tls_cert", "tls_key"]), [""; 0]);
     assert_eq!(wrong(&["tls_cert", "tls_key", "tls_client_ca"]), [""; 0]);
-    assert_eq!(wrong(&["tls_cert"]), ["tls_cert: without tls_key it is of no use"]);
+    // Who is only hidden lets everybody in.
+    let [hidden] = &wrong(&["tls_cert", "tls_key"])[..] else { panic!() };
+    assert!(hidden.starts_with("listen: 0.0.0.0:1 can be reached"), "{hidden}");
+    let optional = ServeSettings {
+        listen: vec!["0.0.0.0:1".parse().unwrap()],
+        tls_cert: Some(Pem::parse("a")),
+        tls_key: Some(Pem::parse("b")),
+        tls_client_ca: Some(Pem::parse("c")),
+        tls_client_auth: Some(ClientAuth::Optional),
+        ..ServeSettings::default()
+    };
+    assert_eq!(check_serve(&optional).len(), 1);
+    assert_eq!(check_serve(&ServeSettings { auth: true, ..optional }), [""; 0]);
+    assert_eq!(wrong(&["tls_cert"])[1..], ["tls_cert: without tls_key it is of no use"]);
     let open = ServeSettings { tls_client_auth: Some(ClientAuth::Required), ..ServeSettings::default() };
     assert_eq!(check_serve(&open), ["tls_client_auth: without tls_client_ca it is of no use"]);
     let [open, key, authorities] = &wrong(&["tls_key", "tls_client_ca"])[..] else { panic!() };
-    assert!(open.contains("give --tls-cert and --tls-key") && open.contains("or add --insecure"), "{open}");
+    assert!(
+        open.contains("--tls-client-ca") && open.contains("--auth") && open.contains("or add --insecure"),
+        "{open}"
+    );
     assert_eq!(key, "tls_key: without tls_cert it is of no use");
     assert_eq!(authorities, "tls_client_ca: without tls_cert it is of no use");
 }

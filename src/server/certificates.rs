@@ -56,7 +56,8 @@ impl Certificates {
     /// Who does the handshakes of clients, if there are any.
     pub(super) fn handshakes(&self, settings: &ServeSettings, metrics: &Arc<Metrics>) -> Option<Handshakes> {
         let live = self.live.as_ref()?;
-        Some(Handshakes::new(Arc::clone(live), false, settings.max_connections, metrics))
+        let room = (settings.max_connections, settings.io_threads);
+        Some(Handshakes::new(Arc::clone(live), false, room, metrics))
     }
 
     /// Has them read again soon; says whether there are any.
@@ -132,6 +133,12 @@ fn said(loaded: &Loaded, metrics: &Metrics) {
     tracing::info!(names = %names.join(", "), expires = %Date(loaded.expires), "speaking TLS");
     if names.is_empty() {
         tracing::warn!("the certificate names no host (subject alternative name): clients refuse it");
+    }
+    if loaded.is_slow {
+        tracing::warn!(
+            "the certificate's key is RSA of more than 2048 bits: each handshake takes many times the processor time of \
+             one with ECDSA (P-256)"
+        );
     }
     let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     metrics.tls_expiry.of((Certificate::Server,)).set(since(loaded.expires));

@@ -2,14 +2,19 @@
 //! understands, also one that speaks no TLS. Knows nothing of what is spoken inside.
 
 use std::{
+    future::{Future as _, poll_fn},
     io,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::{Duration, SystemTime},
 };
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Semaphore,
+    task::yield_now,
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -43,15 +48,22 @@ pub(super) struct Handshakes {
     /// Probes and scrapes come without a certificate of their own.
     is_ops: bool,
     lobby: Arc<Lobby>,
+    /// Whose work is done at once: the others wait, so that calls on the same thread come between.
+    turns: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     complaints: Arc<Mutex<Seldom>>,
 }
 
 impl Handshakes {
-    /// With what is in force at the time of each; there are so many places for connections.
-    pub(super) fn new(live: Arc<Live>, is_ops: bool, places: usize, metrics: &Arc<Metrics>) -> Self {
-        let (lobby, complaints) = (Lobby::new(places), Arc::default());
-        Self { live, is_ops, lobby, metrics: Arc::clone(metrics), complaints }
+    /// With what is in force at the time of each; there are so many places for connections, and so many threads.
+    pub(super) fn new(
+        live: Arc<Live>,
+        is_ops: bool,
+        (places, threads): (usize, usize),
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let (lobby, turns) = (Lobby::new(places), Arc::new(Semaphore::new(threads)));
+        Self { live, is_ops, lobby, turns, metrics: Arc::clone(metrics), complaints: Arc::default() }
     }
 
     /// Makes one, and says what the client's certificate says, if it has one.
@@ -98,7 +110,18 @@ impl Handshakes {
         }
         let loaded = self.live.now();
         let config = if self.is_ops { &loaded.ops_config } else { &loaded.config };
-        match TlsAcceptor::from(Arc::clone(config)).accept(socket).into_fallible().await {
+        let turn = self.turns.acquire().await.map_err(|closed| failed(io::Error::other(closed)))?;
+        let mut accept = pin!(TlsAcceptor::from(Arc::clone(config)).accept(socket).into_fallible());
+        // The client's first word is there, so that most of the work, the signature, is done at the first look.
+        let begun = poll_fn(|context| Poll::Ready(accept.as_mut().poll(context))).await;
+        // Whatever is ready comes before the next one's.
+        yield_now().await;
+        drop(turn);
+        let made = match begun {
+            Poll::Ready(made) => made,
+            Poll::Pending => accept.await,
+        };
+        match made {
             Ok(stream) => {
                 let certificate = client(&stream).map_err(failed)?;
                 Ok((Stream::Tls(Box::new(stream)), certificate))

@@ -344,12 +344,13 @@ fn announce(settings: &ServeSettings, addresses: &[SocketAddr], ops: &[SocketAdd
         (Some(_), ..) => "by TLS ",
     };
     tracing::info!(?addresses, %data, instances, revision, "serving");
-    let asks_nobody = settings.tls_client_ca.is_none() || settings.tls_client_auth == Some(ClientAuth::Optional);
-    if asks_nobody && !settings.insecure && addresses.iter().any(|address| !address.ip().is_loopback()) {
-        tracing::warn!(
-            "whoever reaches the port may do everything: TLS hides what is on the way, and only client certificates \
-             (tls_client_ca) say who calls"
-        );
+    let is_reached = addresses.iter().any(|address| !address.ip().to_canonical().is_loopback());
+    match settings.is_protected() {
+        false if is_reached => tracing::warn!("whoever reaches the port may do everything (insecure)"),
+        true if is_reached && settings.tls_cert.is_none() => tracing::warn!(
+            "tokens come in the clear: whoever is on the way to this port can read them; TLS (tls_cert) hides them"
+        ),
+        _ => {}
     }
     let mut out = std::io::stdout().lock();
     for address in addresses {

@@ -55,7 +55,7 @@ impl OpsServer {
         let guard = Arc::new(Guard::new(&server.addresses, settings, live));
         let options = super::api_options(settings);
         let front = Front::new(Routes::default(), routes, guard, options, Arc::clone(metrics));
-        let handshakes = live.map(|live| Handshakes::new(Arc::clone(live), true, places, metrics));
+        let handshakes = live.map(|live| Handshakes::new(Arc::clone(live), true, (places, 1), metrics));
         let protocols = Protocols::new(settings, handshakes, Arc::clone(metrics));
         let door = listen::Door::new(places, metrics);
         let serve = async move {

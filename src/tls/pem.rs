@@ -264,6 +264,17 @@ fn signs_others(der: &[u8]) -> bool {
     constraints.is_ok_and(|found| found.is_some_and(|(_, constraints)| constraints.ca))
 }
 
+/// Whether a certificate's key is RSA of more than 2048 bits.
+#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "a client's own is its business"))]
+pub(super) fn is_long_rsa(der: &[u8]) -> bool {
+    const RSA: &str = "1.2.840.113549.1.1.1";
+    /// Of a key of 2048 bits there are 270 bytes, of one of 3072 bits 398.
+    const BYTES: usize = 300;
+    let Ok(certificate) = Certificate::from_der(der) else { return false };
+    let key = certificate.tbs_certificate().subject_public_key_info();
+    key.algorithm.oid.to_string() == RSA && key.subject_public_key.raw_bytes().len() > BYTES
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

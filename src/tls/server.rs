@@ -56,6 +56,8 @@ pub struct Loaded {
     pub read_again: Option<SystemTime>,
     /// Whom the certificate is for.
     pub names: Arc<[AlternativeName]>,
+    /// Whether its key takes milliseconds to sign with.
+    pub is_slow: bool,
 }
 
 impl ServerFiles {
@@ -83,6 +85,7 @@ impl ServerFiles {
             let builder = if needs_one { builder } else { builder.allow_unauthenticated() };
             builder.build().map_err(|error| wrong("tls_client_ca", source, &error))
         };
+        let is_slow = pair.certified.end_entity_cert().is_ok_and(|leaf| pem::is_long_rsa(leaf));
         let leaf = pair.certified.end_entity_cert().map(|leaf| PeerCertificate::read(leaf));
         let names = match leaf {
             Ok(Ok(leaf)) => leaf.names,
@@ -101,6 +104,7 @@ impl ServerFiles {
             clients_expire: clients.as_ref().map(|(_, (_, last), ..)| *last),
             read_again: clients.as_ref().map(|(_, (first, _), ..)| *first),
             names,
+            is_slow,
         })
     }
 

@@ -23,7 +23,7 @@ use crate::{
 
 /// Puts a token beside each call.
 #[derive(Clone)]
-pub struct Bearer(String);
+pub struct Bearer(pub String);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -371,10 +371,12 @@ async fn every_change_and_every_refusal_is_written_with_who_and_from_where() {
     let mut http = Http::connect(guarded.server.address()).await;
     let (head, body) = (format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nX-Request-Id: order-7"), "{}");
     let request = format!(
-        "PUT /registrations/web/1.0.0/10.0.0.9/80?namespace=team-a HTTP/1.1\r\n{head}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /registrations/web/1.0.0/10.0.0.9/80?namespace=team-a HTTP/1.1\r\n{head}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    http.ask(request).await;
+    for _ in 0..2 {
+        assert_eq!(http.ask(request.clone()).await.status, 201);
+    }
     http.ask(format!("GET /v1/tokens HTTP/1.1\r\n{head}\r\n\r\n")).await;
     guarded.server.terminate();
     guarded.server.ended().await;
@@ -396,7 +398,9 @@ async fn every_change_and_every_refusal_is_written_with_who_and_from_where() {
     ];
     assert_eq!(written[..wanted.len()], wanted, "{text}");
     let by_http = &lines[wanted.len()];
-    assert!(by_http["what"].as_str().unwrap().starts_with("PUT /registrations/web"), "{text}");
+    assert!(by_http["what"].as_str().unwrap().starts_with("POST /registrations/web"), "{text}");
+    assert!(by_http["revision"].as_u64() > lines[1]["revision"].as_u64(), "{text}");
+    assert_eq!(text.matches("POST /registrations").count(), 1, "a renewal that changes nothing is no change: {text}");
     assert_eq!((&by_http["who"], &by_http["request_id"]), (&"token:ci".into(), &"order-7".into()), "{text}");
     let last = lines.last().unwrap();
     assert_eq!(

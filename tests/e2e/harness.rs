@@ -21,7 +21,7 @@ pub use follower::{Follower, Seen};
 pub use http::{Http, Said};
 pub use http2::Http2;
 pub use keeper::Keeper;
-pub use pki::{Authority, Files, channel, client_files, handshake, write};
+pub use pki::{Authority, Files, channel, client_files, handshake, shows, write};
 pub use requests::{all, beat, bulk, everything, lookup, register, register_with, seconds, selector};
 pub use server::Server;
 pub use terminal::Terminal;

@@ -20,20 +20,20 @@ use tokio::{
 use tonic::transport::Channel;
 
 use crate::harness::{
-    Authority, Files, Http, Server, channel, client_files, everything, handshake, register, within, write,
+    Authority, Files, Http, Server, channel, client_files, everything, handshake, register, shows, within, write,
 };
 
-const CLIENT: &str = "spiffe://example.org/shop/web";
+pub const CLIENT: &str = "spiffe://example.org/shop/web";
 
 /// A server with certificates of an authority, in a directory that a test may change.
-struct Secured {
-    server: Server,
-    dir: TempDir,
-    ca: Authority,
+pub struct Secured {
+    pub server: Server,
+    pub dir: TempDir,
+    pub ca: Authority,
 }
 
 impl Secured {
-    async fn start(flags: &[&str]) -> Self {
+    pub async fn start(flags: &[&str]) -> Self {
         let (dir, ca) = (tempfile::tempdir().unwrap(), Authority::new());
         let (certificate, key) = write(dir.path(), "server", &ca.server(&["localhost"], 30));
         let authorities = authorities(dir.path(), &ca);
@@ -43,7 +43,7 @@ impl Secured {
         Self { server, dir, ca }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
@@ -61,12 +61,12 @@ impl Secured {
     }
 
     /// What the server says of itself, by gRPC; else why not.
-    async fn info(&self, pair: Option<&Files>) -> Result<String, String> {
+    pub async fn info(&self, pair: Option<&Files>) -> Result<String, String> {
         info(self.channel(pair).await).await
     }
 
     /// Waits until the log has `part`.
-    async fn logged(&self, part: &str) -> String {
+    pub async fn logged(&self, part: &str) -> String {
         let waited = async {
             loop {
                 let log = self.server.log();
@@ -88,7 +88,7 @@ impl Secured {
     }
 }
 
-fn authorities(dir: &Path, ca: &Authority) -> String {
+pub fn authorities(dir: &Path, ca: &Authority) -> String {
     let path = dir.join("ca.pem");
     fs::write(&path, &ca.pem).unwrap();
     path.display().to_string()
@@ -172,6 +172,14 @@ async fn clients_need_a_good_certificate_where_they_need_one() {
         let said = secured.info(pair.as_ref()).await.unwrap_err();
         assert!(said.starts_with(why), "{said} for {why}");
     }
+    // Of a client that does not look at its certificate itself.
+    let later = secured.ca.client_from(CLIENT, SystemTime::now() + Duration::from_secs(600));
+    let over = secured.ca.client(CLIENT, -1);
+    for pair in [&over, &later] {
+        let told = shows(secured.address(), &secured.ca, pair).await.expect_err("it is refused").to_string();
+        assert!(told.contains("CertificateExpired"), "{told}");
+    }
+    shows(secured.address(), &secured.ca, &good).await.unwrap();
     // Probes need none.
     let log = secured.server.log();
     let (_, ops) = log.split_once("answering probes and scrapes addresses=[").unwrap();

@@ -129,7 +129,9 @@ pub(super) fn streamed(
             };
             let imported = handle.import(import, progress).await.map_err(|error| failed(error, so_far))?;
             let taken = (imported.created + imported.updated) as u64;
-            let result = Some(response(count, imported));
+            let result = response(count, imported);
+            who.came_to(Some(result.revision));
+            let result = Some(result);
             Ok(ImportApplicationsStreamResponse { taken, to_take: taken, result })
         };
         tokio::select! {

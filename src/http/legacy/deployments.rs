@@ -65,7 +65,8 @@ pub(super) async fn answer(legacy: &Legacy, request: http::Request<Body>) -> Res
             let read = read.map_err(|violations| refusal::of(Error::Invalid(violations)))?;
             may_deploy(&legacy.handle, &asked.who, &read).map_err(refusal::of)?;
             let done = legacy.handle.deploy(read, asked.who.allowed(), None).await;
-            done.map_err(|error| refusal::of(asked.who.told(error)))?;
+            let done = done.map_err(|error| refusal::of(asked.who.told(error)))?;
+            asked.who.came_to(Some(done.revision));
             Ok(no_content())
         }
         (method, None) => other_method(method, &["GET", "HEAD", "POST"]),
@@ -112,7 +113,9 @@ async fn change(legacy: &Legacy, who: &Who, read: Read) -> Result<(String, Json)
     let read = read.map_err(|violations| refusal::of(Error::Invalid(violations)))?;
     may_deploy(&legacy.handle, who, &read).map_err(refusal::of)?;
     let done = legacy.handle.deploy(read, who.allowed(), None).await;
-    match done.map_err(|error| refusal::of(who.told(error)))?.deployed {
+    let done = done.map_err(|error| refusal::of(who.told(error)))?;
+    who.came_to(Some(done.revision));
+    match done.deployed {
         Standing::Backend(made) => Ok((made.name().to_string(), document::backend(&made))),
         Standing::Frontend(made) => Ok((made.name().to_string(), document::frontend(&made))),
         _ => Err(status::plain(Reason::Internal, "what was changed is not there").into()),

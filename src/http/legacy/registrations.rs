@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     access::Permission,
-    actor::{LookupQuery, PickKind, RegistryHandle},
+    actor::{LookupQuery, PickKind, RegistryHandle, Reply},
     http::problem::Refusal,
     registry::{Context, Error, Filter, FilterSet, Instance, Place, Registration, Violation},
 };
@@ -184,7 +184,8 @@ async fn register(legacy: &Legacy, asked: &mut Asked) -> Result<Response<Body>, 
     let (namespace, service) = (&registration.instance.namespace, &registration.instance.service);
     asked.who.need(Permission::Register, namespace, service).map_err(refusal::of)?;
     let principal = asked.who.principal(namespace, service, false);
-    let record = legacy.handle.keep(registration, principal).await.map_err(refusal::of)?;
+    let (record, is_change) = legacy.handle.keep(registration, principal).await.map_err(refusal::of)?;
+    asked.who.came_to(is_change.then_some(record.revision));
     legacy.rate.count();
     let instance = record.instance();
     let port = instance.port.to_string();
@@ -200,6 +201,10 @@ async fn remove(legacy: &Legacy, asked: &mut Asked) -> Result<Response<Body>, Re
     asked.who.need(Permission::Register, namespace, service).map_err(refusal::of)?;
     let principal = asked.who.principal(namespace, service, false);
     let target = crate::registry::Target::Place(Place::of(&mut registration));
-    legacy.handle.deregister(target, principal, None).await.map_err(refusal::of)?;
+    if let Reply::Removed { revision, .. } =
+        legacy.handle.deregister(target, principal, None).await.map_err(refusal::of)?
+    {
+        asked.who.came_to(Some(revision));
+    }
     Ok(no_content())
 }

@@ -137,6 +137,12 @@ impl Http {
         String::from_utf8(std::mem::take(&mut self.read)).unwrap()
     }
 
+    /// All that comes until the connection ends, whatever it is.
+    pub async fn all(&mut self) -> String {
+        while self.more().await > 0 {}
+        String::from_utf8_lossy(&self.read).into_owned()
+    }
+
     /// Through the next `end`, which is of ASCII.
     pub async fn through(&mut self, end: &str) -> Option<String> {
         loop {

@@ -5,13 +5,25 @@ use std::{
     net::SocketAddr,
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use onair::tls::{ClientFiles, ClientTls, Pem};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring::default_provider,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
+};
 use tonic::transport::{Channel, Endpoint};
 
 use super::{Http, within};
@@ -80,6 +92,12 @@ impl Authority {
         self.sign_for(names, ExtendedKeyUsagePurpose::ClientAuth, until - 9 * DAY..until)
     }
 
+    /// For a client that is called so, from then on.
+    pub fn client_from(&self, uri: &str, from: SystemTime) -> Files {
+        let names = vec![SanType::URI(uri.try_into().unwrap())];
+        self.sign_for(names, ExtendedKeyUsagePurpose::ClientAuth, from..from + 9 * DAY)
+    }
+
     fn sign(&self, names: Vec<SanType>, purpose: ExtendedKeyUsagePurpose, days: i32) -> Files {
         let (now, span) = (SystemTime::now(), DAY * days.unsigned_abs());
         self.sign_for(names, purpose, now - 100 * DAY..if days < 0 { now - span } else { now + span })
@@ -126,6 +144,25 @@ impl Http {
 pub async fn handshake(address: SocketAddr, tls: &ClientTls) -> std::io::Result<TlsStream<TcpStream>> {
     let socket = within("a connection", TcpStream::connect(address)).await.unwrap();
     within("a handshake", tls.connect("localhost", socket)).await
+}
+
+/// What becomes of a client that shows this certificate, whatever it says.
+pub async fn shows(address: SocketAddr, ca: &Authority, pair: &Files) -> std::io::Result<()> {
+    let certificate = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate(&ca.pem)).unwrap();
+    let (chain, key) = (vec![certificate(&pair.certificate)], PrivateKeyDer::from_pem_slice(pair.key.as_bytes()));
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key.unwrap())
+        .unwrap();
+    let socket = within("a connection", TcpStream::connect(address)).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let mut stream = within("a handshake", TlsConnector::from(Arc::new(config)).connect(name, socket)).await?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
+    within("an answer", stream.read_u8()).await.map(drop)
 }
 
 /// gRPC by TLS.
