@@ -34,11 +34,11 @@ impl From<IfMissing> for proto::IfMissing {
 /// # Errors
 /// A sentence.
 pub fn need(text: &str) -> Result<(String, String), String> {
-    let (name, range) = text.rsplit_once('@').unwrap_or((text, ""));
-    if name.is_empty() {
-        return Err("it is not NAME or NAME@RANGE".to_owned());
+    match text.rsplit_once('@') {
+        None if !text.is_empty() => Ok((text.to_owned(), String::new())),
+        Some((name, range)) if !name.is_empty() && !range.trim().is_empty() => Ok((name.to_owned(), range.to_owned())),
+        _ => Err("it is not NAME or NAME@RANGE".to_owned()),
     }
-    Ok((name.to_owned(), range.to_owned()))
 }
 
 /// Reads `name=url` for clap.
@@ -87,7 +87,9 @@ mod tests {
         assert_eq!(need("api"), pair("api", ""));
         assert_eq!(need("api@^2 <2.5"), pair("api", "^2 <2.5"));
         assert_eq!(need("a@b@1.0"), pair("a@b", "1.0"));
-        assert!(need("@1").is_err() && need("").is_err());
+        for wrong in ["@1", "", "x@", "x@@", "x@ "] {
+            assert!(need(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(mock("auth=http://h/?a=b"), pair("auth", "http://h/?a=b"));
         assert!(mock("auth").is_err() && mock("=x").is_err() && mock("auth=").is_err());
         let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];

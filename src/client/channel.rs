@@ -169,8 +169,9 @@ impl End {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether others are called rather than it: it failed just now, or cannot be called at all.
     fn is_shunned(&self) -> bool {
-        self.failed().is_some_and(|at| at.elapsed() < SHUN)
+        self.channel.is_err() || self.failed().is_some_and(|at| at.elapsed() < SHUN)
     }
 
     async fn call(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Error> {
@@ -271,6 +272,14 @@ mod tests {
         for url in ["", "nonsense", "mailto:x"] {
             assert_eq!(address(&Instance { url: url.to_owned(), ..Instance::default() }), None, "{url}");
         }
+    }
+
+    /// It is never busy: it would be drawn before all who are.
+    #[test]
+    fn who_can_never_be_called_is_called_only_when_nobody_else_is_there() {
+        let channel = Err("the authority cannot be read".to_owned());
+        let end = End { channel, weight: 1, calls: AtomicUsize::new(0), failed: Mutex::default() };
+        assert!(end.is_shunned());
     }
 
     #[test]

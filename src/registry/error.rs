@@ -206,6 +206,9 @@ impl fmt::Display for Error {
             Self::Repeated { key } => write!(f, "the registration of {key} was sent again and waits in a newer call"),
             Self::LeaseDenied => f.write_str("the lease token's secret is wrong"),
             Self::Unauthenticated { why } => f.write_str(why),
+            Self::Permission { permission: "any" } => {
+                f.write_str("the caller may do nothing: no token gives it anything, or names its certificate")
+            }
             Self::Permission { permission } => write!(f, "the caller lacks the permission `{permission}`"),
             Self::RevisionAhead { wanted, revision } => {
                 write!(f, "revision {wanted} was not reached in time; the registry is at {revision}")

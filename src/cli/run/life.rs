@@ -1,7 +1,7 @@
 //! The life of a program under the command: it is prepared, starts, works, is registered while it does, and ends. Whatever
 //! ends first takes the rest with it.
 
-use std::{process::ExitStatus, time::Duration};
+use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration};
 
 use rustix::process::Signal;
 use tokio::{
@@ -136,8 +136,12 @@ impl<'a> Life<'a> {
             tokio::select! {
                 biased;
                 ended = self.program.ended() => {
-                    if !self.kept.has_worked() {
-                        note(&format!("{} ended before it worked", safe(self.name)));
+                    if let Ok(status) = &ended {
+                        match (self.kept.has_worked(), status.signal()) {
+                            (false, _) => note(&format!("{} ended before it worked ({status})", safe(self.name))),
+                            (true, Some(_)) => note(&format!("{} was ended ({status})", safe(self.name))),
+                            (true, None) => {}
+                        }
                     }
                     self.leave(Instant::now() + PATIENCE).await;
                     return Some(ended.map_err(Failure::from).and_then(over));

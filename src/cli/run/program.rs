@@ -48,6 +48,9 @@ impl Program {
         variables: &BTreeMap<String, String>,
         outputs: Option<&mut Outputs>,
     ) -> Result<Self, Failure> {
+        if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
+            return Err(Failure::Usage(format!("{} is no directory that a program could run in", dir.display())));
+        }
         let own = env::current_exe()?;
         let mut inner = Command::new(&own);
         inner.args(inside::exec()).args(command).envs(variables).process_group(0).kill_on_drop(true);
