@@ -79,9 +79,17 @@ async fn lease(guarded: &Guarded, token: &str) -> String {
     guarded.registry(token).await.register(request).await.unwrap().into_inner().lease.unwrap().token
 }
 
+type Ways = Vec<(&'static str, Ending)>;
+
 /// All of them, each begun.
-async fn ways(guarded: &Guarded, token: &str, lease: String) -> Vec<(&'static str, Ending)> {
-    let mut ways: Vec<(&'static str, Ending)> = Vec::new();
+async fn ways(guarded: &Guarded, token: &str, lease: String) -> Ways {
+    let mut ways = by_grpc(guarded, token, lease).await;
+    ways.extend(by_http(guarded, token).await);
+    ways
+}
+
+async fn by_grpc(guarded: &Guarded, token: &str, lease: String) -> Ways {
+    let mut ways: Ways = Vec::new();
     let mut registry = guarded.registry(token).await;
     let mut stream = registry.watch(watch("team-a")).await.unwrap().into_inner();
     within("a snapshot", stream.message()).await.unwrap();
@@ -128,7 +136,11 @@ async fn ways(guarded: &Guarded, token: &str, lease: String) -> Vec<(&'static st
     let mut stream = catalog.wait_ready(request).await.unwrap().into_inner();
     within("what is missing", stream.message()).await.unwrap();
     ways.push(("WaitReady", Box::pin(end(stream))));
+    ways
+}
 
+async fn by_http(guarded: &Guarded, token: &str) -> Ways {
+    let mut ways: Ways = Vec::new();
     let head = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\n");
     let events = async |path: &str, sign: &str| {
         let mut http = Http::connect(guarded.server.address()).await;
