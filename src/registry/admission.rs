@@ -64,8 +64,11 @@ impl Registry {
             Err((member, error)) => return Decision::Unfit { member, error },
         };
         let offers = offers(members);
+        // What stands there now is not there in the revision that takes these in.
+        let own = members.iter().map(|register| register.registration.key().fingerprint());
+        let replaced: HashSet<Fingerprint> = own.chain(displaced.keys().copied()).collect();
         for (member, outcome) in outcomes.iter_mut().enumerate() {
-            match self.resolve_for(members, member, &offers, &displaced) {
+            match self.resolve_for(members, member, &offers, &replaced) {
                 Ok(found) => {
                     if let Outcome::Registered { resolved, .. } = outcome {
                         *resolved = found;
@@ -134,12 +137,12 @@ impl Registry {
         members: &[&Register],
         member: usize,
         offers: &Offers<'_>,
-        displaced: &HashMap<Fingerprint, &Arc<Record>>,
+        replaced: &HashSet<Fingerprint>,
     ) -> Result<Vec<Resolved>, Error> {
         let registration = &members[member].registration;
-        let (needs, own) = (&registration.needs, registration.key().fingerprint());
+        let needs = &registration.needs;
         let service = |place: usize| self.service(&needs.namespace, &needs.wanted.get(place)?.service);
-        let except = |record: &Record| record.fingerprint == own || displaced.contains_key(&record.fingerprint);
+        let except = |record: &Record| replaced.contains(&record.fingerprint);
         let (mut resolved, mut missing) = needs.resolve(&registration.instance.zone, service, except);
         missing.retain(|place| {
             let need = &needs.wanted[*place];
