@@ -65,7 +65,7 @@ pub fn show_lease(session: &Session, request: &RegisterRequest) -> Result<(), Fa
 
 /// The command. The token comes to it by a pipe from where it is: it belongs into no history, and on no command line.
 fn text(session: &Session, curl: &Curl) -> String {
-    if !session.line.has_token() {
+    if session.line.token().is_none() {
         return curl.to_string();
     }
     let token = match &session.token_file {
@@ -85,7 +85,7 @@ fn call(session: &Session, method: &str, request: &impl Message) -> Result<Curl,
     if let Some(tls) = session.line.tls() {
         curl.options.extend(of_tls(&tls.files)?);
     }
-    if session.line.has_token() {
+    if session.line.token().is_some() {
         curl.options.extend(["-H", "@-"].map(str::to_owned));
     }
     Ok(curl)

@@ -105,10 +105,10 @@ impl Line {
         Self { token, ..self }
     }
 
-    /// Whether there is one.
+    /// What goes beside every call.
     #[must_use]
-    pub fn has_token(&self) -> bool {
-        self.token.is_some()
+    pub fn token(&self) -> Option<&Token> {
+        self.token.as_ref()
     }
 
     /// Another line to the same hosts, with connections of its own.

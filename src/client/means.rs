@@ -84,14 +84,20 @@ impl Token {
         self.source.is_some()
     }
 
-    /// Puts it beside a request.
-    pub(super) fn beside<Q>(&self, request: &mut Request<Q>) {
+    /// As it stands beside a request that is made now.
+    #[must_use]
+    pub(crate) fn header(&self) -> MetadataValue<Ascii> {
         let next = self.source.as_ref().and_then(|source| header(&source()?));
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(next) = next {
             *held = next;
         }
-        request.metadata_mut().insert("authorization", held.clone());
+        held.clone()
+    }
+
+    /// Puts it beside a request.
+    pub(super) fn beside<Q>(&self, request: &mut Request<Q>) {
+        request.metadata_mut().insert("authorization", self.header());
     }
 }
 

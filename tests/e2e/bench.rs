@@ -2,7 +2,11 @@
 
 use serde_json::Value;
 
-use crate::harness::{Server, alone, onair, said};
+use crate::{
+    access::Guarded,
+    harness::{Authority, Server, alone, onair, said, write},
+    tls::authorities,
+};
 
 /// Runs one job and answers its measurements.
 async fn bench(server: &Server, job: &str) -> Vec<Value> {
@@ -11,11 +15,15 @@ async fn bench(server: &Server, job: &str) -> Vec<Value> {
 
 /// The same for so many seconds, in so many pairs with what it is compared with.
 pub async fn bench_for(server: &Server, job: &str, [seconds, pairs]: [&str; 2]) -> Vec<Value> {
+    let job = format!("{job} --url {} --seconds {seconds} --pairs {pairs}", server.url());
+    found(server, &job).await
+}
+
+async fn found(server: &Server, job: &str) -> Vec<Value> {
     let pid = server.pid().to_string();
-    let url = server.url();
     let mut args = vec!["bench"];
     args.extend(job.split_whitespace());
-    args.extend(["--url", &url, "--output", "json", "--server-pid", &pid, "--seconds", seconds, "--pairs", pairs]);
+    args.extend(["--output", "json", "--server-pid", &pid]);
     let (code, out, err) = said(&onair(&args).await);
     assert_eq!(code, 0, "{job}: {out}{err}");
     let report: Value = serde_json::from_str(&out).unwrap();
@@ -54,6 +62,39 @@ async fn bench_jobs_find_no_fault_and_leave_nothing() {
         let left = server.info().await.counts.unwrap().instances;
         assert_eq!(left, 0, "{job} left instances behind");
     }
+}
+
+#[tokio::test]
+async fn bench_goes_by_tls_and_says_who_it_is() {
+    let _turn = alone().await;
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Authority::new());
+    let (certificate, key) = write(dir.path(), "server", &ca.server(&["localhost"], 30));
+    let (client, client_key) = write(dir.path(), "client", &ca.client("spiffe://example.org/bench", 30));
+    let believed = authorities(dir.path(), &ca);
+    let flags = ["--tls-cert", &certificate, "--tls-key", &key, "--tls-client-ca", &believed, "--bench-floor"];
+    let guarded = Guarded::start(&flags).await;
+    let (server, token) = (&guarded.server, guarded.server.data_dir().join("operator.token"));
+    let shown = format!("--ca {believed} --cert {client} --key {client_key} --token-file {}", token.display());
+    let way = format!("--url https://localhost:{} {shown} --seconds 0.3 --pairs 3", server.address().port());
+    for (job, compared) in [
+        ("heartbeat --leases 50", true),
+        ("stream --leases 500", true),
+        ("lookup --services 20", true),
+        ("lookup --services 20 --http", true),
+        ("fanout --watchers 60 --connections 3 --multiplexed", false),
+        ("fanout --watchers 60 --http", false),
+        ("refused", false),
+        ("refused --rate 500", false),
+    ] {
+        for figures in found(server, &format!("{job} {way}")).await {
+            assert!(figures["count"].as_u64().unwrap() > 0 && figures.get("faults").is_none(), "{job}: {figures}");
+            assert!(figures["latency_us"]["p50"].as_f64().unwrap() > 0.0, "{job}: {figures}");
+            assert_eq!(figures.get("against").is_some(), compared, "{job}: {figures}");
+        }
+    }
+    let open = Server::ephemeral(&[]).await;
+    let (code, _, err) = said(&onair(&["bench", "refused", "--url", &open.url()]).await);
+    assert!(code == 2 && err.contains("start it with `onair serve --auth`"), "{code} {err}");
 }
 
 #[tokio::test]

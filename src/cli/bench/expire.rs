@@ -250,23 +250,23 @@ async fn watch(
     (target, path, mut watching): (Arc<Target>, &'static str, Watching<Lapses>),
     mut gate: Gate,
 ) -> Result<(), Error> {
-    let (socket, mut wire) = target.connect(path).await?;
+    let (mut socket, mut wire) = target.connect(path).await?;
     gate.wait().await?;
     tokio::select! {
         biased;
-        ended = drive(&socket, &mut wire, &mut watching) => ended,
+        ended = drive(&mut socket, &mut wire, &mut watching) => ended,
         () = gate.stopped() => Ok(()),
     }
 }
 
 /// The connection of those that are kept, until it is told to stop.
 async fn keep((target, rate, beats): (Arc<Target>, u32, Arc<Beats>), mut gate: Gate) -> Result<Tally, Error> {
-    let (socket, mut wire) = target.connect(HEARTBEAT).await?;
+    let (mut socket, mut wire) = target.connect(HEARTBEAT).await?;
     let slice = gate.wait().await?;
     let mut pump = pump(rate, beats, slice, Tally::new(gate.counter.clone()));
     tokio::select! {
         biased;
-        ended = drive(&socket, &mut wire, &mut pump) => ended?,
+        ended = drive(&mut socket, &mut wire, &mut pump) => ended?,
         () = gate.stopped() => {}
     }
     Ok(pump.tally)

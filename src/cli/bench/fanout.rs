@@ -12,13 +12,12 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
-use tonic::transport::Channel;
 
 use super::{
     Error, http,
     leases::{self, Fleet},
     measure::{Crew, Figures, Gate, Histogram, Latency, Slice, busiest},
-    session::{Session, Target},
+    session::{Calls, Session, Target},
     watching::{Goal, Layout, Reader, Watching, Way},
     wire::{Field, Fields, drive, event_records},
 };
@@ -216,12 +215,12 @@ async fn watch(target: Arc<Target>, layout: Layout, shared: Shared, mut gate: Ga
         http::watch(&target, &layout, &shared.doors, &mut gate, &mut hearing).await?;
         return Ok(hearing);
     }
-    let (socket, mut wire) = target.connect(layout.path).await?;
+    let (mut socket, mut wire) = target.connect(layout.path).await?;
     let mut watching = Watching::new(layout, hearing);
     gate.wait().await?;
     tokio::select! {
         biased;
-        ended = drive(&socket, &mut wire, &mut watching) => ended?,
+        ended = drive(&mut socket, &mut wire, &mut watching) => ended?,
         () = gate.stopped() => {}
     }
     Ok(watching.reader)
@@ -327,7 +326,7 @@ fn summary(args: &Args, connections: usize, made: Made, heard: Vec<Hearing>) -> 
 
 /// The one who changes: updates its own instance, with the number of the change as its version.
 struct Changer {
-    client: RegistryClient<Channel>,
+    client: RegistryClient<Calls>,
     request: RegisterRequest,
     token: String,
 }

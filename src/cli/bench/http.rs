@@ -7,7 +7,7 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode, Uri,
-    header::{ACCEPT, HOST},
+    header::{ACCEPT, AUTHORIZATION, HOST},
 };
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
@@ -41,16 +41,19 @@ pub(super) fn doors() -> Arc<Semaphore> {
 pub(super) struct Connection {
     requests: SendRequest<Empty<Bytes>>,
     host: HeaderValue,
+    authorization: Option<HeaderValue>,
 }
 
 impl Connection {
     /// Connects.
     pub(super) async fn open(target: &Target) -> Result<Self, Error> {
-        let socket = TokioIo::new(target.socket().await?);
+        let socket = TokioIo::new(target.stream().await?);
         let (requests, connection) = http1::handshake(socket).await.map_err(broken)?;
         tokio::spawn(connection); // how it ends is told to whoever waits for an answer
-        let host = HeaderValue::try_from(&target.authority).map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Self { requests, host })
+        let value = |text: &String| HeaderValue::try_from(text).map_err(|error| Error::Usage(error.to_string()));
+        let host = value(&target.caller.authority)?;
+        let authorization = target.caller.authorization.as_ref().map(value).transpose()?;
+        Ok(Self { requests, host, authorization })
     }
 
     async fn get(&mut self, uri: &Uri, accept: HeaderValue) -> Result<Response<Incoming>, Error> {
@@ -58,6 +61,7 @@ impl Connection {
         *request.uri_mut() = uri.clone();
         request.headers_mut().insert(HOST, self.host.clone());
         request.headers_mut().insert(ACCEPT, accept);
+        request.headers_mut().extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
         self.requests.ready().await.map_err(broken)?;
         self.requests.send_request(request).await.map_err(broken)
     }

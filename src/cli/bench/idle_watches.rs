@@ -155,12 +155,12 @@ async fn hold(
         http::watch(&target, &layout, &doors, &mut gate, &mut idle).await?;
         return Ok(idle.faults);
     }
-    let (socket, mut wire) = target.connect(layout.path).await?;
+    let (mut socket, mut wire) = target.connect(layout.path).await?;
     let mut watching = Watching::new(layout, idle);
     gate.wait().await?;
     tokio::select! {
         biased;
-        ended = drive(&socket, &mut wire, &mut watching) => ended?,
+        ended = drive(&mut socket, &mut wire, &mut watching) => ended?,
         () = gate.stopped() => {}
     }
     Ok(watching.reader.faults)

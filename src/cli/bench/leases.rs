@@ -218,9 +218,9 @@ async fn finite<R: Requests + 'static>(
 ) -> Result<R, Error> {
     let counter = session.progress.counter.clone();
     let part = move |(target, requests): (Arc<Target>, R), gate: Gate| async move {
-        let (socket, mut wire) = target.connect(path).await?;
+        let (mut socket, mut wire) = target.connect(path).await?;
         let mut pump = Pump::new(requests, in_flight, None, Slice::always(), Tally::new(gate.counter.clone()));
-        drive(&socket, &mut wire, &mut pump).await?;
+        drive(&mut socket, &mut wire, &mut pump).await?;
         Ok((pump.requests, pump.tally))
     };
     let work = async { Crew::start(1, vec![(session.target.clone(), requests)], counter, part).await?.join().await };

@@ -13,8 +13,10 @@ mod idle_watches;
 mod leases;
 mod lookup;
 mod measure;
+mod refused;
 mod register;
 mod session;
+mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -29,7 +31,7 @@ use tonic::Status;
 use super::{failure::Failure, session::Session as Client};
 use crate::config::{ClientSettings, Given};
 use measure::{Figures, Report};
-use session::Session;
+use session::{Session, Shown};
 
 /// Where everything is registered unless a namespace is given.
 const NAMESPACE: &str = "bench";
@@ -106,7 +108,9 @@ enum Job {
     Fill(Box<With<fill::Args>>),
     /// Memory of watch streams on which nothing happens.
     IdleWatches(Box<With<idle_watches::Args>>),
-    /// Everything but fill and idle-watches, each with its defaults.
+    /// Calls with a token that is wrong by one character, where the server asks for tokens.
+    Refused(Box<With<refused::Args>>),
+    /// Everything but fill, idle-watches and refused, each with its defaults.
     All(Box<With<Nothing>>),
 }
 
@@ -153,6 +157,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Job::Expire(args) => report(*args, expire::run).await,
         Job::Fill(args) => report(*args, fill::run).await,
         Job::IdleWatches(args) => report(*args, idle_watches::run).await,
+        Job::Refused(args) => report(*args, refused::run).await,
         Job::All(args) => report(*args, all).await,
     }
 }
@@ -167,7 +172,8 @@ async fn report<A: clap::Args>(
         return Err(Failure::Usage("a load goes to one server: give one host".to_owned()));
     };
     let namespace = Some(client.namespace).filter(|name| !name.is_empty()).unwrap_or_else(|| NAMESPACE.to_owned());
-    let session = Session::open(&host.to_string(), namespace, args.options).await?;
+    let shown = Shown { tls: client.line.tls().filter(|_| host.tls), token: client.line.token() };
+    let session = Session::open(&host.to_string(), shown, namespace, args.options).await?;
     let jobs = job(&session, &args.own).await?;
     let report = Report { server: session.describe(), jobs };
     match client.print.is_json() {

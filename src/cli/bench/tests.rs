@@ -8,7 +8,7 @@ use super::{
     Error, Options,
     floor::Shape,
     measure::{Side, compare},
-    session::Session,
+    session::{Session, Shown},
 };
 use crate::{grpc::floor::Floor, proto::bench::floor_server::FloorServer};
 
@@ -35,7 +35,7 @@ async fn floor() -> (String, oneshot::Sender<()>) {
 }
 
 async fn session(url: &str) -> Session {
-    Session::connect(url, "bench".to_owned(), options()).await.unwrap()
+    Session::connect(url, Shown::default(), "bench".to_owned(), options()).await.unwrap()
 }
 
 #[tokio::test]
@@ -73,9 +73,9 @@ async fn other_machines_are_not_loaded_by_accident() {
     for (url, why) in [
         ("http://192.0.2.1:6624", "is not on this machine"),
         ("http://127.0.0.1:1,127.0.0.1:2", "the load goes to one server"),
-        ("https://127.0.0.1:1", "the load goes to one server"),
+        ("ftp://127.0.0.1:1", "the load goes to one server"),
     ] {
-        match Session::open(url, "bench".to_owned(), options()).await {
+        match Session::open(url, Shown::default(), "bench".to_owned(), options()).await {
             Err(Error::Usage(sentence)) => assert!(sentence.contains(why), "{sentence}"),
             other => panic!("{url}: {:?}", other.map(|session| session.describe())),
         }

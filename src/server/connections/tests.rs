@@ -22,6 +22,7 @@ use crate::{
     http::{ApiOptions, Guard},
     proto::{Beat, HeartbeatRequest},
     server::{Services, listen::Door},
+    tls::{ClientFiles, Live, Pem, ServerFiles, mint::Mint},
 };
 
 /// Connections on which a beat waits, at once: more than a runtime runs tasks before it looks at its sockets again.
@@ -94,12 +95,18 @@ impl Sockets {
 
 impl Rig {
     fn start() -> Self {
+        Self::start_by(None)
+    }
+
+    /// By TLS, if there is something for it.
+    fn start_by(tls: Option<Arc<Live>>) -> Self {
         let recovered = MemoryEngine::recovered(uuid::Uuid::nil(), 1);
         let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
         // It is never run, and its ends of the lanes have to stay.
         std::mem::forget(actor);
         let settings = ServeSettings::default();
-        let protocols = Protocols::new(&settings, None, Arc::clone(handle.metrics()));
+        let handshakes = tls.map(|live| Handshakes::new(live, false, (4 * CROWD, 1), handle.metrics()));
+        let protocols = Protocols::new(&settings, handshakes, Arc::clone(handle.metrics()));
         let guard = Arc::new(Guard::new(&[], &settings, None));
         let legacy = crate::http::legacy::Legacy::new(handle.clone(), true, 1_000, Gate::open());
         let ops = axum::Router::new();
@@ -176,6 +183,48 @@ async fn a_beat_is_in_the_lane_within_the_turns_that_a_mark_waits() {
         clients.iter_mut().for_each(|client| client.write_all(&then).unwrap());
         let turns = rig.turns_until(CROWD).await;
         println!("{what}: {turns} turns");
+        assert!(turns <= TURNS_TO_LANE, "{what}: {turns}");
+    }
+}
+
+#[tokio::test]
+async fn by_tls_a_beat_takes_no_more_turns() {
+    let mint = Mint::new(1).unwrap();
+    let server = mint.server(&["localhost".to_owned()], 1).unwrap();
+    let (certificate, key) = (Pem::parse(&server.certificate), Pem::parse(&server.key));
+    let live = Arc::new(Live::load(ServerFiles { certificate, key, clients: None }).unwrap());
+    let ca = Some(Pem::parse(&mint.itself.certificate));
+    let call = [head(1, "/onair.v1.Registry/Heartbeat", "application/grpc"), frame(0, 1, 1, &beat())].concat();
+    let json = post("/v1/heartbeat", "application/json", br#"{"beats": [{"leaseToken": "nobody's"}]}"#);
+    for (what, protocol, first, then) in [
+        ("a call of gRPC", "h2", PREFACE, call),
+        ("JSON over HTTP/1, all of a new connection", "http/1.1", &b""[..], json),
+    ] {
+        let rig = Rig::start_by(Some(Arc::clone(&live)));
+        let tls = ClientFiles { ca: ca.clone(), pair: None }.load(protocol).unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..CROWD {
+            let socket = rig.sockets.connect();
+            socket.set_nonblocking(true).unwrap();
+            let stream = tls.connect("localhost", TcpStream::from_std(socket).unwrap()).await.unwrap();
+            let (socket, session) = stream.into_inner();
+            clients.push((socket.into_std().unwrap(), session));
+        }
+        // Between two writes nobody else has a turn.
+        let mut write_to_all = |bytes: &[u8]| {
+            for (socket, session) in &mut clients {
+                session.writer().write_all(bytes).unwrap();
+                while session.wants_write() {
+                    session.write_tls(socket).unwrap();
+                }
+            }
+        };
+        write_to_all(first);
+        settle().await;
+        assert_eq!(rig.handle.in_lane(), 0, "{what}");
+        write_to_all(&then);
+        let turns = rig.turns_until(CROWD).await;
+        println!("{what} by TLS: {turns} turns");
         assert!(turns <= TURNS_TO_LANE, "{what}: {turns}");
     }
 }

@@ -119,10 +119,10 @@ async fn connection(target: Arc<Target>, side: Side, index: usize, mut gate: Gat
     let mut tally = Tally::new(gate.counter.clone());
     match side.load {
         Work::Grpc(make) => {
-            let (socket, mut wire) = target.connect(side.path).await?;
+            let (mut socket, mut wire) = target.connect(side.path).await?;
             let slice = gate.wait().await?;
             let mut load = make(index, slice, tally);
-            in_time(slice, drive(&socket, &mut wire, &mut *load)).await?;
+            in_time(slice, drive(&mut socket, &mut wire, &mut *load)).await?;
             Ok(load.into_tally())
         }
         Work::Http(lookups) => {

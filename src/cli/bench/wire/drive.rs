@@ -2,17 +2,16 @@
 
 use tokio::{
     io::Interest,
-    net::TcpStream,
     time::{Instant, sleep_until},
 };
 
 use super::{Load, Turn, Wire};
-use crate::cli::bench::Error;
+use crate::cli::bench::{Error, socket::Socket};
 
 /// Runs `load` on the connection until it is done; it can be run again. Dropping the future stops it between two turns,
 /// with the load's counts whole.
 pub(in crate::cli::bench) async fn drive(
-    socket: &TcpStream,
+    socket: &mut Socket,
     wire: &mut Wire,
     load: &mut (dyn Load + '_),
 ) -> Result<(), Error> {
@@ -24,12 +23,12 @@ pub(in crate::cli::bench) async fn drive(
         let interest = if flushed { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         match turn {
             Turn::Done if flushed => return Ok(()),
-            Turn::Done | Turn::Wait => drop(socket.ready(interest).await.map_err(Error::Broken)?),
+            Turn::Done | Turn::Wait => socket.ready(interest).await.map_err(Error::Broken)?,
             Turn::Until(at) => {
                 timer.as_mut().reset(at);
                 tokio::select! {
                     biased;
-                    ready = socket.ready(interest) => drop(ready.map_err(Error::Broken)?),
+                    ready = socket.ready(interest) => ready.map_err(Error::Broken)?,
                     () = &mut timer => continue,
                 }
             }

@@ -89,6 +89,16 @@ pub(super) fn number(payload: &[u8]) -> u32 {
     payload.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
+/// Who calls whom, as each request says.
+#[derive(Clone, Debug)]
+pub(in crate::cli::bench) struct Caller {
+    /// Whom requests are for.
+    pub(in crate::cli::bench) authority: String,
+    pub(in crate::cli::bench) by_tls: bool,
+    /// Who they are from, if that is said.
+    pub(in crate::cli::bench) authorization: Option<String>,
+}
+
 /// The header blocks of one connection's requests.
 pub(super) struct RequestHeaders {
     /// Enters the fields in the peer's table.
@@ -102,7 +112,9 @@ pub(super) struct RequestHeaders {
 /// Indexes into the protocol's static table.
 const METHOD_POST: u8 = 3;
 const SCHEME_HTTP: u8 = 6;
+const SCHEME_HTTPS: u8 = 7;
 const NAME_AUTHORITY: u8 = 1;
+const NAME_AUTHORIZATION: u8 = 23;
 const NAME_PATH: u8 = 4;
 const NAME_CONTENT_TYPE: u8 = 31;
 const NAME_USER_AGENT: u8 = 58;
@@ -111,19 +123,21 @@ const NEWEST: u8 = 62;
 
 impl RequestHeaders {
     /// The headers of gRPC requests for `path`.
-    pub(super) fn new(authority: &str, path: &str) -> Self {
-        let fields: [(u8, &str, &str); 5] = [
+    pub(super) fn new(caller: &Caller, path: &str) -> Self {
+        let Caller { authority, by_tls, authorization } = caller;
+        let mut fields = vec![
             (NAME_PATH, ":path", path),
             (NAME_AUTHORITY, ":authority", authority),
             (0, "te", "trailers"),
             (NAME_CONTENT_TYPE, "content-type", "application/grpc"),
             (NAME_USER_AGENT, "user-agent", concat!("onair-bench/", env!("CARGO_PKG_VERSION"))),
         ];
-        let start = vec![0x80 | METHOD_POST, 0x80 | SCHEME_HTTP];
+        fields.extend(authorization.as_deref().map(|value| (NAME_AUTHORIZATION, "authorization", value)));
+        let start = vec![0x80 | METHOD_POST, 0x80 | if *by_tls { SCHEME_HTTPS } else { SCHEME_HTTP }];
         let (mut entering, mut entered, mut literal) = (start.clone(), start.clone(), start);
-        for (position, (index, name, value)) in fields.into_iter().enumerate() {
-            put_field(&mut entering, 0x40, 6, index, name, value);
-            put_field(&mut literal, 0, 4, index, name, value);
+        for (position, (index, name, value)) in fields.iter().enumerate() {
+            put_field(&mut entering, 0x40, 6, *index, name, value);
+            put_field(&mut literal, 0, 4, *index, name, value);
             entered.push(0x80 | (NEWEST + (fields.len() - 1 - position) as u8));
         }
         Self { entering, entered, literal }

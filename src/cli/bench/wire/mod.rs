@@ -1,7 +1,7 @@
 //! A gRPC client that costs next to nothing, so that the server is what is measured.
 //!
 //! A general client pays more for a call than the server does, and would be the bottleneck of most jobs. This one
-//! speaks just enough HTTP/2 over plain TCP: all calls of a connection are of one method, frames are written into one
+//! speaks just enough HTTP/2: all calls of a connection are of one method, frames are written into one
 //! buffer a turn and sent by one write, replies are judged in place. It must not know what any message means.
 
 mod drive;
@@ -13,15 +13,16 @@ mod streamed;
 
 use std::io;
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 pub(super) use drive::drive;
+pub(super) use frame::Caller;
 pub(super) use messages::{Messages, framed};
 pub(super) use pump::{Pace, Pump, Requests};
 pub(super) use scan::{Field, Fields, event_records, records, renewed};
 pub(super) use streamed::Streamed;
 
-use super::Error;
+use super::{Error, socket::Socket};
 use frame::{HEAD_BYTES, Head, RequestHeaders};
 
 /// What one read takes at most; longer than any frame.
@@ -77,7 +78,7 @@ pub(super) struct Wire {
 
 impl Wire {
     /// A connection for calls of `path`.
-    pub(super) fn new(authority: &str, path: &str) -> Self {
+    pub(super) fn new(caller: &Caller, path: &str) -> Self {
         let mut out = frame::PREFACE.to_vec();
         frame::put_settings(&mut out, &[(frame::SETTING_ENABLE_PUSH, 0), (frame::SETTING_WINDOW, STREAM_WINDOW)]);
         frame::put_window(&mut out, 0, CONNECTION_WINDOW - WINDOW_DEFAULT as u32);
@@ -86,7 +87,7 @@ impl Wire {
             written: 0,
             input: vec![0; READ_BYTES],
             filled: 0,
-            headers: RequestHeaders::new(authority, path),
+            headers: RequestHeaders::new(caller, path),
             may_enter: true,
             next_stream: 1,
             window: WINDOW_DEFAULT,
@@ -145,7 +146,7 @@ impl Wire {
     }
 
     /// Reads once; answers whether there was anything.
-    fn read(&mut self, socket: &TcpStream) -> Result<bool, Error> {
+    fn read(&mut self, socket: &mut Socket) -> Result<bool, Error> {
         match socket.try_read(&mut self.input[self.filled..]) {
             Ok(0) => Err(Error::Protocol("it closed the connection".to_owned())),
             Ok(bytes) => {
@@ -231,7 +232,7 @@ impl Wire {
     }
 
     /// Writes as much as the socket takes; answers whether that was all.
-    fn flush(&mut self, socket: &TcpStream) -> io::Result<bool> {
+    fn flush(&mut self, socket: &mut Socket) -> io::Result<bool> {
         while self.written < self.out.len() {
             match socket.try_write(&self.out[self.written..]) {
                 Ok(bytes) => self.written += bytes,
@@ -241,7 +242,7 @@ impl Wire {
         }
         self.out.clear();
         self.written = 0;
-        Ok(true)
+        socket.send()
     }
 }
 

@@ -18,6 +18,10 @@ pub(in crate::cli::bench) trait Requests: Send {
     fn write(&self, request: usize, message: &mut Vec<u8>);
     /// Judges the reply: how many units of work it stands for, or what is wrong with it.
     fn reply(&mut self, request: usize, body: &[u8]) -> Result<u64, String>;
+    /// How many units of work a call stands for that ended with a status alone; none: it has failed.
+    fn refusal(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Calls at fixed times, whether or not earlier ones were answered.
@@ -150,7 +154,7 @@ impl<R: Requests> Load for Pump<R> {
         })
     }
 
-    fn ended(&mut self, stream: u32, _reset: Option<u32>) -> Result<(), Error> {
+    fn ended(&mut self, stream: u32, reset: Option<u32>) -> Result<(), Error> {
         let position = (stream.wrapping_sub(self.base) / 2) as usize;
         let Some(call) = self.calls.get_mut(position).and_then(Option::take) else { return Ok(()) };
         self.open -= 1;
@@ -158,9 +162,17 @@ impl<R: Requests> Load for Pump<R> {
             self.calls.pop_front();
             self.base += 2;
         }
-        if !call.answered {
-            let requests = &self.requests;
-            self.tally.failed(|message| requests.write(call.request, message));
+        if call.answered {
+            return Ok(());
+        }
+        let requests = &self.requests;
+        match requests.refusal().filter(|_| reset.is_none()) {
+            Some(units) => {
+                let now = Instant::now();
+                let took = self.slice.contains(now).then(|| now.saturating_duration_since(call.begun));
+                self.tally.reply(Ok(units), took);
+            }
+            None => self.tally.failed(|message| requests.write(call.request, message)),
         }
         Ok(())
     }
