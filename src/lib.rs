@@ -39,6 +39,8 @@ pub mod grpc;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod metrics;
+#[cfg(feature = "server")]
+mod private;
 pub mod proto;
 #[cfg(feature = "server")]
 pub mod registry;

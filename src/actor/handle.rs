@@ -224,7 +224,7 @@ impl RegistryHandle {
             return self.command(Command::Register(Box::new(register)), deadline).await;
         }
         let command = Command::Register(Box::new(register));
-        self.charge(&command)?;
+        let paid = self.charge(&command)?;
         let Command::Register(register) = command else { return Err(Error::Deadline) };
         let (answer, answered) = oneshot::channel();
         let id = self.waits.next.fetch_add(1, Ordering::Relaxed);
@@ -233,7 +233,7 @@ impl RegistryHandle {
         self.send(Request::Wait(Box::new(Call { id, register: Arc::from(register), until, answer })))?;
         let reply = answered.await;
         attendance.answered = true;
-        reply.map_err(|_| Error::ShuttingDown)?
+        self.settled(&paid, reply.map_err(|_| Error::ShuttingDown)?)
     }
 
     /// Takes instances away.
@@ -292,8 +292,8 @@ impl RegistryHandle {
 
     /// A change that somebody wants, as fast as they may.
     pub(super) async fn command(&self, command: Command, deadline: Option<Instant>) -> Result<Reply, Error> {
-        self.charge(&command)?;
-        self.run(command, deadline).await
+        let paid = self.charge(&command)?;
+        self.settled(&paid, self.run(command, deadline).await)
     }
 
     /// A change that is a part of one that was charged.

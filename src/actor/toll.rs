@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::RegistryHandle;
-use crate::registry::{Command, Decision, Error, Exceeded, Principal, Resource, Uses, Whose};
+use crate::registry::{Command, Error, Exceeded, Principal, Resource, Whose};
 
 /// A second, in which a bucket that is empty becomes full.
 const SECOND: u64 = 1_000_000_000;
@@ -61,6 +61,15 @@ impl Buckets {
         Ok(())
     }
 
+    /// Puts one change back into the bucket of each.
+    fn give_back(&mut self, bounds: &[(Whose, u64)]) {
+        for (whose, maximum) in bounds {
+            if let Some(full_at) = self.full_at.get_mut(whose) {
+                *full_at = full_at.saturating_sub(SECOND / (*maximum).max(1));
+            }
+        }
+    }
+
     /// In how many nanoseconds there is one change in the bucket; none: never.
     fn room_in(&self, whose: &Whose, maximum: u64, now: u64) -> Option<u64> {
         let each = SECOND.checked_div(maximum)?;
@@ -84,6 +93,10 @@ impl Tolls {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
+
+/// Whose buckets a change was taken out of, which may have to be put back.
+#[derive(Debug, Default)]
+pub(super) struct Paid(Vec<(Whose, u64)>);
 
 /// In whose name a command changes something, and where; none: nobody is refused it for want of speed.
 fn payer(command: &Command) -> Option<(&str, &Principal)> {
@@ -109,22 +122,30 @@ impl RegistryHandle {
     ///
     /// # Errors
     /// `Quota`: with all that it exceeds, and not counted.
-    pub(super) fn charge(&self, command: &Command) -> Result<(), Error> {
-        let Some((namespace, principal)) = payer(command) else { return Ok(()) };
-        let Some(bounds) = self.bounds(namespace, principal) else { return Ok(()) };
-        let outcome = |registry: &crate::registry::Registry| {
-            registry.within_quotas(command, registry.decide(command, 0), &Uses::default())
-        };
-        // To say the same again is to renew it.
-        if matches!(command, Command::Keep(_)) && matches!(outcome(&self.hub().registry()), Decision::Reply(Ok(_))) {
-            return Ok(());
+    pub(super) fn charge(&self, command: &Command) -> Result<Paid, Error> {
+        let Some((namespace, principal)) = payer(command) else { return Ok(Paid::default()) };
+        let Some(bounds) = self.bounds(namespace, principal) else { return Ok(Paid::default()) };
+        if let Command::Keep(keep) = command
+            && self.hub().registry().is_renewal(keep)
+        {
+            return Ok(Paid::default());
         }
-        self.pay(&bounds).map_err(|mut exceeded| {
-            if let Decision::Reply(Err(Error::Quota(more))) = outcome(&self.hub().registry()) {
-                exceeded.extend(more);
+        match self.pay(&bounds) {
+            Ok(()) => Ok(Paid(bounds)),
+            Err(mut exceeded) => {
+                exceeded.extend(self.hub().registry().foreseen(command));
+                Err(Error::Quota(exceeded))
             }
-            Error::Quota(exceeded)
-        })
+        }
+    }
+
+    /// An answer as it is; who is refused by another quota has paid nothing of this one.
+    pub(super) fn settled<T>(&self, paid: &Paid, answer: Result<T, Error>) -> Result<T, Error> {
+        if matches!(answer, Err(Error::Quota(_))) {
+            let mut buckets = self.tolls.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            buckets.give_back(&paid.0);
+        }
+        answer
     }
 
     /// As `charge`, of what many commands together do for one caller.
@@ -211,6 +232,23 @@ mod tests {
             assert_eq!(take(&mut buckets, &[(who(&number.to_string()), 10)], number * SECOND), Ok(()));
         }
         assert!(buckets.full_at.len() <= SWEEP_MIN, "{}", buckets.full_at.len());
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_again() {
+        let mut buckets = Buckets::default();
+        let bounds = [(who("a"), 2), (who("b"), 1)];
+        for _ in 0..5 {
+            assert_eq!(take(&mut buckets, &bounds, 0), Ok(()));
+            assert_eq!(take(&mut buckets, &bounds, 0), Err(vec![Some(1_000)]));
+            buckets.give_back(&bounds);
+        }
+        // A full one stays as full as it was.
+        buckets.give_back(&bounds);
+        assert_eq!(
+            (take(&mut buckets, &bounds, 0), take(&mut buckets, &bounds[1..], 0)),
+            (Ok(()), Err(vec![Some(1_000)]))
+        );
     }
 
     /// A quota that is larger than a bucket can tell apart is none.

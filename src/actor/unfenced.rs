@@ -9,6 +9,7 @@ use super::{
     Actor, RegistryHandle,
     handle::{fresh_secret, refusal, wall_clock},
     request::{Answer, Lane, Reply, Request},
+    toll::Paid,
 };
 use crate::{
     engine::Engine,
@@ -29,7 +30,10 @@ impl RegistryHandle {
         let before = self.hub.registry().unfenced_at(&place, &principal).ok().flatten().map(|held| held.revision);
         let register = Register { registration, token: None, principal, secret: fresh_secret()?, at: wall_clock() };
         let command = Command::Keep(Box::new(Keep { register, place }));
-        let refused = self.charge(&command).err();
+        let (paid, refused) = match self.charge(&command) {
+            Ok(paid) => (paid, None),
+            Err(error) => (Paid::default(), Some(error)),
+        };
         let Command::Keep(keep) = command else { return Err(Error::Deadline) };
         let (answer, answered) = oneshot::channel();
         let since = Instant::now();
@@ -42,7 +46,7 @@ impl RegistryHandle {
         } else {
             self.send(Request::Command { command: Command::Keep(keep), deadline: None, answer, since })?;
         }
-        match answered.await.map_err(|_| Error::ShuttingDown)?? {
+        match self.settled(&paid, answered.await.map_err(|_| Error::ShuttingDown)?)? {
             Reply::Kept { record, .. } => {
                 let is_change = before != Some(record.revision);
                 Ok((record, is_change))

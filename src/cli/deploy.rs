@@ -187,7 +187,7 @@ pub(super) async fn answer<Q: Message + Clone, R, F: Future<Output = Result<Resp
 }
 
 /// Asks for page after page, as long as `take` says that there is another, which it puts into the request.
-async fn every_page<Q: Message + Clone, R, F: Future<Output = Result<Response<R>, Status>>>(
+pub(super) async fn every_page<Q: Message + Clone, R, F: Future<Output = Result<Response<R>, Status>>>(
     session: &mut Session,
     what: &str,
     request: &mut Q,

@@ -27,7 +27,6 @@ mod namespace;
 mod needs;
 mod package;
 mod print;
-mod private;
 mod publish;
 mod resolve;
 #[cfg(unix)]

@@ -1,7 +1,17 @@
 //! `onair namespace`: what namespaces have, and what they may have.
 
-use super::{deploy::answer, failure::Failure, print::Printer, session::Session, text::Table};
+use tonic::Code;
+
+use super::{
+    curl,
+    deploy::{answer, every_page},
+    failure::Failure,
+    print::Printer,
+    session::Session,
+    text::Table,
+};
 use crate::{
+    client::Cause,
     config::{ClientSettings, Given},
     proto::{
         GetNamespaceRequest, ListNamespacesRequest, ListNamespacesResponse, Namespace, Quotas, UpdateNamespaceRequest,
@@ -90,6 +100,24 @@ impl Bounds {
         [self.instances, self.watches, self.bytes, self.writes].iter().any(Option::is_some)
     }
 
+    /// Whether each of them is.
+    #[must_use]
+    pub fn are_all_given(&self) -> bool {
+        [self.instances, self.watches, self.bytes, self.writes].iter().all(Option::is_some)
+    }
+
+    /// Refuses a request that would be printed, and take away what is not named: what stands is not known.
+    ///
+    /// # Errors
+    /// Which that are.
+    pub fn fit(&self, print: &Printer) -> Result<(), Failure> {
+        let why = "a request replaces all quotas: for --output curl name --instances, --watches, --bytes and --writes";
+        match print.is_curl() && self.is_given() && !self.are_all_given() {
+            true => Err(Failure::Usage(why.to_owned())),
+            false => Ok(()),
+        }
+    }
+
     /// What stands, but for those that are named.
     #[must_use]
     pub fn over(&self, now: Quotas) -> Quotas {
@@ -126,15 +154,20 @@ async fn set(name: String, bounds: Bounds, given: &Given<ClientSettings>) -> Res
     if !bounds.is_given() {
         return Err(Failure::Usage("name at least one of --instances, --watches, --bytes and --writes".to_owned()));
     }
+    bounds.fit(&session.print)?;
     let what = format!("set the quotas of the namespace {name}");
     let mut request = UpdateNamespaceRequest { name: name.clone(), ..UpdateNamespaceRequest::default() };
     let mut quotas = Quotas::default();
-    if !session.print.is_curl() {
+    if !bounds.are_all_given() {
         // The others stay as they are: if somebody changes them meanwhile, the call is refused.
-        let ask = ListNamespacesRequest { prefix: name.clone(), limit: 1, page_token: String::new() };
-        let send = async |channel, request| AdminClient::new(channel).list_namespaces(request).await;
-        let listed = session.line.call(&what, session.line.timeout(), ask, send).await?;
-        if let Some(now) = listed.namespaces.into_iter().find(|one| one.name == name) {
+        let ask = GetNamespaceRequest { name: name.clone() };
+        let send = async |channel, request| AdminClient::new(channel).get_namespace(request).await;
+        let now = match session.line.call(&what, session.line.timeout(), ask, send).await {
+            Ok(found) => found.namespace,
+            Err(failed) if failed.last().and_then(Cause::code) == Some(Code::NotFound) => None,
+            Err(failed) => return Err(failed.into()),
+        };
+        if let Some(now) = now {
             (quotas, request.expected_revision) = (now.quotas.unwrap_or_default(), now.revision);
         }
     }
@@ -147,18 +180,17 @@ async fn set(name: String, bounds: Bounds, given: &Given<ClientSettings>) -> Res
 async fn list(given: &Given<ClientSettings>) -> Result<(), Failure> {
     let mut session = Session::open(given)?;
     let mut request = ListNamespacesRequest::default();
-    let mut all = ListNamespacesResponse::default();
-    loop {
-        let send = async |channel, request| AdminClient::new(channel).list_namespaces(request).await;
-        let page = answer(&mut session, "ListNamespaces", "list the namespaces", request.clone(), send).await?;
-        let Some(page) = page else { return Ok(()) };
-        all.namespaces.extend(page.namespaces);
-        all.revision = page.revision;
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            break;
-        }
+    if session.print.is_curl() {
+        return curl::show(&session, "ListNamespaces", &request);
     }
+    let mut all = ListNamespacesResponse::default();
+    let send = async |channel, request| AdminClient::new(channel).list_namespaces(request).await;
+    every_page(&mut session, "list the namespaces", &mut request, send, |page, request| {
+        all.namespaces.extend(page.namespaces);
+        (all.revision, request.page_token) = (page.revision, page.next_page_token);
+        !request.page_token.is_empty()
+    })
+    .await?;
     if session.print.is_json() {
         return session.print.message("ListNamespacesResponse", &all);
     }

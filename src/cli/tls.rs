@@ -8,10 +8,11 @@ use std::{
 
 use clap::{Subcommand, builder::RangedU64ValueParser};
 
-use super::{failure::Failure, print::Printer, private::Private};
+use super::{failure::Failure, print::Printer};
 use crate::{
     config::Output,
     http::curl::quoted,
+    private::Private,
     tls::mint::{Mint, MintError, Minted, ends},
 };
 
@@ -72,7 +73,9 @@ struct InitArgs {
 /// Something is there already, is no name, or cannot be written.
 pub fn run(args: Args) -> Result<(), Failure> {
     let Command::Init(args) = args.command;
-    let clashing = args.clients.iter().find(|name| ["ca", "server"].contains(&name.as_str()) || name.contains('*'));
+    // There are file systems to which two cases of a name are one.
+    let is_taken = |name: &str| ["ca", "server"].iter().any(|taken| taken.eq_ignore_ascii_case(name));
+    let clashing = args.clients.iter().find(|name| is_taken(name) || name.contains('*'));
     if let Some(name) = clashing {
         return Err(Failure::Usage(format!("--client {name}: that name is taken by other files")));
     }

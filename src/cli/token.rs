@@ -7,17 +7,18 @@ use std::{
 };
 
 use super::{
-    deploy::answer,
+    curl,
+    deploy::{answer, every_page},
     failure::Failure,
     namespace::{Bounds, in_short},
-    print::Printer,
-    private::Private,
+    print::{Printer, note},
     session::Session,
     text::{Table, safe},
 };
 use crate::{
     access,
     config::{ClientSettings, Given, duration},
+    private::Private,
     proto::{
         CertificateNames, CreateTokenRequest, GetTokenRequest, Grant, ListTokensRequest, ListTokensResponse,
         Permission, Quotas, RevokeTokenRequest, RotateTokenRequest, Token, UpdateTokenRequest,
@@ -221,6 +222,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             let request = CreateTokenRequest { name, grants, ttl: expires.map(on_the_wire), certificates, quotas };
             let send = async |channel, request| AdminClient::new(channel).create_token(request).await;
             let Some(made) = answer(&mut session, "CreateToken", &what, request, send).await? else { return Ok(()) };
+            let is_for_certificates = made.token.as_ref().is_some_and(|token| !token.certificates.is_empty());
+            if is_for_certificates && kept.is_none() {
+                note(
+                    "who holds the certificate needs no token; this one is good beside it, for whoever sees it: \
+                      `onair token rotate NAME --overlap 0s >/dev/null` makes one of it that nobody has seen",
+                );
+            }
             secret(&session.print, kept, "CreateTokenResponse", &made, (&made.secret, made.token.as_ref()))
         }
         Action::Get { name, given } => {
@@ -276,7 +284,8 @@ async fn bounded(
     if !bounds.is_given() {
         return Ok((None, 0));
     }
-    if session.print.is_curl() {
+    bounds.fit(&session.print)?;
+    if bounds.are_all_given() {
         return Ok((Some(bounds.over(Quotas::default())), 0));
     }
     let send = async |channel, request| AdminClient::new(channel).get_token(request).await;
@@ -288,18 +297,17 @@ async fn bounded(
 async fn list(given: &Given<ClientSettings>) -> Result<(), Failure> {
     let mut session = Session::open(given)?;
     let mut request = ListTokensRequest::default();
-    let mut all = ListTokensResponse::default();
-    loop {
-        let send = async |channel, request| AdminClient::new(channel).list_tokens(request).await;
-        let page = answer(&mut session, "ListTokens", "list the tokens", request.clone(), send).await?;
-        let Some(page) = page else { return Ok(()) };
-        all.tokens.extend(page.tokens);
-        all.revision = page.revision;
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            break;
-        }
+    if session.print.is_curl() {
+        return curl::show(&session, "ListTokens", &request);
     }
+    let mut all = ListTokensResponse::default();
+    let send = async |channel, request| AdminClient::new(channel).list_tokens(request).await;
+    every_page(&mut session, "list the tokens", &mut request, send, |page, request| {
+        all.tokens.extend(page.tokens);
+        (all.revision, request.page_token) = (page.revision, page.next_page_token);
+        !request.page_token.is_empty()
+    })
+    .await?;
     match session.print.is_json() {
         true => session.print.message("ListTokensResponse", &all),
         false => show(&session.print, &all.tokens),

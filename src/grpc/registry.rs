@@ -353,8 +353,9 @@ impl WatchReplies {
     fn judge(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
         let Some((tenure, wanted)) = self.tenure.as_deref_mut() else { return Ok(()) };
         while let Poll::Ready(judged) = tenure.poll(context) {
-            let Wanted { filters, published } = wanted.seen_by(&judged?)?;
-            self.stream.refocus(filters, published);
+            let who = judged?;
+            let Wanted { filters, published } = wanted.seen_by(&who)?;
+            self.stream.refocus(filters, published, &who.allowed());
         }
         Ok(())
     }

@@ -110,7 +110,11 @@ impl SubscribeReplies {
                 if let Err(error) = self.add(&add) {
                     let status = Status::from(error);
                     measured::count_refusal(&self.metrics, &status);
-                    self.subscriptions.refuse(&add.id, status.details());
+                    if let Some((_, wanted)) = &mut self.tenure {
+                        wanted.remove(&add.id);
+                    }
+                    // Whoever reads an error takes it for the end of what had this id.
+                    self.subscriptions.end(&add.id, status.details());
                 }
             }
             Some(Command::Drop(drop)) => {

@@ -215,3 +215,55 @@ fn only(outcome: Outcome) -> Outcome {
         outcome => outcome,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::Ipv4Addr};
+
+    use super::*;
+    use crate::registry::{
+        Command, Context, Instance, Needs, Principal, Registration, Secret, StateLimits, change::Change,
+    };
+
+    /// The only instance of a service, which needs others or does not.
+    fn register(service: &str, version: &str, url: &str, needs: &[(&str, &str)]) -> Register {
+        let instance = Instance {
+            service: service.into(),
+            id: "1".into(),
+            version: version.into(),
+            url: url.into(),
+            ..Instance::default()
+        };
+        let context = Context { peer: Ipv4Addr::LOCALHOST.into(), fresh_id: &mut String::new, request_id: "" };
+        let mut registration = Registration::parse(instance, None, context).expect("a registration");
+        let needs = needs.iter().map(|(service, range)| ((*service).to_owned(), (*range).to_owned())).collect();
+        registration.needs = Needs::parse("", &needs, &BTreeMap::new(), IfMissing::Fail).expect("needs");
+        let at = prost_types::Timestamp::default();
+        Register { registration, token: None, principal: Principal::anyone(), secret: Secret([1; 16]), at }
+    }
+
+    /// Promise 20: what a service is told of is there in the revision that it comes online in.
+    #[test]
+    fn what_one_replaces_the_others_are_not_told_of() {
+        let mut registry = Registry::new(1, StateLimits::default());
+        let online = Command::Register(Box::new(register("api", "1.0.0", "http://old.test", &[])));
+        let Decision::Propose(changes, _) = registry.decide(&online, 0) else { panic!("it is refused") };
+        let changes: Vec<Change> = changes.into_iter().map(|guarded| guarded.change).collect();
+        registry.fold(1, &changes);
+        for (version, found) in [("1.2.0", Some("http://new.test")), ("2.0.0", None)] {
+            for swapped in [false, true] {
+                let web = Arc::new(register("web", "", "http://web.test", &[("api", "^1")]));
+                let api = Arc::new(register("api", version, "http://new.test", &[]));
+                let (members, place) = if swapped { (vec![api, web], 1) } else { (vec![web, api], 0) };
+                match (registry.decide(&Command::Admit { members, at: 0 }, 0), found) {
+                    (Decision::Propose(_, Outcome::Admitted(outcomes)), Some(url)) => {
+                        let Outcome::Registered { resolved, .. } = &outcomes[place] else { panic!("{outcomes:?}") };
+                        assert_eq!(resolved.iter().map(|one| one.url.as_str()).collect::<Vec<_>>(), [url]);
+                    }
+                    (Decision::Unfit { member, error: Error::MissingDependency(_) }, None) => assert_eq!(member, place),
+                    (other, _) => panic!("{version}: {other:?}"),
+                }
+            }
+        }
+    }
+}

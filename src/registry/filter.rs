@@ -217,6 +217,16 @@ impl Filter {
         self.namespace.as_deref()
     }
 
+    /// The same; of all namespaces, if it is narrowed, those by their names that it is narrowed to.
+    fn named(&self) -> impl Iterator<Item = &str> {
+        let parts = self.within.iter().flatten().filter(|_| self.namespace.is_none());
+        let exact = parts.filter_map(|part| match &part.namespace {
+            Pattern::Exact(name) => Some(name.as_str()),
+            _ => None,
+        });
+        self.namespace.as_deref().into_iter().chain(exact)
+    }
+
     /// Whether within the scope an instance matches exactly if its status is routable, so that nothing else of it needs
     /// to be known.
     #[must_use]
@@ -309,9 +319,9 @@ pub struct FilterSet {
 }
 
 impl FilterSet {
-    /// The namespaces that it names, each as often as it does.
+    /// The namespaces that it names, or is narrowed to, each as often as it does.
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {
-        self.filters.iter().filter_map(Filter::namespace)
+        self.filters.iter().flat_map(Filter::named)
     }
 
     /// The union of `filters`; of none: every service of `default`.

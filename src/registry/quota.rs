@@ -327,14 +327,31 @@ impl Registry {
     /// A decision, unless it exceeds a quota; `pledged` is about to be there. Who has none is not looked for.
     #[must_use]
     pub fn within_quotas(&self, command: &Command, decision: Decision, pledged: &Uses) -> Decision {
-        let Decision::Propose(changes, _) = &decision else { return decision };
+        let Decision::Propose(changes, outcome) = &decision else { return decision };
         if !self.has_quotas() && !command.has_quota() {
             return decision;
         }
-        match self.exceeds(&command.registers(), changes, pledged) {
-            None => decision,
-            Some((member, error)) if matches!(command, Command::Admit { .. }) => Decision::Unfit { member, error },
-            Some((_, error)) => Decision::Reply(Err(error)),
+        match (self.exceeds(&command.registers(), changes, pledged), command) {
+            (None, _) => decision,
+            (Some((member, error)), Command::Admit { .. }) => Decision::Unfit { member, error },
+            // No quota refuses a renewal: it stays nobody's.
+            (Some(_), Command::Keep(keep)) if self.is_renewal(keep) => Decision::Reply(Ok(outcome.clone())),
+            (Some((_, error)), _) => Decision::Reply(Err(error)),
+        }
+    }
+
+    /// What a registration would exceed by itself, as far as a look at its own key tells: what it needs, and whom it
+    /// displaces, is not looked for. Of anything else nothing is foreseen.
+    #[must_use]
+    pub fn foreseen(&self, command: &Command) -> Vec<Exceeded> {
+        let decision = match command {
+            Command::Register(register) if !register.registration.exclusive_url => self.register(register, 0),
+            Command::Keep(keep) => self.keep(keep, 0),
+            _ => return Vec::new(),
+        };
+        match self.within_quotas(command, decision, &Uses::default()) {
+            Decision::Reply(Err(Error::Quota(exceeded))) => exceeded,
+            _ => Vec::new(),
         }
     }
 

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Cause, Registry,
+    change::{Change, Stamp},
     command::{Decision, Outcome, Principal, Register},
     decide::{fresh, propose_removal, renewed},
     error::Error,
@@ -99,6 +100,17 @@ impl Registry {
         }
     }
 
+    /// Whether it says nothing else than before: to whom it is bound from then on is told to nobody.
+    #[must_use]
+    pub fn is_renewal(&self, keep: &Keep) -> bool {
+        let Ok(Some(current)) = self.unfenced_at(&keep.place, &keep.register.principal) else { return false };
+        match renewed(&keep.register, current).map(|guarded| guarded.change) {
+            None => true,
+            Some(Change::Put(put)) => matches!(put.revision, Stamp::At(_)) && put.lease.ttl == current.lease.ttl,
+            Some(_) => false,
+        }
+    }
+
     /// The removal by whoever names the place.
     pub(super) fn let_go(&self, place: &Place, principal: &Principal, at: u64) -> Decision {
         match self.unfenced_at(place, principal) {
@@ -115,9 +127,7 @@ mod tests {
     use prost_types::Timestamp;
 
     use super::*;
-    use crate::registry::{
-        Change, Command, Context, Instance, LeaseId, LeaseToken, Secret, StateLimits, Target, Verdict,
-    };
+    use crate::registry::{Command, Context, Instance, LeaseId, LeaseToken, Secret, StateLimits, Target, Verdict};
 
     struct Rig {
         registry: Registry,

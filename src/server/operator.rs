@@ -2,10 +2,9 @@
 //! can read, before it is good, so that a token that is good is never lost.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
     sync::Arc,
 };
 
@@ -19,6 +18,7 @@ use crate::{
     },
     actor::RegistryHandle,
     config::ServeSettings,
+    private::Private,
     registry::Write,
 };
 
@@ -70,7 +70,8 @@ async fn ensure(settings: &ServeSettings, handle: &RegistryHandle, now: u64) -> 
     let mut bits = [0; 32];
     getrandom::fill(&mut bits).map_err(|error| ServeError::Operator(format!("no random numbers: {error}")))?;
     let secret = Secret(bits);
-    write(&path, &secret.text(NAME)).map_err(|error| about(&format!("cannot be written: {error}")))?;
+    let written = Private::create(&path, 0o600).and_then(|file| file.fill(&format!("{}\n", secret.text(NAME))));
+    written.map_err(|error| about(&format!("cannot be written: {error}")))?;
     let expected = held.as_ref().map_or(0, |held| held.revision);
     let token = renewed(held, secret, now, has_operator);
     let write = Write { key: token::key(NAME), body: Some(token.body()), expected };
@@ -154,24 +155,6 @@ fn read(path: &Path) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// Puts a file there that its owner alone can read, whole or not at all.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // Nobody else has it open, and nobody else can open it.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

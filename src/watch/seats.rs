@@ -40,10 +40,16 @@ impl Drop for WatchPermit {
     fn drop(&mut self) {
         self.hub.watches.fetch_sub(1, Ordering::Relaxed);
         let Some(seat) = &self.seat else { return };
-        let mut taken = self.hub.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seat.principal.iter().for_each(|name| leave(&mut taken.principals, name));
-        seat.namespaces.iter().for_each(|name| leave(&mut taken.namespaces, name));
+        self.hub.seats.0.lock().unwrap_or_else(PoisonError::into_inner).part(seat);
     }
+}
+
+/// In order.
+fn each_once<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = names.into_iter().collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 fn leave(taken: &mut HashMap<Arc<str>, u64>, name: &str) {
@@ -77,6 +83,42 @@ impl Taken {
     }
 }
 
+impl Taken {
+    /// Gives the places of a watch back.
+    fn part(&mut self, seat: &Seat) {
+        seat.principal.iter().for_each(|name| leave(&mut self.principals, name));
+        seat.namespaces.iter().for_each(|name| leave(&mut self.namespaces, name));
+    }
+
+    /// The watch has its places elsewhere from now on.
+    fn move_to(&mut self, permit: &mut WatchPermit, principal: &Principal, namespaces: &[&str]) {
+        if let Some(seat) = permit.seat.replace(self.join(principal.name.as_deref(), namespaces)) {
+            self.part(&seat);
+        }
+    }
+
+    /// What one more watch would exceed, that has the place `held` already.
+    fn judge(&self, principal: &Principal, quotas: &[(&str, u64)], held: Option<&Seat>) -> Vec<Exceeded> {
+        let has = |name: &str| held.is_some_and(|seat| seat.namespaces.iter().any(|held| **held == *name));
+        let mine = held.and_then(|seat| seat.principal.as_ref());
+        let of_namespaces = quotas.iter().filter(|(name, _)| !has(name)).map(|(name, maximum)| {
+            let usage = self.namespaces.get(*name).copied().unwrap_or_default();
+            (Whose::Namespace((*name).into()), *maximum, usage)
+        });
+        let bounded = principal.bounded().filter(|(name, _)| mine != Some(*name));
+        let of_principal = bounded.and_then(|(name, quota)| {
+            let usage = self.principals.get(name).copied().unwrap_or_default();
+            Some((Whose::Principal(name.clone()), quota.watches?, usage))
+        });
+        let full = of_namespaces.chain(of_principal).filter(|(_, maximum, usage)| usage >= maximum);
+        let exceeded = |(whose, maximum, usage)| {
+            let resource = Resource::Watches;
+            Exceeded { whose, resource, maximum, usage, wanted: 1, room_in: None }
+        };
+        full.map(exceeded).collect()
+    }
+}
+
 impl Seats {
     /// How many watches somebody has: a namespace those that name it.
     #[must_use]
@@ -104,7 +146,7 @@ impl Hub {
         &self.seats
     }
 
-    /// Room for one more watch of a principal, of these namespaces. One of all namespaces names none.
+    /// Room for one more watch of a principal, of these namespaces. One of all namespaces names none, unless it is narrowed.
     ///
     /// # Errors
     /// `Limit` when there is none, `Quota` when they may not have more, `ShuttingDown`.
@@ -122,29 +164,48 @@ impl Hub {
         if usage >= maximum {
             return Err(Error::Limit { limit: "max_watches", maximum, usage });
         }
-        let mut names: Vec<&str> = namespaces.into_iter().collect();
-        names.sort_unstable();
-        names.dedup();
+        let names = each_once(namespaces);
         let quotas = self.quotas_of_watches(&names);
         let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut exceeded = Vec::new();
-        let mut judge = |whose: Whose, maximum: u64, usage: u64| {
-            if usage >= maximum {
-                let resource = Resource::Watches;
-                exceeded.push(Exceeded { whose, resource, maximum, usage, wanted: 1, room_in: None });
-            }
-        };
-        for (name, maximum) in quotas {
-            judge(Whose::Namespace(name.into()), maximum, taken.namespaces.get(name).copied().unwrap_or_default());
-        }
-        if let Some((name, maximum)) = principal.bounded().and_then(|(name, quota)| Some((name, quota.watches?))) {
-            judge(Whose::Principal(name.clone()), maximum, taken.principals.get(name).copied().unwrap_or_default());
-        }
+        let exceeded = taken.judge(principal, &quotas, None);
         if exceeded.is_empty() {
             permit.seat = Some(taken.join(principal.name.as_deref(), &names));
         }
         drop(taken);
         if exceeded.is_empty() { Ok(permit) } else { Err(Error::Quota(exceeded)) }
+    }
+
+    /// The place of a watch becomes that of one of other namespaces, or of another principal. What it has already it
+    /// keeps, whatever quotas say by now.
+    ///
+    /// # Errors
+    /// `Quota`: it stays as it was.
+    pub(super) fn exchange<'a>(
+        &self,
+        permit: &mut WatchPermit,
+        principal: &Principal,
+        namespaces: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), Error> {
+        let names = each_once(namespaces);
+        let quotas = self.quotas_of_watches(&names);
+        let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let exceeded = taken.judge(principal, &quotas, permit.seat.as_deref());
+        if !exceeded.is_empty() {
+            return Err(Error::Quota(exceeded));
+        }
+        taken.move_to(permit, principal, &names);
+        Ok(())
+    }
+
+    /// The same, of a watch whose reader's rights are others by now: that is refused by no quota.
+    pub(super) fn reseat<'a>(
+        &self,
+        permit: &mut WatchPermit,
+        principal: &Principal,
+        namespaces: impl IntoIterator<Item = &'a str>,
+    ) {
+        let names = each_once(namespaces);
+        self.seats.0.lock().unwrap_or_else(PoisonError::into_inner).move_to(permit, principal, &names);
     }
 
     /// How many watches these namespaces may have, those for which that is set.
@@ -206,6 +267,23 @@ mod tests {
             held.clear();
             prop_assert_eq!((hub.watches(), hub.seats().names()), (0, 0));
         }
+    }
+
+    /// What has a place keeps it, though there would be none any more; a further one is judged.
+    #[test]
+    fn a_place_becomes_another_and_what_it_had_stays() {
+        let (hub, me, full) = (hub(2), principal("a", None), principal("a", Some(0)));
+        let of = |name: &str| hub.seats().of(&Whose::Namespace(name.into()));
+        let mut permit = hub.permit(&me, ["x", "y"]).expect("there is room");
+        hub.exchange(&mut permit, &full, ["x", "z"]).expect("it is there already");
+        assert_eq!((of("x"), of("y"), of("z"), hub.watches()), (1, 0, 1, 1));
+        let refused = hub.exchange(&mut permit, &principal("b", Some(0)), ["y"]);
+        assert!(matches!(&refused, Err(Error::Quota(exceeded)) if exceeded.len() == 1), "{refused:?}");
+        assert_eq!((of("x"), of("y"), of("z")), (1, 0, 1), "it stays as it was");
+        hub.reseat(&mut permit, &principal("b", Some(0)), ["y"]);
+        assert_eq!((of("x"), of("y"), hub.seats().of(&Whose::Principal("b".into()))), (0, 1, 1));
+        drop(permit);
+        assert_eq!((hub.watches(), hub.seats().names()), (0, 0));
     }
 
     /// Who is refused takes nobody's place, whichever of the limits it was.

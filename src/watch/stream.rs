@@ -75,7 +75,7 @@ pub struct WatchStream {
     due: Due,
     /// What is published for those who asked.
     published: Option<Letterbox>,
-    _permit: WatchPermit,
+    permit: WatchPermit,
 }
 
 impl WatchStream {
@@ -118,7 +118,7 @@ impl WatchStream {
             greet: true,
             due,
             published: None,
-            _permit: permit,
+            permit,
         })
     }
 
@@ -138,12 +138,14 @@ impl WatchStream {
         });
     }
 
-    /// From now on it is a watch of other filters: it begins anew with a reset, and what was not sent yet never is.
-    pub fn refocus(&mut self, filters: FilterSet, published: Vec<Filter>) {
+    /// From now on it is a watch of other filters, by `whose` rights: it begins anew with a reset, and what was not sent
+    /// yet never is.
+    pub fn refocus(&mut self, filters: FilterSet, published: Vec<Filter>, whose: &Principal) {
         let is_same = *self.feed.matcher().set() == filters;
         if is_same || matches!(self.phase, Phase::Closing | Phase::Ended) {
             return;
         }
+        self.hub.reseat(&mut self.permit, whose, filters.namespaces());
         self.listener.begins_anew(self.listening, self.cursor);
         self.hub.log().ignore(self.feed.matcher().scopes(), self.listening);
         self.feed = self.hub.feed(filters);

@@ -60,7 +60,6 @@ pub(super) struct Subscription {
     pub(super) greet: bool,
     /// What is published for those who asked.
     pub(super) published: Option<Letterbox>,
-    #[expect(dead_code, reason = "it counts by being there")]
     pub(super) permit: WatchPermit,
 }
 

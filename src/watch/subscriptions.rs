@@ -21,6 +21,7 @@ use super::{
     listener::Listener,
     partitions::Turn,
     resume::ResetReason,
+    seats::WatchPermit,
     snapshot::{Part, SnapshotPart},
     stream::{Ending, WatchItem},
     subscription::{Ids, Phase, State, Subscription},
@@ -95,14 +96,12 @@ impl Subscriptions {
     /// # Errors
     /// `Limit`, `Quota`, `ShuttingDown`.
     pub fn add(&mut self, id: &str, filters: FilterSet, resume_token: &str) -> Result<(), Error> {
-        if let Some(part) = self.by_id.remove(id, &self.parts) {
-            self.remove(part);
-        }
+        let held = self.by_id.remove(id, &self.parts).and_then(|part| self.remove(part));
         if self.by_id.len() >= self.max {
             let (maximum, usage) = (self.max as u64, self.by_id.len() as u64);
             return Err(Error::Limit { limit: "max_subscriptions", maximum, usage });
         }
-        let permit = self.hub.permit(&self.whose, filters.namespaces())?;
+        let permit = self.place(held, &filters)?;
         let resumed = match resume_token {
             "" => Err(None),
             token => self.hub.resume(token, &filters).map_err(Some),
@@ -199,12 +198,13 @@ impl Subscriptions {
         self.queue.push_back(subscribe_response(revision, &groups, false));
     }
 
-    fn remove(&mut self, part: u32) {
-        let Some(gone) = self.parts[part as usize].take() else { return };
+    fn remove(&mut self, part: u32) -> Option<WatchPermit> {
+        let gone = self.parts[part as usize].take()?;
         self.hub.log().ignore(gone.feed.matcher().scopes(), gone.listening);
         self.listener.answer_all(|ask| self.standing(ask));
         self.forget(part);
         self.free.push(part);
+        Some(gone.permit)
     }
 
     /// Drops what waits for a part.

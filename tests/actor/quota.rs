@@ -5,8 +5,11 @@ use std::{sync::Arc, time::Duration};
 use onair::{
     actor::{BeatOutcome, Reply, anyone},
     engine::hostile::{Delay, Manners},
-    registry::{Error, Exceeded, Principal, Quota, Record, Resource, Settings, Target, Whose, Write},
-    watch::WatchStream,
+    registry::{
+        Error, Exceeded, Filter, FilterSet, IfMissing, Needs, Principal, Quota, Record, Resource, Settings, Target,
+        Whose, Write,
+    },
+    watch::{Subscriptions, WatchStream},
 };
 
 use super::rig::{Rig, ms, pass, registration, service, settle, within};
@@ -76,6 +79,45 @@ async fn who_writes_too_fast_is_told_when_to_come_back() {
     assert!(rig.register_as(&slow, "3").await.is_err());
     pass(ms(2)).await;
     rig.register_as(&slow, "3").await.expect("it came back when it was told to");
+}
+
+/// Who has no place left does not take the others' writes by asking for one.
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_by_one_quota_has_paid_no_write() {
+    let rig = Rig::new();
+    rig.bound(Quota { writes: Some(1), ..Quota::default() }).await;
+    let full = principal("token:full", Quota { instances: Some(0), ..Quota::default() });
+    for _ in 0..3 {
+        let refused = exceeded(rig.register_as(&full, "1").await);
+        assert_eq!(refused.iter().map(|one| one.resource).collect::<Vec<_>>(), [Resource::Instances]);
+    }
+    let mut waiting = registration("web", "1", LONG);
+    let needs = [("api".to_owned(), String::new())].into();
+    waiting.needs = Needs::parse("", &needs, &[].into(), IfMissing::Wait).expect("needs");
+    let refused = within(rig.handle.register(waiting, None, full.clone(), None)).await;
+    assert_eq!(exceeded(refused)[0].resource, Resource::Instances);
+    assert_eq!(exceeded(within(rig.handle.keep(registration("web", "1", LONG), full)).await)[0].maximum, 0);
+    let other = principal("token:other", Quota::default());
+    rig.register_as(&other, "2").await.expect("nobody has written yet");
+    assert_eq!(exceeded(rig.register_as(&other, "3").await)[0].resource, Resource::Writes);
+}
+
+/// What was registered while nobody was asked who they are is renewed by who may have nothing: it stays nobody's.
+#[tokio::test(start_paused = true)]
+async fn what_says_the_same_again_is_a_renewal_whoever_says_it() {
+    let rig = Rig::new();
+    let keep = |id: &str, who: &Principal| rig.handle.keep(registration("web", id, LONG), who.clone());
+    within(keep("1", &anyone())).await.expect("nobody is asked");
+    for (quota, bound) in [
+        (Quota { instances: Some(0), ..Quota::default() }, None),
+        (Quota { bytes: Some(0), ..Quota::default() }, None),
+        (Quota { writes: Some(0), ..Quota::default() }, Some("token:me")),
+    ] {
+        let me = principal("token:me", quota);
+        let (record, is_change) = within(keep("1", &me)).await.expect("a renewal");
+        assert_eq!((record.lease.principal.as_deref(), is_change), (bound, false));
+        assert_eq!(exceeded(within(keep("2", &me)).await).len(), 1, "another is none");
+    }
 }
 
 /// Neither renewals nor what takes away is refused, whatever quotas say.
@@ -176,4 +218,23 @@ async fn a_watch_gives_its_place_back() {
     drop((second, third));
     assert_eq!(rig.handle.hub().seats().of(&Whose::Namespace("default".into())), 0);
     rig.watch_as(&other).await.expect("they have gone");
+}
+
+/// A subscription that replaces another has its place, though there would be none any more.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_keeps_its_place_under_other_selectors() {
+    let rig = Rig::new();
+    let taken = || rig.handle.hub().seats().of(&Whose::Namespace("default".into()));
+    let mut stream = Subscriptions::new(rig.handle.hub(), 8);
+    stream.set_whose(principal("token:me", Quota { watches: Some(1), ..Quota::default() }));
+    stream.add("a", service("web"), "").expect("there is room");
+    rig.bound(Quota { watches: Some(0), ..Quota::default() }).await;
+    stream.add("a", service("api"), "").expect("it has a place");
+    let refused = exceeded(stream.add("b", service("api"), ""));
+    assert_eq!((refused.len(), taken()), (2, 1), "{refused:?}");
+    let elsewhere = Filter::new("elsewhere", "", "", "").expect("a filter");
+    stream.refocus("a", FilterSet::new([elsewhere]), Vec::new());
+    assert_eq!((taken(), rig.handle.hub().seats().of(&Whose::Namespace("elsewhere".into()))), (0, 1));
+    assert_eq!(exceeded(stream.add("a", service("web"), "")).len(), 1, "of another namespace it has none");
+    assert_eq!(rig.handle.hub().watches(), 0, "and has ended");
 }

@@ -11,7 +11,7 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     access::{Guarded, Line, grant, instance, watch},
-    harness::{Http, within},
+    harness::{Http, onair, said, within},
     input::refusal,
 };
 
@@ -187,4 +187,37 @@ async fn quotas_are_set_by_who_administers_everything() {
     assert_eq!((first.namespaces[0].name.as_str(), rest.namespaces[0].name.as_str()), ("default", "team-a"));
     let wrong = operator.update_namespace(request("frontend", 0)).await.unwrap_err();
     assert_eq!(refusal(&wrong).2, ["name"]);
+}
+
+/// What is not named stays, or nothing is changed: also for who may set quotas, and not see them.
+#[tokio::test]
+async fn a_quota_that_is_not_named_is_not_lost() {
+    let guarded = Guarded::start(&[]).await;
+    let url = guarded.server.url();
+    let operator = guarded.server.data_dir().join("operator.token").display().to_string();
+    let blind = guarded.server.data_dir().join("blind.token").display().to_string();
+    let run = async |token: &str, words: &str| {
+        let args: Vec<&str> = words.split(' ').chain(["--url", &url, "--token-file", token]).collect();
+        said(&onair(&args).await)
+    };
+    for words in [
+        "namespace set team-a --instances 5 --watches 6",
+        "namespace set team-a --writes 7",
+        &format!("token create blind --grant *=admin --write {blind}"),
+    ] {
+        let (code, _, err) = run(&operator, words).await;
+        assert_eq!(code, 0, "{words}: {err}");
+    }
+    for (token, words, code, why) in [
+        (&blind, "namespace set team-a --bytes 4KiB", 1, "PERMISSION_DENIED"),
+        (&operator, "namespace set team-a --bytes 4KiB --output curl", 2, "name --instances, --watches, --bytes"),
+        (&operator, "token update blind --writes 4 --output curl", 2, "name --instances, --watches, --bytes"),
+    ] {
+        let (got, _, err) = run(token, words).await;
+        assert!(got == code && err.contains(why), "{words}: {got} {err}");
+    }
+    let wanted = Quotas { instances: Some(5), watches: Some(6), writes_per_second: Some(7), ..Quotas::default() };
+    assert_eq!(get(&mut guarded.admin().await, "team-a").await.quotas, Some(wanted));
+    let (code, _, err) = run(&blind, "namespace set team-a --instances 1 --watches 2 --bytes none --writes none").await;
+    assert_eq!(code, 0, "all are named: {err}");
 }

@@ -87,6 +87,33 @@ async fn each_subscription_is_for_itself_and_groups_come_together() {
     recorder.assert_clean();
 }
 
+/// An error is the end of what had the id: nothing comes for it, until it is added again.
+#[tokio::test]
+async fn a_subscription_ends_that_what_replaces_it_cannot() {
+    let server = Server::ephemeral(&[]).await;
+    let recorder = Recorder::new(Settings::default());
+    let client = server.client(&recorder).await;
+    let commands = vec![add("web", vec![selector("web", "")], ""), add("all", everything().selectors, "")];
+    let mut stream = client.subscribe(commands).await.unwrap();
+    assert!(group(&mut stream, "web").await.snapshot_end);
+    stream.command(add("web", vec![selector("web", "zone=")], "")).await;
+    let refused = group(&mut stream, "web").await.error.expect("an error");
+    assert_eq!(refused.code, tonic::Code::InvalidArgument as i32);
+    let done = client.register(register("web", "1", 60.0)).await.unwrap();
+    loop {
+        let message = next(&mut stream).await;
+        assert!(message.groups.iter().all(|group| group.id == "all"), "{message:?}");
+        if message.revision == done.revision {
+            break;
+        }
+    }
+    stream.command(add("web", vec![selector("web", "")], "")).await;
+    let again = group(&mut stream, "web").await;
+    assert_eq!((again.events.len(), again.snapshot_end), (1, true));
+    drop(stream);
+    recorder.assert_clean();
+}
+
 #[tokio::test]
 async fn each_subscription_resumes_from_its_own_token_over_kill_9() {
     let mut server = Server::start(&[]).await;

@@ -143,3 +143,18 @@ proptest! {
         }
     }
 }
+
+/// Whose places a watch takes.
+#[test]
+fn one_of_every_namespace_names_those_that_it_is_narrowed_to() {
+    let realms = |namespaces: &[&str]| -> Vec<Realm> {
+        namespaces.iter().map(|namespace| Realm::parse(namespace).unwrap()).collect()
+    };
+    let named = |namespace: &str, within: &[&str]| -> Vec<String> {
+        let filter = filter(namespace, "", "", "").within(&realms(within)).unwrap();
+        FilterSet::new([filter]).namespaces().map(str::to_owned).collect()
+    };
+    assert_eq!(named("*", &["team-b", "team-a", "x-*"]), ["team-a", "team-b"]);
+    assert_eq!(named("*", &["*", "team-a"]), [""; 0]);
+    assert_eq!(named("team-a", &["team-b", "team-*"]), ["team-a"]);
+}

@@ -1,4 +1,4 @@
-//! A file with a secret: nobody else's from its first byte, and whole or not there.
+//! A file with a secret: nobody else's from its first byte, and whole or not there. Knows nothing of what is in it.
 
 use std::{
     fs::{self, File},
@@ -8,7 +8,7 @@ use std::{
 
 /// A file that is being made, beside the one that it will replace. It is gone unless it was filled.
 #[derive(Debug)]
-pub(super) struct Private {
+pub(crate) struct Private {
     path: PathBuf,
     new: PathBuf,
     file: File,
@@ -19,7 +19,7 @@ impl Private {
     ///
     /// # Errors
     /// As the file system says.
-    pub(super) fn create(path: &Path, mode: u32) -> io::Result<Self> {
+    pub(crate) fn create(path: &Path, mode: u32) -> io::Result<Self> {
         use std::os::unix::fs::OpenOptionsExt as _;
         let name = path.file_name().ok_or_else(|| io::Error::other("is not the name of a file"))?;
         let new = path.with_file_name(format!(".{}.new", name.display()));
@@ -36,10 +36,12 @@ impl Private {
     ///
     /// # Errors
     /// As the file system says; what was there before is there still.
-    pub(super) fn fill(mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn fill(mut self, text: &str) -> io::Result<()> {
         self.file.write_all(text.as_bytes())?;
         self.file.sync_all()?;
-        fs::rename(&self.new, &self.path)
+        fs::rename(&self.new, &self.path)?;
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
     }
 }
 
