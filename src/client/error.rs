@@ -82,6 +82,9 @@ impl fmt::Display for CallFailed {
 
 impl std::error::Error for CallFailed {}
 
+/// What HTTP/2 makes of the farewell of a port where TLS is spoken.
+const SPEAKS_TLS: &str = "security properties do not meet minimum requirements";
+
 /// Why one host did not help.
 #[derive(Clone, Debug)]
 pub enum Cause {
@@ -126,7 +129,10 @@ impl Cause {
             }
         }
         let text = if refused { "connection refused".to_owned() } else { deepest.to_string() };
-        Self::Transport { text, refused }
+        match text.contains(SPEAKS_TLS) {
+            true => Self::Tls("the server speaks TLS: call it with https://".to_owned()),
+            false => Self::Transport { text, refused },
+        }
     }
 
     /// The status code, if the server gave one.

@@ -140,6 +140,12 @@ fn said(loaded: &Loaded, metrics: &Metrics) {
              one with ECDSA (P-256)"
         );
     }
+    if loaded.is_open {
+        tracing::warn!("everybody on this machine can read the file of the key: take that right away (chmod 600)");
+    }
+    if let Some(expired) = loaded.expired {
+        tracing::warn!(%expired, "a certificate that leads on from ours has expired: only who knows another way believes it");
+    }
     let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     metrics.tls_expiry.of((Certificate::Server,)).set(since(loaded.expires));
     if let Some(expires) = loaded.clients_expire {

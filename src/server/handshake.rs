@@ -5,7 +5,7 @@ use std::{
     future::{Future as _, poll_fn},
     io,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::Poll,
     time::{Duration, SystemTime},
 };
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{greeting::PREFACE, listen::Seldom, lobby::Lobby, stream::Stream};
+use super::{complaints::Complaints, greeting::PREFACE, lobby::Lobby, stream::Stream};
 use crate::{
     metrics::{Handshake, Metrics},
     tls::{Live, PeerCertificate},
@@ -35,7 +35,8 @@ const FAREWELL_PAUSE: Duration = Duration::from_secs(1);
 /// With what each record of a handshake begins.
 const RECORD: u8 = 0x16;
 /// What somebody is told who speaks HTTP/1 where TLS is spoken…
-const NOT_TLS_HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 45\r\n\
+pub(super) const NOT_TLS_HTTP1: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 45\r\n\
     Connection: close\r\n\r\nThis port speaks TLS: call it with https://.\n";
 /// …and who speaks HTTP/2: no settings, and a farewell (INADEQUATE_SECURITY) with the same sentence.
 const NOT_TLS_HTTP2: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
@@ -51,7 +52,7 @@ pub(super) struct Handshakes {
     /// Whose work is done at once: the others wait, so that calls on the same thread come between.
     turns: Arc<Semaphore>,
     metrics: Arc<Metrics>,
-    complaints: Arc<Mutex<Seldom>>,
+    complaints: Complaints,
 }
 
 impl Handshakes {
@@ -63,7 +64,10 @@ impl Handshakes {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let (lobby, turns) = (Lobby::new(places), Arc::new(Semaphore::new(threads)));
-        Self { live, is_ops, lobby, turns, metrics: Arc::clone(metrics), complaints: Arc::default() }
+        let complaints = Complaints::new(
+            |error, from, times| tracing::warn!(%from, error, times, "a TLS handshake was not finished"),
+        );
+        Self { live, is_ops, lobby, turns, metrics: Arc::clone(metrics), complaints }
     }
 
     /// Makes one, and says what the client's certificate says, if it has one.
@@ -84,10 +88,8 @@ impl Handshakes {
             Err((result, error)) => (result, Err(error)),
         };
         self.metrics.tls_handshakes.of((result,)).inc();
-        if let Err(error) = &answer
-            && let Some(times) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).times()
-        {
-            tracing::warn!(%from, %error, times, "a TLS handshake was not finished");
+        if let Err(error) = &answer {
+            self.complaints.note(error.to_string(), from);
         }
         answer
     }

@@ -4,12 +4,13 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 
-use super::ServeError;
+use super::{ServeError, handshake::NOT_TLS_HTTP1};
 use crate::{
     metrics::Metrics,
     proto::{GetServerInfoRequest, registry_client::RegistryClient},
@@ -56,16 +57,27 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 /// Why an address is taken: by another onair, or by something else.
 async fn in_use(address: SocketAddr) -> String {
     let ask = async {
+        if speaks_our_tls(address).await.unwrap_or(false) {
+            return Some("which speaks TLS".to_owned());
+        }
         let mut client = RegistryClient::connect(format!("http://{address}")).await.ok()?;
-        client.get_server_info(GetServerInfoRequest {}).await.ok()
+        client.get_server_info(GetServerInfoRequest {}).await.ok().map(|info| info.into_inner().version)
     };
     match timeout(WHO_IS_THERE, ask).await {
-        Ok(Some(info)) => format!(
-            "{address} is in use by another onair, {}: stop it, or choose an address with --listen",
-            info.into_inner().version
-        ),
+        Ok(Some(which)) => {
+            format!("{address} is in use by another onair, {which}: stop it, or choose an address with --listen")
+        }
         _ => format!("{address} is in use by another program: choose an address with --listen"),
     }
+}
+
+/// Whether it says what we say where TLS is spoken, to who does not speak it.
+async fn speaks_our_tls(address: SocketAddr) -> io::Result<bool> {
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    let mut said = [0; NOT_TLS_HTTP1.len()];
+    socket.read_exact(&mut said).await?;
+    Ok(said == NOT_TLS_HTTP1)
 }
 
 /// Where connections are let in: as many as there are places, and no more.

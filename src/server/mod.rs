@@ -2,6 +2,7 @@
 //! pieces fit together and no rule of any of them.
 
 mod certificates;
+mod complaints;
 mod connections;
 mod files;
 mod greeting;

@@ -1,7 +1,7 @@
 //! The client's side: whom to believe, what to show, and a plain sentence for everything that a handshake can fail by.
 //! Knows no command.
 
-use std::{io, sync::Arc, time::SystemTime};
+use std::{io, net::IpAddr, sync::Arc, time::SystemTime};
 
 use rustls::{
     CertificateError, ClientConfig, InvalidMessage, RootCertStore,
@@ -111,9 +111,11 @@ fn sentence(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(fault) => match fault {
             CertificateError::NotValidForNameContext { expected, presented } => {
                 // Each is written with its kind: DnsName("registry.example").
-                let bare = |name: &String| match name.split_once('(') {
-                    Some((_, name)) => name.trim_end_matches(')').trim_matches('"').to_owned(),
-                    None => name.clone(),
+                let bare = |name: &String| {
+                    let name = name.split_once('(').map_or(name.as_str(), |(_, name)| name.trim_end_matches(')'));
+                    let name = name.trim_matches('"');
+                    // In as few characters as it has.
+                    name.parse::<IpAddr>().map_or_else(|_| name.to_owned(), |address| address.to_string())
                 };
                 let names: Vec<_> = presented.iter().map(bare).collect();
                 let names = if names.is_empty() { "no host".to_owned() } else { names.join(", ") };

@@ -185,11 +185,18 @@ pub(super) fn certificates(
     read().map_err(|fault| TlsError::new(setting, source, fault))
 }
 
-/// A certificate with what leads to its authority, and its key; and when the first of them expires.
+/// A certificate with what leads to its authority, and its key.
 pub(super) struct Pair {
     pub(super) certified: CertifiedKey,
+    /// When it, or the one that signed it, expires.
     pub(super) until: SystemTime,
+    /// What leads on to an authority, and has expired: there may be another way that clients know.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "a client's own is its business"))]
+    pub(super) expired: Option<Date>,
 }
+
+/// Certificates that nobody goes without: the one that is shown, and the one that signed it.
+const NEEDED: usize = 2;
 
 impl fmt::Debug for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,6 +210,7 @@ pub(super) fn pair(certificate: (&'static str, &Pem), key: (&'static str, &Pem))
         let now = SystemTime::now();
         chain
             .iter()
+            .take(NEEDED)
             .try_for_each(|(_, validity)| validity.judge(now))
             .map_err(|fault| TlsError::new(certificate.0, certificate.1, fault))?;
         Ok(chain)
@@ -215,11 +223,14 @@ pub(super) fn pair(certificate: (&'static str, &Pem), key: (&'static str, &Pem))
         (Ok(chain), Ok(key)) => (chain, key),
         (chain, read) => return Err(chain.err().into_iter().chain(read.map_err(of_key).err()).collect()),
     };
-    let until = chain.iter().map(|(_, validity)| validity.until).min().unwrap_or(SystemTime::UNIX_EPOCH);
+    let until = chain.iter().take(NEEDED).map(|(_, validity)| validity.until).min();
+    let until = until.unwrap_or(SystemTime::UNIX_EPOCH);
+    let mut ends = chain.iter().skip(NEEDED).map(|(_, validity)| validity.until);
+    let expired = ends.find(|end| *end < SystemTime::now()).map(Date);
     let certified = CertifiedKey::new(chain.into_iter().map(|(certificate, _)| certificate).collect(), key);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
-            Ok(Pair { certified, until })
+            Ok(Pair { certified, until, expired })
         }
         Err(rustls::Error::InconsistentKeys(_)) => Err(vec![of_key(Fault::Mismatch(certificate.1.to_string()))]),
         Err(error) => Err(vec![TlsError::new(certificate.0, certificate.1, Fault::Refused(error.to_string()))]),

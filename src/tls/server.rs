@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
 };
@@ -18,7 +18,7 @@ use rustls::{
 use super::{
     ALPN_ALL,
     peer::{AlternativeName, PeerCertificate},
-    pem::{self, Fault, Pem, TlsError},
+    pem::{self, Date, Fault, Pem, TlsError},
 };
 
 /// Whether who connects has to show a certificate, where an authority for them is known.
@@ -58,6 +58,10 @@ pub struct Loaded {
     pub names: Arc<[AlternativeName]>,
     /// Whether its key takes milliseconds to sign with.
     pub is_slow: bool,
+    /// Whether everybody on this machine can read the file of the key.
+    pub is_open: bool,
+    /// When a certificate expired that leads on to an authority: there may be another way that clients know.
+    pub expired: Option<Date>,
 }
 
 impl ServerFiles {
@@ -87,6 +91,7 @@ impl ServerFiles {
         };
         let is_slow = pair.certified.end_entity_cert().is_ok_and(|leaf| pem::is_long_rsa(leaf));
         let leaf = pair.certified.end_entity_cert().map(|leaf| PeerCertificate::read(leaf));
+        let expired = pair.expired;
         let names = match leaf {
             Ok(Ok(leaf)) => leaf.names,
             _ => return Err(wrong("tls_cert", &self.certificate, &"its first certificate cannot be read")),
@@ -105,6 +110,8 @@ impl ServerFiles {
             read_again: clients.as_ref().map(|(_, (first, _), ..)| *first),
             names,
             is_slow,
+            is_open: self.key.path().is_some_and(|path| is_open(path)),
+            expired,
         })
     }
 
@@ -194,6 +201,12 @@ impl Live {
     pub fn look(&self) -> Vec<Option<Look>> {
         self.files.look()
     }
+}
+
+/// Whether everybody on this machine can read a file.
+fn is_open(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata(path).is_ok_and(|about| about.permissions().mode() & 0o004 != 0)
 }
 
 /// How a file looks from outside.

@@ -405,7 +405,7 @@ async fn the_command_says_what_is_wrong_with_tls() {
         ),
         (url("localhost", port), &[], 1, "of an authority that is not believed here"),
         (url("localhost", plain.address().port()), &with, 1, "the server does not speak TLS: call it with http://"),
-        (format!("http://localhost:{port}"), &[], 1, "This port speaks TLS: call it with https://"),
+        (format!("http://localhost:{port}"), &[], 1, ": the server speaks TLS: call it with https://"),
         (format!("http://localhost:{port}"), &with, 2, "it says http://, and certificates are for https://"),
         (
             url("localhost", port),

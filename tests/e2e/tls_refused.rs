@@ -1,4 +1,7 @@
-//! Who is refused by TLS itself: by the version that they speak, and by an authority that is believed no more.
+//! Who is refused by TLS itself, by the version that they speak or by an authority that is believed no more; and what is
+//! told of it, and of certificates that are not as they should be.
+
+use std::fs;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -6,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Authority, within},
+    harness::{Authority, Files, Server, client_files, handshake, onair, said, within, write},
     tls::{CLIENT, Secured, authorities},
 };
 
@@ -24,6 +27,63 @@ async fn an_authority_that_is_taken_out_is_believed_no_more() {
     secured.info(Some(&other)).await.unwrap();
     let said = secured.info(Some(&old)).await.unwrap_err();
     assert!(said.contains("does not believe the authority"), "{said}");
+}
+
+/// Whoever wants its port is told who has it.
+#[tokio::test]
+async fn a_port_is_told_to_be_another_onairs_also_where_that_speaks_tls() {
+    let secured = Secured::start(&["--tls-client-ca", "CA"]).await;
+    let taken = secured.address().to_string();
+    let (code, _, said) = said(&onair(&["serve", "--listen", &taken, "--ephemeral"]).await);
+    assert!(code == 1 && said.contains("is in use by another onair, which speaks TLS"), "{code} {said}");
+}
+
+/// Each reason is in the log, also where another one comes all the time.
+#[tokio::test]
+async fn the_log_has_each_reason_for_which_handshakes_fail() {
+    let secured = Secured::start(&["--tls-client-ca", "CA"]).await;
+    let foreign = Authority::new().client(CLIENT, 30);
+    let loud = async {
+        loop {
+            let mut socket = TcpStream::connect(secured.address()).await.unwrap();
+            socket.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            // It is told why, and has gone by then.
+            let _ = socket.read(&mut [0; 1024]).await;
+        }
+    };
+    let others = async {
+        secured.logged("the client does not speak TLS").await;
+        secured.info(Some(&foreign)).await.unwrap_err();
+        secured.info(None).await.unwrap_err();
+        secured.logged("UnknownIssuer").await;
+        secured.logged("peer sent no certificates").await;
+    };
+    tokio::select! {
+        () = others => {}
+        () = loud => {}
+    }
+}
+
+/// Where a certificate further up has expired, those who know another way still believe ours; it is told all the same.
+#[tokio::test]
+async fn what_leads_on_may_have_expired_and_that_is_told() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Authority::new());
+    let good = ca.server(&["localhost"], 30);
+    let chain = [good.certificate.as_str(), &ca.pem, &Authority::expired().pem].concat();
+    let (certificate, key) = write(dir.path(), "server", &Files { certificate: chain, key: good.key });
+    let server = Server::ephemeral(&["--tls-cert", &certificate, "--tls-key", &key]).await;
+    handshake(server.address(), &client_files(&ca, None, "h2")).await.unwrap();
+    let log = server.log();
+    assert!(
+        log.contains("leads on from ours has expired") && log.contains("everybody on this machine can read"),
+        "{log}"
+    );
+    // Not so the one that signed it.
+    let stale = Authority::expired();
+    let chain = [ca.server(&["localhost"], 30).certificate, stale.pem].concat();
+    fs::write(&certificate, chain).unwrap();
+    let (code, _, err) = said(&onair(&["serve", "--ephemeral", "--tls-cert", &certificate, "--tls-key", &key]).await);
+    assert!(code == 2 && err.contains("the certificate expired on"), "{code} {err}");
 }
 
 /// What is older than TLS 1.2 is told so.
