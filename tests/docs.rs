@@ -24,11 +24,11 @@ fn read(path: impl AsRef<Path>) -> String {
 /// All documents, relative to the top.
 fn documents() -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("README.md"), PathBuf::from("CHANGELOG.md")];
-    let examples = ["examples", "examples/go", "examples/python", "examples/node", "examples/java"];
-    for dir in ["docs", "docs/decisions"].into_iter().chain(examples) {
-        let entries = fs::read_dir(top().join(dir)).unwrap().map(|entry| entry.unwrap().file_name());
+    let examples = ["", "/go", "/python", "/node", "/java", "/rust"].map(|of| format!("examples{of}"));
+    for dir in ["docs", "docs/decisions"].map(str::to_owned).into_iter().chain(examples) {
+        let entries = fs::read_dir(top().join(&dir)).unwrap().map(|entry| entry.unwrap().file_name());
         let markdown = entries.filter(|name| name.to_string_lossy().ends_with(".md"));
-        found.extend(markdown.map(|name| Path::new(dir).join(name)));
+        found.extend(markdown.map(|name| Path::new(&dir).join(name)));
     }
     found
 }

@@ -131,6 +131,8 @@ impl Kept {
     fn lease(&mut self, event: Option<LeaseEvent>) -> Result<(), Failure> {
         match event {
             Some(LeaseEvent::Registered { response, lost }) => self.teller.registered(&response, lost),
+            // Told when it is registered again.
+            Some(LeaseEvent::Lost(_)) => Ok(()),
             Some(LeaseEvent::Failing(failed)) => self.teller.failing(&failed),
             Some(LeaseEvent::Recovered { outage }) => {
                 self.teller.recovered(outage);

@@ -2,19 +2,22 @@
 //! weights, and waits while there is none.
 
 use std::{
-    collections::BTreeMap,
+    cell::LazyCell,
+    collections::{BTreeMap, HashMap},
+    iter,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
+use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout};
 use tonic::{
-    Status,
+    Status, TimeoutExpired,
     body::Body,
     codegen::{
         Service as Called,
@@ -28,15 +31,15 @@ use super::{
     connection::Host,
     dial::{CONNECT_TIMEOUT, Dialler},
     known::{Instances, Pick, weight},
+    means::Tls,
     service::Service,
 };
-use crate::{
-    proto::Instance,
-    tls::{ClientFiles, ClientTls},
-};
+use crate::{proto::Instance, tls::ClientFiles};
 
 /// One that a call has failed to reach is passed over for so long, if there are others.
 const SHUN: Duration = Duration::from_secs(1);
+/// How long a call may take, beside it.
+const TIMEOUT: &str = "grpc-timeout";
 
 /// A channel of gRPC to the instances of a service, wherever they are; every stub can be made of it. Clones share their
 /// connections.
@@ -44,7 +47,8 @@ const SHUN: Duration = Duration::from_secs(1);
 /// Each call goes to the less busy of two instances of the best rank ([`Pick`] says which those are), drawn by their
 /// weights. While there is none it waits, as long as its deadline is, or until the registry refuses to say who there is. One
 /// that dies without a word is called until its lease ends: a call that does not reach it fails, and then it is tried once a
-/// second while there are others. While the registry is away those are called that were known last.
+/// second while there are others. One whose call takes too long is passed over if it has answered nobody else meanwhile. While
+/// the registry is away those are called that were known last.
 ///
 /// One whose protocol is `https` or `grpcs`, or whose url begins with `https`, is called by TLS: believed are the authorities
 /// by which the registry is believed, and nothing is shown to it. One that has no address of gRPC's is passed over.
@@ -57,8 +61,7 @@ pub struct Balanced {
 #[derive(Debug)]
 struct Shared {
     ends: Mutex<Ends>,
-    files: ClientFiles,
-    tls: OnceLock<Result<ClientTls, String>>,
+    tls: Arc<Tls>,
 }
 
 /// Those that can be called, of one moment.
@@ -66,22 +69,55 @@ struct Shared {
 struct Ends {
     of: Arc<Instances>,
     /// As the best of them.
-    best: Vec<Option<Arc<End>>>,
+    best: Vec<Option<Weighed>>,
 }
 
-/// One instance, and the connection to it.
+/// One that can be called, and how large its share is.
+#[derive(Clone, Debug)]
+struct Weighed {
+    end: Arc<End>,
+    weight: u64,
+}
+
+/// One address, and the connection to it.
 #[derive(Debug)]
 struct End {
+    host: Host,
     channel: Result<Channel, String>,
-    weight: u64,
+    /// Those whose answer is not read to its end.
     calls: AtomicUsize,
-    failed: Mutex<Option<Instant>>,
+    heard: Mutex<Heard>,
+}
+
+/// What came of the calls of one.
+#[derive(Debug, Default)]
+struct Heard {
+    answered: Option<Instant>,
+    failed: Option<Instant>,
+}
+
+impl Heard {
+    /// A call that began then was answered, or is over without an answer: because its own time was, or because it broke.
+    fn take(&mut self, began: Instant, answer: Result<(), &Error>) {
+        match answer {
+            Ok(()) => *self = Self { answered: Some(Instant::now()), failed: None },
+            // What was called takes long, and others are answered.
+            Err(error) if is_of_time(error) && self.answered.is_some_and(|at| at >= began) => {}
+            Err(_) => self.failed = Some(Instant::now()),
+        }
+    }
+}
+
+fn is_of_time(error: &Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error.as_ref();
+    let mut chain = iter::successors(Some(first), |error| error.source());
+    chain.any(<dyn std::error::Error>::is::<TimeoutExpired>)
 }
 
 impl Balanced {
     pub(super) fn over(service: Service, files: Option<ClientFiles>) -> Self {
         let files = ClientFiles { ca: files.and_then(|files| files.ca), pair: None };
-        let shared = Shared { ends: Mutex::default(), files, tls: OnceLock::new() };
+        let shared = Shared { ends: Mutex::default(), tls: Arc::new(Tls::new(files)) };
         Self { service, shared: Arc::new(shared) }
     }
 
@@ -103,89 +139,128 @@ impl Balanced {
         }
     }
 
+    /// The one to call. Who had to wait for it has what is left of its time.
+    async fn end_of(&self, request: &mut Request<Body>) -> Result<Arc<End>, Status> {
+        if let Some(end) = self.choose() {
+            return Ok(end);
+        }
+        let Some(limit) = deadline(request.headers()) else { return self.end().await };
+        let began = Instant::now();
+        let end = timeout(limit, self.end()).await.unwrap_or_else(|_| {
+            let failed = self.service.failing().map_or_else(String::new, |failed| format!(": {failed}"));
+            Err(Status::deadline_exceeded(format!("there was nobody to call{failed}")))
+        })?;
+        grant(request.headers_mut(), limit.saturating_sub(began.elapsed()));
+        Ok(end)
+    }
+
     fn choose(&self) -> Option<Arc<End>> {
         let now = self.service.instances();
         let mut ends = self.shared.ends.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&ends.of, &now) {
             *ends = self.shared.follow(&ends, now);
         }
+        ends.choose(|| self.service.random()).map(|one| Arc::clone(&one.end))
+    }
+}
+
+impl Ends {
+    fn choose(&self, random: impl Fn() -> u64) -> Option<&Weighed> {
         let drawn = || {
-            let place = ends.of.place(Pick::Weighted, 0, self.service.random())?;
-            ends.best.get(place)?.as_ref().filter(|end| !end.is_shunned())
+            let place = self.of.place(Pick::Weighted, 0, random())?;
+            self.best.get(place)?.as_ref().filter(|one| !one.end.is_shunned())
         };
-        let less_busy = |a: &End, b: &End| a.busy() * b.weight <= b.busy() * a.weight;
+        let less_busy = |a: &Weighed, b: &Weighed| a.end.busy() * b.weight <= b.end.busy() * a.weight;
         match (drawn(), drawn()) {
             (Some(a), Some(b)) => Some(if less_busy(a, b) { a } else { b }),
             (Some(one), None) | (None, Some(one)) => Some(one),
-            // Bad luck, or nobody is well: the first who is, else whoever there is.
-            (None, None) => {
-                let well = ends.best.iter().flatten().find(|end| !end.is_shunned());
-                well.or_else(|| {
-                    let place = self.service.random() as usize % ends.best.len().max(1);
-                    ends.best.iter().cycle().skip(place).take(ends.best.len()).flatten().next()
-                })
-            }
+            // Bad luck, or nobody is well: any who is, else whoever there is.
+            (None, None) => self
+                .any(random(), |end| !end.is_shunned())
+                .or_else(|| self.any(random(), |end| end.channel.is_ok()))
+                .or_else(|| self.any(random(), |_| true)),
         }
-        .cloned()
+    }
+
+    /// One of those who are fit, each as likely as any other.
+    fn any(&self, random: u64, is_fit: fn(&End) -> bool) -> Option<&Weighed> {
+        let fit = || self.best.iter().flatten().filter(|one| is_fit(&one.end));
+        let count = fit().count().max(1);
+        fit().nth(random as usize % count)
     }
 }
 
 impl Shared {
     /// Keeps the connections to those that are still there.
     fn follow(&self, ends: &Ends, now: Arc<Instances>) -> Ends {
-        let mut there: BTreeMap<Host, &Arc<End>> = BTreeMap::new();
-        for (instance, end) in ends.of.best().iter().zip(&ends.best) {
-            there.extend(address(instance).zip(end.as_ref()));
-        }
-        let end = |instance: &Arc<Instance>| {
+        let same: HashMap<_, _> = ends.of.best().iter().map(Arc::as_ptr).zip(&ends.best).collect();
+        let there: LazyCell<BTreeMap<_, _>, _> =
+            LazyCell::new(|| ends.best.iter().flatten().map(|one| (&one.end.host, &one.end)).collect());
+        let one = |instance: &Arc<Instance>| {
+            if let Some(same) = same.get(&Arc::as_ptr(instance)) {
+                return (*same).clone();
+            }
             let host = address(instance)?;
-            let weight = u64::from(weight(instance));
-            let before = there.get(&host).filter(|end| end.weight == weight);
-            Some(before.map_or_else(|| Arc::new(self.dial(host, weight)), |end| Arc::clone(end)))
+            let before = there.get(&host).map(|end| Arc::clone(end));
+            let end = before.unwrap_or_else(|| Arc::new(self.dial(host)));
+            Some(Weighed { end, weight: u64::from(weight(instance)) })
         };
-        let best = now.best().iter().map(end).collect();
+        let best = now.best().iter().map(one).collect();
         Ends { of: now, best }
     }
 
-    fn dial(&self, host: Host, weight: u64) -> End {
-        let tls = host.tls.then(|| self.tls.get_or_init(|| self.load()).clone()).transpose();
-        let limit = CONNECT_TIMEOUT;
-        let channel = tls.and_then(|tls| Dialler { host, tls, limit }.lazy().map_err(|cause| cause.sentence()));
-        End { channel, weight, calls: AtomicUsize::new(0), failed: Mutex::default() }
-    }
-
-    fn load(&self) -> Result<ClientTls, String> {
-        let all = |wrong: Vec<_>| wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        self.files.load("h2").map_err(all)
+    fn dial(&self, host: Host) -> End {
+        let tls = host.tls.then(|| Arc::clone(&self.tls));
+        let dialler = Dialler { host: host.clone(), tls, limit: CONNECT_TIMEOUT };
+        End::new(host, dialler.lazy().map_err(|cause| cause.sentence()))
     }
 }
 
 impl End {
+    fn new(host: Host, channel: Result<Channel, String>) -> Self {
+        Self { host, channel, calls: AtomicUsize::new(0), heard: Mutex::default() }
+    }
+
     fn busy(&self) -> u64 {
         self.calls.load(Ordering::Relaxed) as u64
     }
 
-    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether others are called rather than it: it failed just now, or cannot be called at all.
     fn is_shunned(&self) -> bool {
-        self.channel.is_err() || self.failed().is_some_and(|at| at.elapsed() < SHUN)
+        self.channel.is_err() || self.heard().failed.is_some_and(|at| at.elapsed() < SHUN)
     }
 
     async fn call(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Error> {
         let channel = self.channel.clone().map_err(Status::unavailable)?;
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        let under_way = UnderWay(self);
-        let answer = channel.oneshot(request).await;
-        *under_way.0.failed() = answer.is_err().then(Instant::now);
-        Ok(answer?)
+        let under_way = UnderWay::new(self);
+        let began = Instant::now();
+        // The channel itself counts from when there is a connection.
+        let limit = deadline(request.headers()).unwrap_or(Duration::MAX);
+        let answer = timeout(limit, channel.oneshot(request)).await;
+        let answer = answer.map_or_else(|_| Err(TimeoutExpired(()).into()), |answer| answer.map_err(Error::from));
+        under_way.0.heard().take(began, answer.as_ref().map(|_| ()));
+        // It is under way until the last of its answer is read, or nobody reads it any more.
+        Ok(answer?.map(|body| Body::new(body.map_frame(move |frame| under_way.passes(frame)))))
     }
 }
 
 /// A call that is counted.
 struct UnderWay(Arc<End>);
+
+impl UnderWay {
+    fn new(end: Arc<End>) -> Self {
+        end.calls.fetch_add(1, Ordering::Relaxed);
+        Self(end)
+    }
+
+    fn passes<T>(&self, frame: T) -> T {
+        frame
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -204,24 +279,24 @@ impl Called<Request<Body>> for Balanced {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let balanced = self.clone();
-        Box::pin(async move {
-            let end = match deadline(request.headers()) {
-                None => balanced.end().await,
-                Some(limit) => timeout(limit, balanced.end()).await.unwrap_or_else(|_| {
-                    let failed = balanced.service.failing().map_or_else(String::new, |failed| format!(": {failed}"));
-                    Err(Status::deadline_exceeded(format!("there was nobody to call{failed}")))
-                }),
-            };
-            end?.call(request).await
-        })
+        Box::pin(async move { balanced.end_of(&mut request).await?.call(request).await })
+    }
+}
+
+/// Gives a call so long.
+fn grant(headers: &mut HeaderMap, left: Duration) {
+    let mut request = tonic::Request::new(());
+    request.set_timeout(left);
+    if let Some(said) = request.metadata_mut().as_mut().remove(TIMEOUT) {
+        headers.insert(TIMEOUT, said);
     }
 }
 
 /// How long a call may take, as gRPC says it: at most eight digits and a unit.
 fn deadline(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u64 = number.parse().ok()?;
     Some(match unit {
@@ -254,6 +329,10 @@ fn address(instance: &Instance) -> Option<Host> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        client::{Change, known::Known},
+        proto::{Event, EventType, Status::Serving},
+    };
 
     #[test]
     fn an_address_is_where_grpc_is_spoken() {
@@ -274,12 +353,93 @@ mod tests {
         }
     }
 
-    /// It is never busy: it would be drawn before all who are.
+    fn of(weights: &[(&str, u32)]) -> Arc<Instances> {
+        let mut known = Known::new(String::new());
+        let event = |(id, weight): &(&str, u32)| {
+            let weight = Some(*weight);
+            let instance = Instance { id: (*id).into(), host: (*id).into(), port: 1, weight, ..Instance::default() };
+            let instance = Some(Instance { status: Serving.into(), ..instance });
+            Event { r#type: EventType::Online.into(), instance, ..Event::default() }
+        };
+        known.take(Change { events: weights.iter().map(event).collect(), ..Change::default() }, Instant::now());
+        Arc::new(known.instances())
+    }
+
+    fn shared() -> Shared {
+        Shared { ends: Mutex::default(), tls: Arc::new(Tls::new(ClientFiles::default())) }
+    }
+
+    fn drawn(ends: &Ends) -> BTreeMap<&str, u32> {
+        let (mut drawn, turn) = (BTreeMap::new(), AtomicUsize::new(0));
+        for _ in 0..6_000 {
+            // As even as a sequence can be (of the golden ratio), so that nothing here is left to chance.
+            let random = || (turn.fetch_add(1, Ordering::Relaxed) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            *drawn.entry(ends.choose(random).unwrap().end.host.name.as_str()).or_default() += 1;
+        }
+        drawn
+    }
+
+    /// It is never busy: it would be drawn before all who are. And who is shunned leaves its calls to all others alike.
+    #[tokio::test]
+    async fn who_cannot_be_called_leaves_the_calls_to_all_others() {
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let mut ends = shared().follow(&Ends::default(), of(&names.map(|name| (name, 1))));
+        for at in 0..3 {
+            let host = Host { name: "gone".into(), port: 1, tls: false };
+            let gone = Arc::new(End::new(host, Err("the authority cannot be read".to_owned())));
+            ends.best[at].as_mut().unwrap().end = gone;
+        }
+        let even = drawn(&ends);
+        assert!(even.len() == 3 && even.values().all(|count| (1_400..2_600).contains(count)), "{even:?}");
+        // None of those who can be called is well: they are called all the same.
+        for one in ends.best.iter().flatten() {
+            one.end.heard().failed = Some(Instant::now());
+        }
+        assert!(!drawn(&ends).contains_key("gone"));
+    }
+
+    #[tokio::test]
+    async fn a_change_of_weight_keeps_the_connection_and_what_is_known_of_it() {
+        let shared = shared();
+        let before = shared.follow(&Ends::default(), of(&[("a", 1), ("b", 1)]));
+        let after = shared.follow(&before, of(&[("a", 1), ("b", 9), ("c", 1)]));
+        let [a, b, c] = &after.best[..] else { panic!("{after:?}") };
+        for (now, then) in [a, b].into_iter().zip(&before.best) {
+            assert!(Arc::ptr_eq(&now.as_ref().unwrap().end, &then.as_ref().unwrap().end));
+        }
+        assert_eq!([a, b, c].map(|one| one.as_ref().unwrap().weight), [1, 9, 1]);
+    }
+
+    /// Silent, and not slow alone.
+    #[tokio::test]
+    async fn who_answers_others_is_not_shunned_for_a_call_that_takes_too_long() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = Host { name: "127.0.0.1".into(), port: silent.local_addr().unwrap().port(), tls: false };
+        let end = Arc::new(shared().dial(host));
+        let call = async |millis: u64| {
+            let mut request = Request::new(Body::empty());
+            grant(request.headers_mut(), Duration::from_millis(millis));
+            assert!(Arc::clone(&end).call(request).await.is_err());
+        };
+        call(20).await;
+        assert!(end.is_shunned() && end.busy() == 0);
+        // Another one is answered meanwhile.
+        let answered = async { end.heard().take(Instant::now(), Ok(())) };
+        tokio::join!(call(20), answered);
+        assert!(!end.is_shunned());
+        call(20).await;
+        assert!(end.is_shunned(), "nobody was answered since");
+    }
+
     #[test]
-    fn who_can_never_be_called_is_called_only_when_nobody_else_is_there() {
-        let channel = Err("the authority cannot be read".to_owned());
-        let end = End { channel, weight: 1, calls: AtomicUsize::new(0), failed: Mutex::default() };
-        assert!(end.is_shunned());
+    fn who_waited_has_what_is_left() {
+        for left in [0, 100, 4_900] {
+            let left = Duration::from_millis(left);
+            let mut headers = HeaderMap::new();
+            headers.insert(TIMEOUT, "5S".parse().unwrap());
+            grant(&mut headers, left);
+            assert_eq!((deadline(&headers), headers.len()), (Some(left), 1));
+        }
     }
 
     #[test]
@@ -293,7 +453,7 @@ mod tests {
             ("5x", None),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", text.parse().unwrap());
+            headers.insert(TIMEOUT, text.parse().unwrap());
             assert_eq!(deadline(&headers), expected, "{text}");
         }
     }

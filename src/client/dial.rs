@@ -4,7 +4,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -21,8 +21,7 @@ use tonic::{
 };
 use tower::{ServiceExt as _, service_fn};
 
-use super::{connection::Host, error::Cause};
-use crate::tls::ClientTls;
+use super::{connection::Host, error::Cause, means::Tls};
 
 /// How long a connection may take to come about.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -34,7 +33,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// Why a connection ended that had come about: a server that does not believe a client's certificate says so after the
 /// handshake, to a connection that no call may have taken yet.
-pub(super) type Fault = Arc<OnceLock<Cause>>;
+pub(super) type Fault = Arc<Mutex<Option<Cause>>>;
+
+/// What the connection that there is now failed by.
+pub(super) fn told(fault: &Fault) -> Option<Cause> {
+    fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn tell(fault: &Fault, what: Option<Cause>) {
+    *fault.lock().unwrap_or_else(PoisonError::into_inner) = what;
+}
 
 /// A socket that remembers what it failed by.
 struct Remembering {
@@ -50,7 +58,7 @@ impl AsyncRead for Remembering {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.socket).poll_read(context, buffer);
         if let Poll::Ready(Err(error)) = &read {
-            self.fault.get_or_init(|| Cause::from_error(error));
+            tell(&self.fault, Some(Cause::from_error(error)));
         }
         read
     }
@@ -87,7 +95,7 @@ impl AsyncWrite for Remembering {
 pub(super) struct Dialler {
     pub(super) host: Host,
     /// Given if the host wants it.
-    pub(super) tls: Option<ClientTls>,
+    pub(super) tls: Option<Arc<Tls>>,
     /// How long it may take.
     pub(super) limit: Duration,
 }
@@ -98,15 +106,18 @@ impl Dialler {
     /// A channel over a connection that has come about. Should that end, the next call dials by itself.
     pub(super) async fn channel(self, fault: Fault) -> Result<Channel, Cause> {
         let socket = self.socket().await?;
-        let mut first = Some(Box::new(Remembering { socket, fault }) as Box<dyn Socket>);
+        let mut first = Some(socket);
         let endpoint = endpoint(&self.host.to_string())?;
         Ok(endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
-            let (ready, again) = (first.take(), self.clone());
+            let (ready, again, fault) = (first.take(), self.clone(), Arc::clone(&fault));
             async move {
-                match ready {
-                    Some(socket) => Ok(TokioIo::new(socket)),
-                    None => again.connected().await.map(TokioIo::new),
-                }
+                let socket = match ready {
+                    Some(socket) => socket,
+                    None => again.connected().await?,
+                };
+                // What the one before failed by says nothing of this one.
+                tell(&fault, None);
+                Ok::<_, Error>(TokioIo::new(Remembering { socket, fault }))
             }
         })))
     }
@@ -130,7 +141,7 @@ impl Dialler {
     async fn connected(&self) -> Result<Box<dyn Socket>, Error> {
         let socket = self.plain().await?;
         Ok(match &self.tls {
-            Some(tls) => Box::new(tls.connect(&self.host.name, socket).await?),
+            Some(tls) => Box::new(tls.now()?.connect(&self.host.name, socket).await?),
             None => Box::new(socket),
         })
     }

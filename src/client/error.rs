@@ -12,6 +12,8 @@ use crate::{
 
 /// `ErrorInfo.domain` of what a registry says.
 const DOMAIN: &str = "onair";
+/// Whoever asks for more patience than this is asked again all the same.
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// A call that no host answered well.
 #[derive(Clone, Debug)]
@@ -177,12 +179,14 @@ impl Cause {
         violations.into_iter().map(pair).collect()
     }
 
-    /// How long the server asks to wait.
+    /// How long a registry asks to wait; a minute if that is longer. What is no registry is not asked.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Status(status) => status.get_details_retry_info()?.retry_delay,
-            Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
+            Self::Status(status) if self.is_of_a_registry() => {
+                Some(status.get_details_retry_info()?.retry_delay?.min(RETRY_MAX))
+            }
+            Self::Status(_) | Self::Transport { .. } | Self::Tls(_) | Self::Timeout(_) => None,
         }
     }
 
@@ -230,6 +234,28 @@ impl Cause {
                 let reason = reason.map_or_else(String::new, |reason| format!(" ({})", safe(&reason)));
                 format!("{code}{reason}: {}", safe(status.message()))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_is_waited_for_and_not_for_ever() {
+        for (domain, asked, expected) in [
+            (DOMAIN, Some(5), Some(5)),
+            (DOMAIN, Some(86_400), Some(60)),
+            (DOMAIN, None, None),
+            ("proxy.example", Some(86_400), None),
+        ] {
+            let mut details = ErrorDetails::with_error_info("AWAY", domain, [("of".to_owned(), "x".to_owned())]);
+            if let Some(seconds) = asked {
+                details.set_retry_info(Some(Duration::from_secs(seconds)));
+            }
+            let cause = Cause::from_status(Status::with_error_details(Code::Unavailable, "away", details));
+            assert_eq!(cause.retry_after(), expected.map(Duration::from_secs), "{domain} {asked:?}");
         }
     }
 }

@@ -11,8 +11,10 @@ use crate::proto::{Cause, Event, EventType, Frontend, Instance, ResetReason, Sub
 /// All that happened at one revision; or what a snapshot has that was not known.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
-    /// At which revision. It never goes back, unless `reset` says that the history is another one.
+    /// At which revision. It never goes back, unless `reset` says that the history is, or may be, another one.
     pub revision: u64,
+    /// Where to continue after it.
+    pub token: String,
     /// What came, changed and went, in order. In a snapshot only what is news: what is another incarnation of the same key
     /// is updated, and what it lacks has gone, without a cause.
     pub events: Vec<Event>,
@@ -22,6 +24,13 @@ pub struct Change {
     pub snapshot: bool,
     /// Why the watch began anew with it.
     pub reset: Option<ResetReason>,
+}
+
+impl Change {
+    /// Whether nothing happened up to its revision.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.events.is_empty() && self.frontends.is_empty() && !self.snapshot
+    }
 }
 
 type Key = (String, String, String);
@@ -43,7 +52,7 @@ pub(super) struct Fold {
 pub(super) enum Taken {
     /// Nothing that one could act on.
     Nothing,
-    /// A whole change.
+    /// A whole change; a quiet one of a bookmark.
     Change(Change),
     /// The stream goes back behind what is known: it is not to be believed.
     Backward,
@@ -85,17 +94,15 @@ impl Fold {
             // A token comes with the end only; whatever this is, it is no end.
             return Taken::Nothing;
         }
-        self.token = group.resume_token;
-        self.revision = revision;
-        let mut change = mem::take(&mut self.unfinished);
-        change.revision = revision;
+        (self.token, self.revision) = (group.resume_token, revision);
+        let mut change = Change { revision, token: self.token.clone(), ..mem::take(&mut self.unfinished) };
         if mem::take(&mut self.snapshot) {
             change.snapshot = true;
             change.events = self.difference(mem::take(&mut change.events));
             return Taken::Change(change);
         }
         change.events.iter().for_each(|event| self.note(event));
-        if change.events.is_empty() && change.frontends.is_empty() { Taken::Nothing } else { Taken::Change(change) }
+        Taken::Change(change)
     }
 
     fn note(&mut self, event: &Event) {
@@ -194,7 +201,9 @@ mod tests {
         let rest = part(vec![event(EventType::Online, "d", 1)], "u");
         assert_eq!(shown(fold.take(7, rest)), (7, vec!["Offline b 1".to_owned(), "Online d 1".to_owned()]));
         assert_eq!((fold.token(), fold.revision()), ("u", 7));
-        assert_eq!(fold.take(9, part(vec![], "v")), Taken::Nothing, "a bookmark");
+        let bookmark = Change { revision: 9, token: "v".into(), ..Change::default() };
+        assert!(bookmark.is_quiet());
+        assert_eq!(fold.take(9, part(vec![], "v")), Taken::Change(bookmark));
         assert_eq!((fold.token(), fold.revision()), ("v", 9));
     }
 

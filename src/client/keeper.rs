@@ -129,6 +129,7 @@ impl Keeper {
                 None => {}
                 Some(Ended::Lost(how)) => {
                     (lost, self.registered) = (Some(how), false);
+                    self.shared.tell(LeaseEvent::Lost(how));
                     // The same for every attempt at this registration: it is made once, however often it is sent.
                     self.request.request_id = Uuid::now_v7().to_string();
                 }
@@ -166,7 +167,8 @@ impl Keeper {
 
     /// Beats until the lease is lost or nobody wants it any more.
     async fn beats(&mut self) -> Option<Ended> {
-        let mut wait = self.pause();
+        // What came while it was registered is said at once.
+        let mut wait = if self.news().1 == self.said { self.pause() } else { Duration::ZERO };
         loop {
             if let Some(left) = self.within(wait).await {
                 return Some(Ended::Leave(left));
@@ -191,6 +193,7 @@ impl Keeper {
                         self.interval = (ttl / 3).max(SHORTEST_INTERVAL);
                     }
                     self.recovered();
+                    self.shared.beaten();
                     answer(asked, &Ok(()));
                     wait = self.pause();
                     continue;
@@ -256,7 +259,10 @@ impl Keeper {
                     self.recovered();
                     let response = Box::new(self.accept(response));
                     self.said = status;
-                    answer(mem::take(&mut self.asked), &Ok(()));
+                    // A status that came meanwhile is news: who asked is told when the first beat has said it.
+                    if self.news().1 == status {
+                        answer(mem::take(&mut self.asked), &Ok(()));
+                    }
                     self.shared.tell(LeaseEvent::Registered { response, lost });
                     return None;
                 }

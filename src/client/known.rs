@@ -205,17 +205,25 @@ impl Known {
 
     /// As it is now.
     pub(super) fn instances(&self) -> Instances {
-        let mut all = self.there.clone();
-        all.extend(self.held.iter().map(|(key, (instance, _))| (key.clone(), Arc::clone(instance))));
+        let mut all: Vec<_> = self.there.values().cloned().collect();
+        if !self.held.is_empty() {
+            all.extend(self.held.values().map(|(instance, _)| Arc::clone(instance)));
+            all.sort_by(|a, b| by_id(a).cmp(&by_id(b)));
+        }
         let held = self.held.values().map(|(_, since)| Aged::since(*since));
         let aged = held.chain(self.kept).min();
-        Instances { begun: self.begun, aged, ..Instances::new(all.into_values().collect(), &self.zone) }
+        Instances { begun: self.begun, aged, ..Instances::new(all, &self.zone) }
     }
 }
 
 /// By id first.
+fn by_id(instance: &Instance) -> (&str, &str, &str) {
+    (&instance.id, &instance.namespace, &instance.service)
+}
+
 fn key(instance: &Instance) -> Key {
-    (instance.id.clone(), instance.namespace.clone(), instance.service.clone())
+    let (id, namespace, service) = by_id(instance);
+    (id.to_owned(), namespace.to_owned(), service.to_owned())
 }
 
 #[cfg(test)]
@@ -280,6 +288,7 @@ mod tests {
         known.let_go(now + HOLD);
         assert_eq!((ids(&known.instances()).len(), known.instances().aged()), (0, None));
     }
+
     #[test]
     fn what_was_kept_is_known_until_the_registry_is_heard() {
         let (now, hour) = (Instant::now(), Duration::from_secs(3_600));

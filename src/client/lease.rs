@@ -40,6 +40,8 @@ pub enum LeaseEvent {
         /// What became of the lease before; none the first time.
         lost: Option<Lost>,
     },
+    /// The lease is lost: it is registered again.
+    Lost(Lost),
     /// A beat, or a registration, failed; it is tried again.
     Failing(CallFailed),
     /// The registry answers again.
@@ -113,9 +115,15 @@ pub(super) struct Held {
 pub(super) struct Shared {
     held: Mutex<Held>,
     told: Notify,
+    beaten: Notify,
 }
 
 impl Shared {
+    /// A beat was answered well.
+    pub(super) fn beaten(&self) {
+        self.beaten.notify_waiters();
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,7 +199,7 @@ fn prepare(client: &Arc<Inner>, request: RegisterRequest) -> (Joined, Keeper) {
         events: VecDeque::new(),
         closed: false,
     };
-    let shared = Arc::new(Shared { held: Mutex::new(held), told: Notify::new() });
+    let shared = Arc::new(Shared { held: Mutex::new(held), told: Notify::new(), beaten: Notify::new() });
     let keeper = Keeper::new(Arc::clone(client), Arc::clone(&shared), request, taken);
     (Joined { client: Arc::clone(client), shared, commands }, keeper)
 }
@@ -237,6 +245,12 @@ impl Joined {
         }
     }
 
+    /// Waits until a beat is answered well from now on; for ever, if it has ended.
+    pub fn renewed(&self) -> impl Future<Output = ()> + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.beaten.notified().await }
+    }
+
     /// Sets the status, which stays over losses of the lease: `STARTING`, `SERVING` or `DRAINING`. Done when the registry
     /// has it.
     ///
@@ -275,13 +289,17 @@ impl Joined {
     /// meanwhile. Then finish what there is, and `leave`.
     ///
     /// # Errors
-    /// No host answered, or the lease is lost.
+    /// No host answered, or the lease is lost, or it was never registered: then it will be out of traffic when it is.
     pub async fn drain(&self, wait: Duration) -> Result<DrainResponse, CallFailed> {
         let (name, lease_token) = {
             let mut held = self.shared.lock();
             held.status = Status::Draining;
             (held.instance.service.clone(), held.token.0.clone())
         };
+        if lease_token.is_empty() {
+            // It is registered as what is said now.
+            return Err(CallFailed::here(&format!("drain {name}"), "it is not registered yet"));
+        }
         let wait = wait.min(DRAIN_MAX);
         let request = DrainRequest { lease_token, wait: to_wire(wait), ..DrainRequest::default() };
         let send = |channel: Channel, request| async move { RegistryClient::new(channel).drain(request).await };

@@ -18,7 +18,7 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use super::{
     connection::Host,
-    dial::{CONNECT_TIMEOUT, Dialler, Fault},
+    dial::{self, CONNECT_TIMEOUT, Dialler, Fault},
     error::{CallFailed, Cause},
     means::{Tls, Token},
 };
@@ -271,8 +271,8 @@ impl Line {
         let fault = Arc::clone(&dial.fault);
         let work = async { send(dial.channel().await?).await.map(Response::into_inner).map_err(Cause::from_status) };
         let answer = timeout(limit, work).await.unwrap_or(Err(Cause::Timeout(limit)));
-        let answer = answer.map_err(|cause| match (cause, fault.get()) {
-            (Cause::Transport { .. }, Some(why)) => why.clone(),
+        let answer = answer.map_err(|cause| match (cause, dial::told(&fault)) {
+            (Cause::Transport { .. }, Some(why)) => why,
             (cause, _) => cause,
         });
         if answer.is_ok() {
@@ -288,7 +288,7 @@ impl Line {
     /// A new connection to a host, whether anybody waits for it or not.
     fn dial(&self, at: usize) -> Dial {
         let host = self.hosts[at].clone();
-        let tls = self.tls.as_ref().filter(|_| host.tls).map(|tls| tls.config.clone());
+        let tls = self.tls.as_ref().filter(|_| host.tls).cloned();
         Dial::start(Dialler { host, tls, limit: CONNECT_TIMEOUT.min(self.timeout) })
     }
 

@@ -14,7 +14,7 @@ use tonic::{
 };
 
 use super::{connection::Connection, line::Line};
-use crate::tls::{ClientFiles, ClientTls};
+use crate::tls::{ClientFiles, ClientTls, Look};
 
 /// How long a call may take, where nobody says.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,13 +25,14 @@ pub struct Means {
     /// How long one call to one host may take. Default: as the connection string says, else 10 s.
     pub timeout: Option<Duration>,
     /// By whom a registry at `https://` is believed, and what is shown to it. Default: whom this system believes, and
-    /// nothing. Given, a connection string without a protocol means `https://`.
+    /// nothing. Files are read again for each connection, since certificates are renewed. Given, a connection string without a protocol means `https://`.
     pub tls: ClientFiles,
     /// What every call proves who it is with. Default: nothing.
     pub token: Option<Token>,
     /// A directory in which what is known of services is kept, a file each, readable to nobody else: so that a program that
-    /// starts while the registry is away knows what was known last, and how old that is. A file that is damaged is ignored:
-    /// `Service::warning` says so. Default: nothing is kept.
+    /// starts while the registry is away knows what was known last, and how old that is. A file that is damaged, or that
+    /// another user may have written, is ignored: `Service::warning` says so. One directory is for programs that may read
+    /// the same. Default: nothing is kept.
     pub keep: Option<PathBuf>,
     /// Whether it may also go to another machine without TLS, where whoever is on the way can read it. Default: no.
     pub token_in_clear: bool,
@@ -109,13 +110,40 @@ fn header(text: &str) -> Option<MetadataValue<Ascii>> {
     Some(value)
 }
 
-/// How TLS is spoken with a registry.
-#[derive(Clone, Debug)]
+/// How TLS is spoken: as its files say whenever a connection is made, since certificates are renewed while programs run.
+#[derive(Debug)]
 pub struct Tls {
     /// What it was told by.
     pub files: ClientFiles,
-    /// What that came to, for gRPC.
-    pub config: ClientTls,
+    /// What that came to last, and how the files looked then.
+    last: Mutex<Option<(Vec<Option<Look>>, ClientTls)>>,
+}
+
+impl Tls {
+    /// By these files, none of which is read yet.
+    #[must_use]
+    pub fn new(files: ClientFiles) -> Self {
+        Self { files, last: Mutex::default() }
+    }
+
+    /// For a connection of gRPC that is made now. Where what is in the files is no good any more, what was good last.
+    ///
+    /// # Errors
+    /// Everything that is wrong, and was from the beginning.
+    pub fn now(&self) -> Result<ClientTls, InvalidConnection> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = self.files.look();
+        if let Some((_, tls)) = last.as_ref().filter(|(before, _)| *before == look) {
+            return Ok(tls.clone());
+        }
+        match self.files.load("h2") {
+            Ok(tls) => Ok(last.insert((look, tls)).1.clone()),
+            Err(wrong) => match &*last {
+                Some((_, tls)) => Ok(tls.clone()),
+                None => Err(InvalidConnection::Tls(wrong.iter().map(ToString::to_string).collect())),
+            },
+        }
+    }
 }
 
 /// Why there is no way to a registry, before anybody was asked.
@@ -142,10 +170,9 @@ impl Connection {
         }
         let tls = match hosts.iter().any(|host| host.tls) {
             true => {
-                let config = means.tls.load("h2");
-                let config =
-                    config.map_err(|wrong| InvalidConnection::Tls(wrong.iter().map(ToString::to_string).collect()))?;
-                Some(Arc::new(Tls { files: means.tls, config }))
+                let tls = Tls::new(means.tls);
+                tls.now()?;
+                Some(Arc::new(tls))
             }
             false if is_given => {
                 let why = "it says http://, and certificates are for https://";

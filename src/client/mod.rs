@@ -80,7 +80,7 @@ pub use self::{
     means::{InvalidConnection, Means, Token},
     registration::Registration,
     service::Service,
-    watch::{Standing, Watch},
+    watch::{Following, Standing, Told, Watch},
 };
 // What the `onair` command is made of as well; it may change with that.
 #[doc(hidden)]
@@ -89,8 +89,8 @@ pub use self::{
     means::Tls,
 };
 use crate::proto::{
-    Instance, ListServicesRequest, LookupRequest, RegisterRequest, ResolveRequest, ResolveResponse, Selector,
-    ServiceSummary, registry_client::RegistryClient,
+    Instance, ListServicesRequest, LookupRequest, LookupResponse, RegisterRequest, ResolveRequest, ResolveResponse,
+    Selector, ServiceSummary, registry_client::RegistryClient,
 };
 pub use crate::tls::{ClientFiles, Pem};
 
@@ -205,22 +205,29 @@ impl Client {
     /// # Errors
     /// No host answered, or it was refused.
     pub async fn lookup_with(&self, mut request: LookupRequest) -> Result<Vec<Instance>, CallFailed> {
-        if request.namespace.is_empty() {
-            request.namespace.clone_from(&self.0.namespace);
-        }
-        let what = format!("look up {}{}", request.service, request.frontend);
-        let send = |channel: Channel, request| async move { RegistryClient::new(channel).lookup(request).await };
-        let line = &self.0.calls;
-        let limit = line.timeout().saturating_add(from_wire(request.wait).unwrap_or_default());
         let mut found = Vec::new();
         loop {
-            let page = line.call(&what, limit, request.clone(), send).await?;
+            let page = self.lookup_page(request.clone()).await?;
             found.extend(page.instances);
             if page.next_page_token.is_empty() || request.limit > 0 {
                 return Ok(found);
             }
             request.page_token = page.next_page_token;
         }
+    }
+
+    /// One page of it, as the registry answers: of which revision it is, and why there is nobody.
+    ///
+    /// # Errors
+    /// No host answered, or it was refused.
+    pub async fn lookup_page(&self, mut request: LookupRequest) -> Result<LookupResponse, CallFailed> {
+        if request.namespace.is_empty() {
+            request.namespace.clone_from(&self.0.namespace);
+        }
+        let what = format!("look up {}{}", request.service, request.frontend);
+        let limit = self.0.calls.timeout().saturating_add(from_wire(request.wait).unwrap_or_default());
+        let send = |channel: Channel, request| async move { RegistryClient::new(channel).lookup(request).await };
+        self.0.calls.call(&what, limit, request, send).await
     }
 
     /// The known services whose names begin so, with their counts.
@@ -265,6 +272,12 @@ impl Client {
     #[must_use]
     pub fn watch(&self, selectors: impl IntoIterator<Item = Selector>) -> Watch {
         Watch::start(&self.0, selectors.into_iter().map(|selector| self.own(selector)).collect())
+    }
+
+    /// The same, and tells of its streams and of every bookmark as well.
+    #[must_use]
+    pub fn follow(&self, selectors: impl IntoIterator<Item = Selector>) -> Following {
+        Following::start(&self.0, selectors.into_iter().map(|selector| self.own(selector)).collect(), true)
     }
 
     /// A service, known from now on without asking.

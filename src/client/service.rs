@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     Inner,
     error::CallFailed,
-    keeping::{Keeping, Warning},
+    keeping::{Keeping, Told},
     known::{Aged, Instances, Known, Pick},
     watch::{Standing, Watch},
 };
@@ -28,7 +28,7 @@ use crate::proto::{Instance, Selector};
 pub struct Service {
     known: watch::Receiver<Arc<Instances>>,
     standing: Arc<Mutex<Standing>>,
-    warning: Warning,
+    file: watch::Receiver<Told>,
     turn: Arc<AtomicU64>,
     random: Arc<AtomicU64>,
     _follower: Arc<Follower>,
@@ -54,13 +54,13 @@ impl Service {
             of.restore(instances, age, Instant::now());
         }
         let (to, known) = watch::channel(Arc::new(of.instances()));
-        let warning = keeping.as_ref().map(Keeping::warning).unwrap_or_default();
+        let file = keeping.as_ref().map_or_else(|| watch::Sender::default().subscribe(), Keeping::told);
         let task = tokio::spawn(follow(watch, to, of, keeping));
         let seed = getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15);
         Self {
             known,
             standing,
-            warning,
+            file,
             turn: Arc::default(),
             random: Arc::new(AtomicU64::new(seed)),
             _follower: Arc::new(Follower(task.abort_handle())),
@@ -82,7 +82,8 @@ impl Service {
 
     /// How old what is known is: 0 while the registry is heard; else how long ago it was, or how long nothing is known. After
     /// a registry that has lost its data, until those who were there before have had time to register again: since then. Of
-    /// what was kept on disk (`Means.keep`), until the registry is heard: since when that was last known to be so.
+    /// what was kept on disk (`Means.keep`), until the registry is heard: since when that was last known to be so, and
+    /// `Duration::MAX` if nobody knows, since the clock was put back.
     #[must_use]
     pub fn age(&self) -> Duration {
         let held = self.known.borrow().aged().map_or(Duration::ZERO, Aged::age);
@@ -95,11 +96,21 @@ impl Service {
         self.standing().failing.clone()
     }
 
-    /// What was wrong last with the file in which it is kept (`Means.keep`): it was damaged, and is ignored, or cannot be
-    /// written.
+    /// What is wrong with the file in which it is kept (`Means.keep`): it is damaged or may be somebody else's, and is
+    /// ignored, or it cannot be written, which is tried again every minute.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        self.warning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.file.borrow().warning.clone()
+    }
+
+    /// Waits until what has changed is in the file in which it is kept; done at once where it is not kept.
+    ///
+    /// # Errors
+    /// The `warning`, if it cannot be written.
+    pub async fn kept(&mut self) -> Result<(), String> {
+        let over = || "nothing is followed any more".to_owned();
+        let told = self.file.wait_for(|told| !told.is_due).await.map_err(|_| over())?;
+        told.warning.clone().map_or(Ok(()), Err)
     }
 
     /// Waits until it is known who is there; what was kept on disk is known.
@@ -140,7 +151,7 @@ impl Service {
 async fn follow(mut watch: Watch, to: watch::Sender<Arc<Instances>>, mut known: Known, mut keeping: Option<Keeping>) {
     let never = || Instant::now() + Duration::from_secs(24 * 3_600);
     loop {
-        let (until, look) = (known.until(), keeping.as_ref().map(Keeping::next));
+        let until = known.until();
         tokio::select! {
             change = watch.next() => match change {
                 Some(Ok(change)) => {
@@ -152,14 +163,108 @@ async fn follow(mut watch: Watch, to: watch::Sender<Arc<Instances>>, mut known: 
                 Some(Err(_)) | None => return,
             },
             () = sleep_until(until.unwrap_or_else(never)) => known.let_go(Instant::now()),
-            () = sleep_until(look.unwrap_or_else(never)) => {
+            () = Keeping::due(&mut keeping) => {
                 if let Some(keeping) = &mut keeping {
-                    let is_heard = watch.standing().age().is_zero();
-                    keeping.look(is_heard, || known.there()).await;
+                    match until {
+                        // What is on disk is what they are held for, should this program start again.
+                        Some(until) => keeping.put_off(until),
+                        None => keeping.begin(known.there().cloned().collect(), watch.standing().heard),
+                    }
                 }
                 continue;
             }
         }
         to.send_replace(Arc::new(known.instances()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::mpsc::channel};
+
+    use tokio::{runtime::Builder, sync::mpsc, task::spawn_blocking, time::advance};
+
+    use super::*;
+    use crate::{
+        client::{self, Change},
+        proto::{Event, EventType, ResetReason, Status},
+    };
+
+    /// A service that is told what happens, and kept in a directory.
+    struct Followed {
+        told: mpsc::Sender<Result<client::Told, CallFailed>>,
+        known: watch::Receiver<Arc<Instances>>,
+        file: watch::Receiver<Told>,
+    }
+
+    fn keeping(place: &Path) -> Keeping {
+        Keeping::new(place, &[], &Selector::default())
+    }
+
+    impl Followed {
+        fn start(place: &Path) -> Self {
+            let (told, changes) = mpsc::channel(1);
+            let (of, keeping) = (Known::new(String::new()), keeping(place));
+            let (to, known) = watch::channel(Arc::new(of.instances()));
+            let file = keeping.told();
+            tokio::spawn(follow(Watch::of(changes), to, of, Some(keeping)));
+            Self { told, known, file }
+        }
+
+        async fn happens(&mut self, reset: Option<ResetReason>, kind: EventType, id: &str) {
+            let status = Status::Serving.into();
+            let instance = Some(Instance { id: id.into(), status, ..Instance::default() });
+            let events = vec![Event { r#type: kind.into(), instance, ..Event::default() }];
+            let change = Change { reset, events, ..Change::default() };
+            self.told.send(Ok(client::Told::Change(change))).await.unwrap();
+            self.known.changed().await.unwrap();
+        }
+
+        fn count(&self) -> usize {
+            self.known.borrow().all().len()
+        }
+
+        async fn is_written(&mut self) {
+            assert_eq!(self.file.wait_for(|told| !told.is_due).await.unwrap().warning, None);
+        }
+    }
+
+    fn on_disk(place: &Path) -> usize {
+        keeping(place).restored().map_or(0, |(instances, _)| instances.len())
+    }
+
+    #[test]
+    fn a_disk_that_hangs_holds_nothing_up() {
+        let place = tempfile::tempdir().unwrap();
+        let runtime = Builder::new_current_thread().enable_all().start_paused(true).max_blocking_threads(1).build();
+        runtime.unwrap().block_on(async {
+            let mut followed = Followed::start(place.path());
+            let (release, hangs) = channel::<()>();
+            let hung = spawn_blocking(move || hangs.recv());
+            for turn in 1..=5 {
+                followed.happens(None, EventType::Online, &turn.to_string()).await;
+                assert_eq!(followed.count(), turn);
+                advance(Duration::from_secs(10)).await;
+            }
+            assert_eq!(on_disk(place.path()), 0);
+            release.send(()).unwrap();
+            hung.await.unwrap().unwrap();
+            followed.is_written().await;
+            assert_eq!(on_disk(place.path()), 5);
+        });
+    }
+
+    /// A program that starts again meanwhile is to know them, too.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_for_another_registry_stays_on_disk() {
+        let place = tempfile::tempdir().unwrap();
+        let mut followed = Followed::start(place.path());
+        followed.happens(None, EventType::Online, "a").await;
+        followed.is_written().await;
+        followed.happens(Some(ResetReason::AnotherRegistry), EventType::Offline, "a").await;
+        sleep_until(Instant::now() + Duration::from_secs(20)).await;
+        assert_eq!((followed.count(), on_disk(place.path())), (1, 1));
+        followed.is_written().await;
+        assert_eq!((followed.count(), on_disk(place.path())), (0, 0));
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -72,11 +72,30 @@ impl Standing {
     }
 }
 
+/// What a `Following` is told.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Told {
+    /// A stream is asked for, which continues from this token; without one it begins with a snapshot.
+    Asked {
+        /// That of the last change.
+        token: String,
+    },
+    /// A change; one without events says that nothing has happened up to its revision.
+    Change(Change),
+    /// The stream has ended, or none was opened. Another is asked for soon.
+    Ended(CallFailed),
+}
+
 /// A stream of changes that does not end while it is wanted. Taking the next change says that the one before was acted
 /// on. It ends with an error that trying again would not change, as of a selector that cannot be read.
 #[derive(Debug)]
-pub struct Watch {
-    changes: mpsc::Receiver<Result<Change, CallFailed>>,
+pub struct Watch(Following);
+
+/// A watch that tells of its streams as well, and of every bookmark: for who shows or checks what happens.
+#[derive(Debug)]
+pub struct Following {
+    told: mpsc::Receiver<Result<Told, CallFailed>>,
     acted: watch::Sender<u64>,
     last: u64,
     standing: Arc<Mutex<Standing>>,
@@ -84,8 +103,49 @@ pub struct Watch {
 
 impl Watch {
     pub(super) fn start(client: &Arc<Inner>, selectors: Vec<Selector>) -> Self {
+        Self(Following::start(client, selectors, false))
+    }
+
+    /// One that is told these.
+    #[cfg(test)]
+    pub(super) fn of(told: mpsc::Receiver<Result<Told, CallFailed>>) -> Self {
+        let standing = Arc::new(Mutex::new(Standing::new()));
+        Self(Following { told, acted: watch::channel(0).0, last: 0, standing })
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.0.standing()
+    }
+
+    pub(super) fn shared_standing(&self) -> Arc<Mutex<Standing>> {
+        Arc::clone(&self.0.standing)
+    }
+
+    /// The next change.
+    pub async fn next(&mut self) -> Option<Result<Change, CallFailed>> {
+        std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Change, CallFailed>>> {
+        loop {
+            match ready!(self.0.poll(context)) {
+                Some(Ok(Told::Change(change))) => return Poll::Ready(Some(Ok(change))),
+                // Of its streams it is not told.
+                Some(Ok(Told::Asked { .. } | Told::Ended(_))) => {}
+                Some(Err(failed)) => return Poll::Ready(Some(Err(failed))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Following {
+    /// Of its streams and of bookmarks it `tells` if it is asked to.
+    pub(super) fn start(client: &Arc<Inner>, selectors: Vec<Selector>, tells: bool) -> Self {
         // One: who is slow is given the next when the one before was taken, and what is not taken is not acted on.
-        let (to, changes) = mpsc::channel(1);
+        let (to, told) = mpsc::channel(1);
         let (acted, acknowledged) = watch::channel(0);
         let standing = Arc::new(Mutex::new(Standing::new()));
         let follower = Follower {
@@ -95,9 +155,10 @@ impl Watch {
             acted: acknowledged,
             fold: Fold::default(),
             standing: Arc::clone(&standing),
+            tells,
         };
         tokio::spawn(follower.run());
-        Self { changes, acted, last: 0, standing }
+        Self { told, acted, last: 0, standing }
     }
 
     /// How it is.
@@ -106,21 +167,17 @@ impl Watch {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn shared_standing(&self) -> Arc<Mutex<Standing>> {
-        Arc::clone(&self.standing)
-    }
-
-    /// The next change.
-    pub async fn next(&mut self) -> Option<Result<Change, CallFailed>> {
+    /// What is told next.
+    pub async fn next(&mut self) -> Option<Result<Told, CallFailed>> {
         std::future::poll_fn(|context| self.poll(context)).await
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Change, CallFailed>>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Told, CallFailed>>> {
         if *self.acted.borrow() != self.last {
             self.acted.send_replace(self.last);
         }
-        let next = self.changes.poll_recv(context);
-        if let Poll::Ready(Some(Ok(change))) = &next {
+        let next = self.told.poll_recv(context);
+        if let Poll::Ready(Some(Ok(Told::Change(change)))) = &next {
             self.last = change.revision;
         }
         next
@@ -139,7 +196,8 @@ impl Stream for Watch {
 struct Follower {
     client: Arc<Inner>,
     selectors: Vec<Selector>,
-    to: mpsc::Sender<Result<Change, CallFailed>>,
+    to: mpsc::Sender<Result<Told, CallFailed>>,
+    tells: bool,
     acted: watch::Receiver<u64>,
     fold: Fold,
     standing: Arc<Mutex<Standing>>,
@@ -174,6 +232,10 @@ impl Follower {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         loop {
+            self.fold.begin();
+            if !self.tell(|fold| Told::Asked { token: fold.token().to_owned() }).await {
+                return;
+            }
             let ended = match self.open().await {
                 Err(failed) if failed.last().is_some_and(|cause| self.client.watches.is_final(cause)) => {
                     return self.refuse(failed).await;
@@ -196,7 +258,7 @@ impl Follower {
                 Err(Ended::Unwanted) => return,
                 Err(Ended::Idle(change)) => {
                     // It goes on from there when there is room.
-                    if self.to.send(Ok(change)).await.is_err() {
+                    if self.to.send(Ok(Told::Change(change))).await.is_err() {
                         return;
                     }
                     continue;
@@ -208,12 +270,20 @@ impl Follower {
                 Err(Ended::Broken(cause) | Ended::Told(cause)) => self.failed(cause),
             };
             let wait = backoff.pause().max(failed.last().and_then(Cause::retry_after).unwrap_or_default());
-            self.standing().failing = Some(failed);
+            self.standing().failing = Some(failed.clone());
+            if !self.tell(|_| Told::Ended(failed)).await {
+                return;
+            }
             tokio::select! {
                 () = self.to.closed() => return,
                 () = sleep(wait) => {}
             }
         }
+    }
+
+    /// Tells of its streams, if it is to. Whether anybody wants to know more.
+    async fn tell(&self, what: impl FnOnce(&Fold) -> Told) -> bool {
+        !self.tells || self.to.send(Ok(what(&self.fold))).await.is_ok()
     }
 
     fn standing(&self) -> std::sync::MutexGuard<'_, Standing> {
@@ -231,8 +301,7 @@ impl Follower {
     }
 
     /// Opens a stream that says first that it acknowledges, then where it continues.
-    async fn open(&mut self) -> Result<(Open, Place), CallFailed> {
-        self.fold.begin();
+    async fn open(&self) -> Result<(Open, Place), CallFailed> {
         let add = AddSubscription {
             id: ID.to_owned(),
             selectors: self.selectors.clone(),
@@ -314,6 +383,7 @@ impl Follower {
                     let text = format!("it is behind revision {}, which was seen already", self.fold.revision());
                     return Some(Ended::Broken(Cause::Transport { text, refused: false }));
                 }
+                Taken::Change(change) if change.is_quiet() && !self.tells => {}
                 Taken::Change(change) => {
                     if let Some(ended) = self.hand_on(change, open).await {
                         return Some(ended);
@@ -338,7 +408,7 @@ impl Follower {
                 biased;
                 permit = &mut room => {
                     let Ok(permit) = permit else { return Some(Ended::Unwanted) };
-                    permit.send(Ok(change));
+                    permit.send(Ok(Told::Change(change)));
                     return None;
                 }
                 () = sleep_until(until) => return Some(Ended::Idle(change)),

@@ -11,7 +11,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::pem::{self, Date, Fault, Pem, TlsError};
+use super::pem::{self, Date, Fault, Look, Pem, TlsError};
 
 /// How an alert of the other side is told, before its name.
 const ALERT: &str = "received fatal alert: ";
@@ -30,6 +30,14 @@ pub struct ClientFiles {
 pub struct ClientTls(Arc<ClientConfig>);
 
 impl ClientFiles {
+    /// What tells whether a file may have changed, without reading it.
+    #[must_use]
+    pub fn look(&self) -> Vec<Option<Look>> {
+        let (certificate, key) =
+            self.pair.as_ref().map_or((None, None), |(certificate, key)| (Some(certificate), Some(key)));
+        [self.ca.as_ref(), certificate, key].into_iter().flatten().map(Pem::look).collect()
+    }
+
     /// Reads all of it, for a client that speaks one protocol: `h2` or `http/1.1`.
     ///
     /// # Errors

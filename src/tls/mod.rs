@@ -11,9 +11,9 @@ mod server;
 
 pub use client::{ClientFiles, ClientTls, explain};
 pub use peer::{AlternativeName, PeerCertificate, Unreadable};
-pub use pem::{Date, Pem, TlsError};
+pub use pem::{Date, Look, Pem, TlsError};
 #[cfg(feature = "server")]
-pub use server::{ClientAuth, Live, Loaded, Look, ServerFiles};
+pub use server::{ClientAuth, Live, Loaded, ServerFiles};
 
 /// What is spoken over TLS, the preferred first.
 #[cfg(feature = "server")]

@@ -50,6 +50,12 @@ impl Pem {
         }
     }
 
+    /// How its file looks; none of text, and of a file that is not there.
+    #[must_use]
+    pub fn look(&self) -> Option<Look> {
+        fs::metadata(self.path()?).ok().and_then(|about| Look::of(&about))
+    }
+
     fn read(&self) -> Result<Vec<u8>, Fault> {
         let path = match self {
             Self::File(path) => path,
@@ -60,6 +66,34 @@ impl Pem {
             return Err(Fault::NotPem);
         }
         fs::read(path).map_err(Fault::NoFile)
+    }
+}
+
+/// How a file looks from outside: what tells whether it may have changed, without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    modified: SystemTime,
+    bytes: u64,
+    /// Changes with the right to read it, too: seconds and nanoseconds.
+    #[cfg(unix)]
+    changed: (i64, i64),
+    /// Another one if it was replaced by renaming, or by pointing a link elsewhere.
+    #[cfg(unix)]
+    inode: u64,
+}
+
+impl Look {
+    fn of(about: &fs::Metadata) -> Option<Self> {
+        #[cfg(unix)]
+        use std::os::unix::fs::MetadataExt as _;
+        Some(Self {
+            modified: about.modified().ok()?,
+            bytes: about.len(),
+            #[cfg(unix)]
+            changed: (about.ctime(), about.ctime_nsec()),
+            #[cfg(unix)]
+            inode: about.ino(),
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
 };
@@ -18,7 +18,7 @@ use rustls::{
 use super::{
     ALPN_ALL,
     peer::{AlternativeName, PeerCertificate},
-    pem::{self, Date, Fault, Pem, TlsError},
+    pem::{self, Date, Fault, Look, Pem, TlsError},
 };
 
 /// Whether who connects has to show a certificate, where an authority for them is known.
@@ -118,12 +118,8 @@ impl ServerFiles {
     /// What tells whether a file may have changed, without reading it.
     #[must_use]
     pub fn look(&self) -> Vec<Option<Look>> {
-        self.paths().map(|path| fs::metadata(path).ok().and_then(|about| Look::of(&about))).collect()
-    }
-
-    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         let clients = self.clients.as_ref().map(|(source, _)| source);
-        [Some(&self.certificate), Some(&self.key), clients].into_iter().flatten().filter_map(Pem::path)
+        [Some(&self.certificate), Some(&self.key), clients].into_iter().flatten().map(Pem::look).collect()
     }
 }
 
@@ -207,23 +203,4 @@ impl Live {
 fn is_open(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     fs::metadata(path).is_ok_and(|about| about.permissions().mode() & 0o004 != 0)
-}
-
-/// How a file looks from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
-    modified: SystemTime,
-    /// Changes with the right to read it, too: seconds and nanoseconds.
-    changed: (i64, i64),
-    bytes: u64,
-    /// Another one if it was replaced by renaming, or by pointing a link elsewhere.
-    inode: u64,
-}
-
-impl Look {
-    fn of(about: &fs::Metadata) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt as _;
-        let changed = (about.ctime(), about.ctime_nsec());
-        Some(Self { modified: about.modified().ok()?, changed, bytes: about.len(), inode: about.ino() })
-    }
 }

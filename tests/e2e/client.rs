@@ -42,7 +42,7 @@ pub fn ids(mut instances: Vec<Instance>) -> Vec<String> {
 pub async fn told(joined: &mut Joined) -> Option<LeaseEvent> {
     loop {
         match within("what becomes of the lease", joined.event()).await {
-            Some(LeaseEvent::Failing(_) | LeaseEvent::Recovered { .. }) => {}
+            Some(LeaseEvent::Lost(_) | LeaseEvent::Failing(_) | LeaseEvent::Recovered { .. }) => {}
             event => return event,
         }
     }

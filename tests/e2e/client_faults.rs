@@ -1,18 +1,20 @@
 //! What the client for programs in Rust does when the way to the registry, or the registry, fails: other hosts, connections
 //! that are dead, answers that are lost, restarts without the grace that hides who does not beat.
 
-use std::{env, thread, time::Duration};
+use std::{env, fs, thread, time::Duration};
 
+use futures_util::FutureExt as _;
 use onair::{
-    client::{Change, Client, LeaseEvent, Lost, Watch},
+    client::{CallFailed, Cause, Change, Client, ClientFiles, LeaseEvent, Lost, Means, Pem, Watch},
     proto::{EventType, RegisterRequest, Status},
 };
 use tokio::{runtime, time::Instant};
 
 use crate::{
     client::{ids, of, one, told},
-    harness::{Passage, Server, Way, all, alone, pass, register, within},
+    harness::{Authority, Passage, Server, Way, all, alone, pass, register, within, write},
     metrics::Scrape,
+    tls::{Secured, authorities},
 };
 
 async fn next(watch: &mut Watch) -> Change {
@@ -229,7 +231,7 @@ fn what_is_absurd_is_no_panic() {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let server = Server::ephemeral(&[]).await;
-        let means = onair::client::Means { timeout: Some(Duration::MAX), ..Default::default() };
+        let means = Means { timeout: Some(Duration::MAX), ..Means::default() };
         let client = Client::connect_with(&server.url(), means).unwrap();
         let joined = client.join(one("orders", "a").ttl(Duration::MAX)).await.unwrap();
         let ttl = joined.response().lease.as_ref().unwrap().ttl.unwrap();
@@ -242,6 +244,55 @@ fn what_is_absurd_is_no_panic() {
             "it waits"
         );
     });
+}
+
+/// What is registered is what was asked for before; what is asked for meanwhile is said by the first beat.
+#[tokio::test]
+async fn a_status_that_comes_while_it_registers_is_so_when_it_is_told() {
+    let server = Server::ephemeral(&[]).await;
+    let client = Client::connect(&format!("{}?ttl=60s", server.url())).unwrap();
+    let waiting = one("orders", "a").needs("users", "").wait(Duration::from_secs(60));
+    let joined = client.join_soon(waiting);
+    let failed = joined.drain(Duration::ZERO).await.unwrap_err();
+    assert!(failed.to_string().contains("it is not registered yet"), "{failed}");
+    joined.set_status(Status::Serving).now_or_never();
+    within("it waits", async {
+        while Scrape::of(server.address()).await.get("onair_waiting_registrations") < 1.0 {
+            pass(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let admitted = async { server.api().await.register(register("users", "u", 60.0)).await };
+    let (drained, admitted) = tokio::join!(joined.set_status(Status::Draining), admitted);
+    drained.unwrap();
+    admitted.unwrap();
+    assert_eq!(ids(client.lookup("orders").await.unwrap()), [""; 0]);
+}
+
+/// A program runs for longer than its certificate lasts.
+#[tokio::test]
+async fn a_client_shows_what_is_in_its_files_now() {
+    let mut secured = Secured::start(&["--tls-client-ca", "CA"]).await;
+    let show = |secured: &Secured, by: &Authority| {
+        write(secured.dir.path(), "client", &by.client("spiffe://example.org/a", 9))
+    };
+    let (certificate, key) = show(&secured, &secured.ca);
+    let pair = Some((Pem::parse(&certificate), Pem::parse(&key)));
+    let means = Means { tls: ClientFiles { ca: Some(Pem::parse(&secured.ca.pem)), pair }, ..Means::default() };
+    let client = Client::connect_with(&format!("https://localhost:{}", secured.address().port()), means).unwrap();
+    client.lookup("web").await.unwrap();
+    // Another authority signs those of clients from now on.
+    let next = Authority::new();
+    authorities(secured.dir.path(), &next);
+    secured.server.kill().await;
+    secured.server.again().await;
+    let is_refused = |failed: CallFailed| assert!(matches!(failed.last(), Some(Cause::Tls(_))), "{failed}");
+    is_refused(client.lookup("web").await.unwrap_err());
+    // Half of a pair is none, and no reason to forget the one before.
+    fs::write(&key, "half a key").unwrap();
+    is_refused(client.lookup("web").await.unwrap_err());
+    show(&secured, &next);
+    client.lookup("web").await.unwrap();
 }
 
 /// The show: a thousand leases on one connection, and a server that is restarted again and again, with so short a grace that

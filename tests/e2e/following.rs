@@ -264,12 +264,7 @@ async fn what_was_known_last_is_kept_for_a_program_that_starts_while_the_registr
     server.api().await.register(register("web", "a", 60.0)).await.unwrap();
     let mut first = client().service("web");
     within("what is there", first.known()).await.unwrap();
-    within("a file", async {
-        while files().is_empty() {
-            tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    within("a file", first.kept()).await.unwrap();
     drop(first);
     let clients = [client(), client(), client()];
     server.kill().await;

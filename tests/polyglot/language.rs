@@ -16,6 +16,8 @@ pub struct Language {
     pub name: &'static str,
     /// What has to be installed, by the names that `.ci/install` knows.
     pub tools: &'static [&'static str],
+    /// Whether its watch says what it has acted on.
+    pub acknowledges: bool,
 }
 
 /// How an example is run.
@@ -25,6 +27,8 @@ pub struct Example {
     /// The command of the README, up to its first argument.
     program: Vec<String>,
     path: OsString,
+    /// Whether its watch says what it has acted on.
+    pub acknowledges: bool,
 }
 
 impl Language {
@@ -47,9 +51,13 @@ impl Language {
             panic!("examples/{}/README.md has two commands", self.name);
         };
         run(Command::new("bash").args(["-e", "-c", build]).current_dir(&directory).env("PATH", &path));
-        let program = start.split_once(" --").map_or(start, |(program, _)| program);
+        // Up to its own arguments: `--` by itself is where those of another program end.
+        let program = match start.split_once(" -- ") {
+            Some((program, _)) => format!("{program} --"),
+            None => start.split_once(" --").map_or(start, |(program, _)| program).to_owned(),
+        };
         let program = program.split(' ').map(str::to_owned).collect();
-        Some(Example { directory, program, path })
+        Some(Example { directory, program, path, acknowledges: self.acknowledges })
     }
 }
 

@@ -60,7 +60,8 @@ impl Secured {
         let http1 = tls.files.load("http/1.1");
         let http1 = http1
             .map_err(|wrong| Error::Usage(wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
-        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), http2: tls.config.clone(), http1 })
+        let http2 = tls.now().map_err(|error| Error::Usage(error.to_string()))?;
+        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), http2, http1 })
     }
 }
 

@@ -77,6 +77,8 @@ impl Keeper {
                 Some(LeaseEvent::Registered { response, lost }) => {
                     self.teller.registered(&response, lost)?;
                 }
+                // Told when it is registered again.
+                Some(LeaseEvent::Lost(_)) => {}
                 Some(LeaseEvent::Failing(failed)) => self.teller.failing(&failed)?,
                 Some(LeaseEvent::Recovered { outage }) => self.teller.recovered(outage),
                 Some(LeaseEvent::Superseded { holder }) => return Err(self.teller.superseded(&holder)),
