@@ -1,7 +1,7 @@
 //! `onair keep`: keeps programs registered that know nothing of it, each while its check passes. The keeping of one is in
 //! `kept`.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, net::Ipv6Addr, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{sync::watch, time::sleep};
@@ -10,7 +10,7 @@ use super::{
     check::{Check, Looks, Place},
     failure::Failure,
     kept::{Kept, Stands},
-    lease::Teller,
+    lease::{self, Teller},
     print::note,
     run::{SHORTEST_INTERVAL, Signals},
     session::{Session, duration_argument, to_wire},
@@ -84,15 +84,19 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let session = Session::open(&args.given)?;
     session.print.is_no_call("keeping programs registered")?;
     let programs = understood(&args.programs, &args.check).map_err(|wrong| Failure::Settings(Refused(wrong)))?;
+    let requests: Vec<_> = programs.iter().map(|(program, _)| request(program, &args, &session)).collect();
+    let wrong: Vec<_> = requests.iter().flat_map(lease::refused).collect();
+    if !wrong.is_empty() {
+        return Err(Failure::Settings(Refused(wrong)));
+    }
     let mut signals = Signals::listen()?;
     let (stop, stopped) = watch::channel(false);
     let (client, teller) = (session.client(), Teller::new(Some(session.print.clone()), ""));
     let interval = args.check_interval.max(SHORTEST_INTERVAL);
     let mut lives = FuturesUnordered::new();
-    for (program, check) in programs {
-        let looks = Looks::start(check, program.place.clone(), interval, interval);
+    for ((program, check), request) in programs.into_iter().zip(requests) {
+        let looks = Looks::start(check, program.place, interval, interval);
         let teller = teller.beside(&program.name);
-        let request = request(program, &args, &session);
         let kept = Kept::new(client.clone(), request, teller, looks, watch::Sender::new(Stands::default()));
         lives.push(keep(kept, stopped.clone()));
     }
@@ -134,8 +138,8 @@ async fn keep(mut kept: Kept, mut stopped: watch::Receiver<bool>) -> Result<(), 
     }
 }
 
-fn request(program: Foreign, args: &Args, session: &Session) -> RegisterRequest {
-    let Foreign { name, version, place } = program;
+fn request(program: &Foreign, args: &Args, session: &Session) -> RegisterRequest {
+    let Foreign { name, version, place } = program.clone();
     let instance = Instance {
         namespace: session.namespace.clone(),
         service: name,
@@ -202,6 +206,10 @@ fn foreign(word: &str) -> Result<Foreign, String> {
     if name.is_empty() || (named.contains('@') && version.is_empty()) || (place.contains(':') && host.is_empty()) {
         return Err(form());
     }
+    let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if in_brackets.map_or(host.contains(':'), |host| host.parse::<Ipv6Addr>().is_err()) {
+        return Err("its host is neither a name nor an address: one of IPv6 stands in brackets".to_owned());
+    }
     let port = port.parse().ok().filter(|port| *port != 0);
     let port = port.ok_or_else(|| "its port is not a number from 1 to 65535".to_owned())?;
     let place = Place { host: host.to_owned(), ..Place::here(port) };
@@ -228,7 +236,8 @@ mod tests {
             };
             assert_eq!(foreign(word), Ok(expected), "{word}");
         }
-        for word in ["", "web", "web@1", ":80", "web@:80", "web:", "web:0", "web:70000", "web:http", "web::80"] {
+        let wrong = "  web web@1 :80 web@:80 web: web:0 web:70000 web:http web::80 web:1:2:3:4 web:::1:80 web:[::g]:80";
+        for word in wrong.split(' ') {
             assert!(foreign(word).is_err(), "{word}");
         }
     }

@@ -2,6 +2,7 @@
 //! is the client's.
 
 use std::{
+    net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,11 +17,27 @@ use super::{
 };
 use crate::{
     client::Lost,
-    proto::{DeregisterResponse, Instance, RegisterResponse},
+    proto::{DeregisterResponse, Instance, RegisterRequest, RegisterResponse},
+    registry::{Context, IfMissing, Needs, Registration, Violation},
 };
 
 /// An outage that goes on is told again this often.
 const REMINDER: Duration = Duration::from_secs(30);
+
+/// What no registry takes of a registration, whatever it has: told before anything is started for it.
+pub(super) fn refused(request: &RegisterRequest) -> Vec<String> {
+    let instance = request.instance.clone().unwrap_or_default();
+    let (name, namespace) = (instance.service.clone(), instance.namespace.clone());
+    let context = Context { peer: Ipv4Addr::LOCALHOST.into(), fresh_id: &mut String::new, request_id: "" };
+    let needs = Needs::parse(&namespace, &request.dependencies, &request.mocks, IfMissing::Fail);
+    let wrong = Registration::parse(instance, request.ttl, context).err().unwrap_or_default();
+    let wrong = wrong.into_iter().chain(needs.err().unwrap_or_default());
+    wrong
+        .map(|Violation { field, description }| {
+            format!("{}: {}: {description}", name.escape_debug(), field.trim_start_matches("instance."))
+        })
+        .collect()
+}
 
 /// Tells what becomes of one registration.
 pub(super) struct Teller {

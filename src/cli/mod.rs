@@ -9,6 +9,7 @@ mod catalog;
 mod check;
 mod curl;
 mod deploy;
+mod describe;
 mod doctor;
 mod drain;
 mod failure;

@@ -47,9 +47,20 @@ pub fn need(text: &str) -> Result<(String, String), String> {
 /// A sentence.
 pub fn mock(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, url)) if !name.is_empty() && !url.is_empty() => Ok((name.to_owned(), url.to_owned())),
+        Some((name, url)) if !name.is_empty() => place(url).map(|()| (name.to_owned(), url.to_owned())),
         _ => Err("it is not NAME=URL".to_owned()),
     }
+}
+
+/// Whether something can be there: `host:port`, or a url of any kind.
+///
+/// # Errors
+/// A sentence.
+pub fn place(url: &str) -> Result<(), String> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let is_scheme = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:".contains(c)) && !scheme.is_empty();
+    let is_place = is_scheme && !rest.is_empty() && !rest.contains(|c: char| c.is_control() || c.is_whitespace());
+    if is_place { Ok(()) } else { Err("that is neither HOST:PORT nor a url".to_owned()) }
 }
 
 /// The pairs as a map.
@@ -91,7 +102,12 @@ mod tests {
             assert!(need(wrong).is_err(), "{wrong}");
         }
         assert_eq!(mock("auth=http://h/?a=b"), pair("auth", "http://h/?a=b"));
-        assert!(mock("auth").is_err() && mock("=x").is_err() && mock("auth=").is_err());
+        for wrong in ["auth", "=x", "auth=", "auth=ht!tp://", "auth=http://", "auth=://h", "auth=a b"] {
+            assert!(mock(wrong).is_err(), "{wrong}");
+        }
+        for url in ["localhost:3000", "redis://:secret@h:6379/0", "jdbc:postgresql://h/db", "unix:///run/x.sock"] {
+            assert_eq!(place(url), Ok(()), "{url}");
+        }
         let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
         assert!(matches!(once_each("--mock", twice), Err(Failure::Usage(_))));
     }

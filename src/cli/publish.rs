@@ -2,8 +2,8 @@
 
 use super::{
     curl,
+    describe::json_argument,
     failure::Failure,
-    join::json_argument,
     session::Session,
     text::{human_count, safe},
 };

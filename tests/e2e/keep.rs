@@ -100,6 +100,9 @@ async fn everything_that_is_wrong_with_the_words_is_told_at_once() {
     for part in ["`web`", "`db:0`", "a on port 1 is given twice", "`udp`", "`b=tcp`: none of the programs"] {
         assert!(errors.contains(part), "{part} is not in {errors}");
     }
+    // What no registry would take is told before anything is looked at.
+    let (code, _, errors) = said(&onair(&["keep", "a/b:1", "web:1", "c/d:2", "--url", "127.0.0.1:9"]).await);
+    assert!(code == 2 && errors.contains("a/b: service: ") && errors.contains("c/d: service: "), "{code}: {errors}");
     let nobody = tokio::time::timeout(Duration::from_secs(20), onair(&["keep", "--url", "127.0.0.1:9"])).await;
     assert_eq!(said(&nobody.unwrap()).0, 2);
 }

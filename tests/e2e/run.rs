@@ -221,13 +221,18 @@ async fn what_cannot_be_run_says_why_and_registers_nothing() {
     let port = taken.local_addr().unwrap().port().to_string();
     let url = server.url();
     let said_of = async |args: &[&str]| said(&onair(&[&["run", "--url", &url], args].concat()).await);
-    let cases: [(&[&str], i32, &str); 6] = [
+    let cases: [(&[&str], i32, &str); 10] = [
         (&["web", "--", "/no/such/program"], 127, "there is no such program"),
         (&["web", "--port", &port, "--", "true"], 1, "is in use already"),
         (&["web", "--start-timeout", "200ms", "--", "sleep", "600"], 1, "nothing listens on port"),
         (&["web", "--", "sh", "-c", "exit 3"], 3, "ended before it worked"),
         (&["web", "--needs", "api", "--if-missing", "fail", "--", "true"], 3, "api"),
-        (&["a/b", "--check", "cmd:true", "--", "sleep", "600"], 1, "service"),
+        // What no registry would ever take is told before anything is started.
+        (&["a/b", "--check", "cmd:true", "--", "/no/such/program"], 2, "a/b: service: must not have `/`"),
+        (&["web", "--mock", "api=ht!tp://", "--", "/no/such/program"], 2, "neither HOST:PORT nor a url"),
+        (&["web", "--start-timeout", "0s", "--", "/no/such/program"], 2, "0 is too short"),
+        (&["web", "node", "web.js"], 2, "onair run web -- node web.js"),
+        (&["--file", "f", "--port", "80"], 2, "'--port <PORT>'"),
     ];
     for (args, code, why) in cases {
         let (ended, _, errors) = said_of(args).await;

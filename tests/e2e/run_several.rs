@@ -134,12 +134,23 @@ async fn a_broken_file_tells_everything_with_its_place() {
         let expected = format!("line {line}: {part}");
         assert!(errors.contains(&expected), "{expected} is not in\n{errors}");
     }
-    let (_place, path) = programs("[run.a]\ncommand = 'x\n[client]\n");
-    let shown = path.display().to_string();
-    assert!(said(&onair(&["run", "--file", &shown]).await).2.contains("line 2: "));
-    let (_place, path) = programs("[client]\n");
-    let shown = path.display().to_string();
-    assert!(said(&onair(&["run", "--file", &shown]).await).2.contains("there is no program in it"));
+    for (text, part, not) in [
+        ("[run.a]\ncommand = 'x\n[client]\n", "line 2: ", "line 3: "),
+        // What is read in spite of that is not what was meant.
+        ("[run.a\ncommand = 3\n", "line 1: ", "line 2: "),
+        ("[client]\n", "there is no program in it", "line"),
+        ("[run.a]\ncommand = 'true'\ndir = 'nowhere'\n", "line 3: run.a.dir: ", "settings are wrong"),
+        (
+            "[run.a]\ncommand = 'true'\nstart_timeout = '0s'\n",
+            "line 3: run.a.start_timeout: 0 is",
+            "settings are wrong",
+        ),
+        ("[run.'a/b']\ncommand = 'true'\n", "a/b: service: must not have `/`", "settings are wrong"),
+    ] {
+        let (_place, path) = programs(text);
+        let (code, _, errors) = said(&onair(&["run", "--file", &path.display().to_string()]).await);
+        assert!(code == 2 && errors.contains(part) && !errors.contains(not), "{text}: {code}: {errors}");
+    }
     let (code, _, errors) = said(&onair(&["run", "a", "--file", &shown, "--port", "1"]).await);
     assert!(code == 2 && errors.contains("--port"), "{errors}");
 }

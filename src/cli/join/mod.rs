@@ -4,12 +4,13 @@ mod keeper;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, mem, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
 use super::{
     curl,
+    describe::Described,
     failure::Failure,
     needs::{self, IfMissing},
     package::{self, Package},
@@ -51,36 +52,14 @@ pub struct Args {
     #[arg(long, value_name = "PORT", required_unless_present_any = ["service_url", "package"],
         value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-    /// Its host name or address. Default: the address that this call comes from.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    host: String,
-    /// Its version; semantic versions can be looked up by range.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    version: String,
-    /// How long it stays registered after its last heartbeat, 1s to 1h. Default: the url's `ttl`, else 10s.
-    #[arg(long, value_name = "DURATION", value_parser = duration_argument, allow_hyphen_values = true)]
-    ttl: Option<Duration>,
-    /// Where it runs.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    zone: String,
+    #[command(flatten)]
+    described: Described,
     /// Whose replica it is: the partition of the service.
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     partition_key: String,
-    /// Its share of the traffic for weighted picks; 0 is none. Default: 1.
-    #[arg(long)]
-    weight: Option<u32>,
-    /// Anything else to know about it, as JSON.
-    #[arg(long, value_name = "JSON", value_parser = json_argument)]
-    metadata: Option<prost_types::Value>,
     /// What of the metadata goes out: a path like `region` or `limits.burst`; may be repeated. Default: all of it.
     #[arg(long, value_name = "PATH")]
     metadata_field: Vec<String>,
-    /// Which copy of the service it is. Default: host:port.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    id: String,
-    /// Scheme of its url. Default: http.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    protocol: String,
     /// Its whole url, if it is not protocol://host:port.
     #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
     service_url: String,
@@ -90,12 +69,6 @@ pub struct Args {
     /// What it says of itself at first.
     #[arg(long, value_enum, default_value_t = Initial::Serving)]
     status: Initial,
-    /// A service that it needs, with a version or range after `@` if not any will do; may be repeated.
-    #[arg(long, value_name = "NAME[@RANGE]", value_parser = needs::need)]
-    needs: Vec<(String, String)>,
-    /// A stand-in for something that it needs; may be repeated.
-    #[arg(long, value_name = "NAME=URL", value_parser = needs::mock)]
-    mock: Vec<(String, String)>,
     /// What to do when something that it needs is not there.
     #[arg(long, value_enum, default_value_t = IfMissing::Fail)]
     if_missing: IfMissing,
@@ -142,8 +115,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     // Before the registration, so that no signal in between leaves an instance behind.
     let stop = Stop::listen()?;
-    if args.if_missing == IfMissing::Wait && !args.needs.is_empty() {
+    if args.if_missing == IfMissing::Wait && !args.described.needs.is_empty() {
         let needs = args
+            .described
             .needs
             .iter()
             .map(|(name, range)| if range.is_empty() { name.clone() } else { format!("{name}@{range}") });
@@ -161,8 +135,8 @@ fn completed(mut args: Args) -> Result<Args, Failure> {
     let Some(file) = args.package.take() else { return Ok(args) };
     let Package { name, version, url, port, ttl, dependencies, mocks } = package::read(&file)?;
     args.name = args.name.or(Some(name));
-    if args.version.is_empty() {
-        args.version = version;
+    if args.described.version.is_empty() {
+        args.described.version = version;
     }
     if args.service_url.is_empty() && args.port.is_none() {
         (args.service_url, args.port) = (url, port);
@@ -172,45 +146,38 @@ fn completed(mut args: Args) -> Result<Args, Failure> {
             "Need url of service: give --port or --service-url, or have it in the package".to_owned(),
         ));
     }
-    args.ttl = args.ttl.or(ttl);
+    args.described.ttl = args.described.ttl.or(ttl);
     let given = |pairs: &[(String, String)]| pairs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    let (needed, mocked) = (given(&args.needs), given(&args.mock));
-    args.needs.extend(dependencies.into_iter().filter(|(name, _)| !needed.contains(name)));
-    args.mock.extend(mocks.into_iter().filter(|(name, _)| !mocked.contains(name)));
+    let (needed, mocked) = (given(&args.described.needs), given(&args.described.mock));
+    args.described.needs.extend(dependencies.into_iter().filter(|(name, _)| !needed.contains(name)));
+    args.described.mock.extend(mocks.into_iter().filter(|(name, _)| !mocked.contains(name)));
     Ok(args)
 }
 
-fn request(args: Args, session: &Session) -> Result<RegisterRequest, Failure> {
+fn request(mut args: Args, session: &Session) -> Result<RegisterRequest, Failure> {
     let ports: BTreeMap<_, _> = args.named_port.into_iter().collect();
-    let instance = Instance {
-        namespace: session.namespace.clone(),
-        service: args.name.unwrap_or_default(),
-        id: args.id,
-        host: args.host,
-        port: args.port.map_or(0, u32::from),
-        version: args.version,
-        zone: args.zone,
-        partition_key: args.partition_key,
-        weight: args.weight,
-        status: Status::from(args.status).into(),
-        protocol: args.protocol,
-        url: args.service_url,
-        ports,
-        metadata: args.metadata,
-        ..Instance::default()
-    };
-    let ttl = args.ttl.or(session.ttl).and_then(to_wire);
-    Ok(RegisterRequest {
-        instance: Some(instance),
+    let Described { ttl, needs, mock, .. } = &mut args.described;
+    let request = RegisterRequest {
         metadata_fields: args.metadata_field,
-        ttl,
-        dependencies: needs::once_each("--needs", args.needs)?,
-        mocks: needs::once_each("--mock", args.mock)?,
+        ttl: ttl.or(session.ttl).and_then(to_wire),
+        dependencies: needs::once_each("--needs", mem::take(needs))?,
+        mocks: needs::once_each("--mock", mem::take(mock))?,
         if_missing: crate::proto::IfMissing::from(args.if_missing).into(),
         wait: to_wire(args.wait),
         exclusive_url: args.exclusive_url,
         ..RegisterRequest::default()
-    })
+    };
+    let instance = Instance {
+        namespace: session.namespace.clone(),
+        service: args.name.unwrap_or_default(),
+        port: args.port.map_or(0, u32::from),
+        partition_key: args.partition_key,
+        status: Status::from(args.status).into(),
+        url: args.service_url,
+        ports,
+        ..args.described.instance()
+    };
+    Ok(RegisterRequest { instance: Some(instance), ..request })
 }
 
 fn named_port(text: &str) -> Result<(String, u32), String> {
@@ -219,32 +186,4 @@ fn named_port(text: &str) -> Result<(String, u32), String> {
         Some((name, port)) if port != 0 => Ok((name.to_owned(), u32::from(port))),
         _ => Err("it is not NAME=PORT with a port from 1 to 65535".to_owned()),
     }
-}
-
-/// Reads any JSON for clap.
-///
-/// # Errors
-/// A sentence.
-pub fn json_argument(text: &str) -> Result<prost_types::Value, String> {
-    serde_json::from_str(text).map(to_proto).map_err(|error| format!("it is not JSON: {error}"))
-}
-
-/// JSON as the API has it.
-#[must_use]
-pub fn to_proto(json: serde_json::Value) -> prost_types::Value {
-    use prost_types::value::Kind;
-    use serde_json::Value as Json;
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(truth) => Kind::BoolValue(truth),
-        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
-        Json::String(text) => Kind::StringValue(text),
-        Json::Array(values) => {
-            Kind::ListValue(prost_types::ListValue { values: values.into_iter().map(to_proto).collect() })
-        }
-        Json::Object(fields) => Kind::StructValue(prost_types::Struct {
-            fields: fields.into_iter().map(|(name, value)| (name, to_proto(value))).collect(),
-        }),
-    };
-    prost_types::Value { kind: Some(kind) }
 }

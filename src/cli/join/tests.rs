@@ -6,12 +6,12 @@ use tonic::{Code, Status as Refusal};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{
-    json_argument,
     keeper::{Keeper, Stop},
     named_port,
 };
 use crate::{
     cli::{
+        describe::json_argument,
         failure::Failure,
         fake::{Call, Fake, answer},
         print::{Printer, to_json},

@@ -21,7 +21,7 @@ use super::{
     plan::{OnMove, Plan},
 };
 use crate::{
-    cli::{check::Check, failure::Failure, join::to_proto, needs, package::Package},
+    cli::{check::Check, describe::to_proto, failure::Failure, needs, package::Package},
     config::{self, ConfigFile, Refused, in_order, nearest},
 };
 
@@ -81,8 +81,11 @@ pub(super) fn read(path: &Path, names: &[String]) -> Result<Programs, Failure> {
 
 fn parse(file: &ConfigFile, names: &[String]) -> Result<Programs, Vec<String>> {
     let (document, faults) = DeTable::parse_recoverable(&file.text);
+    if !faults.is_empty() {
+        // What is read in spite of them may be something else than was meant.
+        return Err(faults.iter().map(|fault| file.fault(fault)).collect());
+    }
     let mut reader = Reader { file, wrong: Vec::new() };
-    reader.wrong.extend(faults.iter().map(|fault| file.fault(fault)));
     let (mut plans, mut places, mut has_client) = (Vec::new(), Vec::new(), false);
     for (key, value) in in_order(document.get_ref()) {
         match (key.get_ref().as_ref(), value.get_ref().as_table()) {
@@ -241,6 +244,11 @@ impl Reader<'_> {
                         if said == "env" && (name.is_empty() || name.contains(['=', '\0']) || text.contains('\0')) {
                             self.wrong(key, format!("{path}: `{}` cannot be in an environment", name.escape_debug()));
                         }
+                        if said == "mocks"
+                            && let Err(why) = needs::place(&text)
+                        {
+                            self.wrong(value, format!("{path}.{name}: {why}"));
+                        }
                         pairs.insert(name.to_owned(), text);
                     }
                 }
@@ -287,7 +295,13 @@ impl Reader<'_> {
 fn one(said: &str, value: &Value<'_>, base: &Path, plan: &mut Plan) -> Result<(), String> {
     let instance = &mut plan.instance;
     match said {
-        "dir" => plan.dir = Some(base.join(text(value)?)),
+        "dir" => {
+            let dir = base.join(text(value)?);
+            if !dir.is_dir() {
+                return Err(format!("{} is no directory", dir.display()));
+            }
+            plan.dir = Some(dir);
+        }
         "port" => plan.port = Some(number(value, 1, u16::MAX.into())?.try_into().map_err(|_| "no port")?),
         "host" => instance.host = text(value)?,
         "id" => instance.id = text(value)?,
@@ -309,7 +323,7 @@ fn one(said: &str, value: &Value<'_>, base: &Path, plan: &mut Plan) -> Result<()
         }
         "check" => plan.check = Check::from_str(&text(value)?)?,
         "check_interval" => plan.times.interval = span(value)?.max(super::SHORTEST_INTERVAL),
-        "start_timeout" => plan.times.start = span(value)?,
+        "start_timeout" => plan.times.start = super::some_time(&text(value)?)?,
         "wait" => plan.times.wait = span(value)?,
         _ => plan.times.slack = span(value)?,
     }

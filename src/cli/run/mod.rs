@@ -14,15 +14,15 @@ mod program;
 mod several;
 mod signals;
 
-use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, ffi::OsString, mem, path::PathBuf, time::Duration};
 
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use super::{
     check::Check,
+    describe::Described,
     failure::{Failure, Report as _},
-    join::json_argument,
     kept::Stands,
     needs::{self, IfMissing},
     package,
@@ -30,8 +30,8 @@ use super::{
     session::{Session, duration_argument},
 };
 use crate::{
-    config::{ClientSettings, Given},
-    proto::{GetStartOrderRequest, Instance, catalog_client::CatalogClient},
+    config::{self, ClientSettings, Given, Refused},
+    proto::{GetStartOrderRequest, catalog_client::CatalogClient},
 };
 use file::Programs;
 pub(in crate::cli) use inside::{Args as InsideArgs, VERB as INSIDE, run as inside};
@@ -74,18 +74,42 @@ A file has a table for each program, whose keys are these options with _ for -, 
 They start in the order of their needs, and of the catalog's where it knows them. When one ends, or a signal comes, all \
 stop in reverse. What they print comes in lines with their names; one longer than 16 KiB comes in pieces. The exit code is that of the one that ended first, and 128 and the signal's number after a signal.";
 
+/// What a file says of each program itself, and the command line therefore does not.
+const OWN: [&str; 21] = [
+    "command",
+    "package",
+    "port",
+    "host",
+    "version",
+    "ttl",
+    "zone",
+    "weight",
+    "metadata",
+    "id",
+    "protocol",
+    "needs",
+    "mock",
+    "if_missing",
+    "needs_timeout",
+    "on_move",
+    "check",
+    "check_interval",
+    "start_timeout",
+    "wait",
+    "slack",
+];
+
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The service's name, by which clients look it up. With --file: which of its programs; default: all.
-    #[arg(required_unless_present_any = ["package", "file"])]
     name: Vec<String>,
     /// The program and its arguments.
-    #[arg(last = true, required_unless_present = "file", value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
     /// Run the programs of this file, which says everything of them.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "Own"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = OWN)]
     file: Option<PathBuf>,
     #[command(flatten)]
     own: Own,
@@ -102,36 +126,8 @@ struct Own {
     /// The port it listens on. Default: PORT in the environment, else the name's own, or another if that is not free.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-    /// Its host name or address for others. Default: the address that the registration comes from.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    host: String,
-    /// Its version; semantic versions can be looked up by range.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    version: String,
-    /// How long it stays registered after its last heartbeat, 1s to 1h. Default: the url's `ttl`, else 10s.
-    #[arg(long, value_name = "DURATION", value_parser = duration_argument, allow_hyphen_values = true)]
-    ttl: Option<Duration>,
-    /// Where it runs.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    zone: String,
-    /// Its share of the traffic for weighted picks; 0 is none. Default: 1.
-    #[arg(long)]
-    weight: Option<u32>,
-    /// Anything else to know about it, as JSON.
-    #[arg(long, value_name = "JSON", value_parser = json_argument)]
-    metadata: Option<prost_types::Value>,
-    /// Which copy of the service it is. Default: host:port.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    id: String,
-    /// Scheme of its url. Default: http.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    protocol: String,
-    /// A service that it needs, with a version or range after `@` if not any will do; may be repeated.
-    #[arg(long, value_name = "NAME[@RANGE]", value_parser = needs::need)]
-    needs: Vec<(String, String)>,
-    /// A stand-in for something that it needs; may be repeated.
-    #[arg(long, value_name = "NAME=URL", value_parser = needs::mock)]
-    mock: Vec<(String, String)>,
+    #[command(flatten)]
+    described: Described,
     /// What to do when something that it needs is not there.
     #[arg(long, value_enum, default_value_t = IfMissing::Wait)]
     if_missing: IfMissing,
@@ -149,7 +145,7 @@ struct Own {
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration_argument)]
     check_interval: Duration,
     /// How long it may take until the check passes first.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration_argument)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time)]
     start_timeout: Duration,
     /// How long those who watch it may take to hear that it goes. Who only looks it up is not waited for.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration_argument)]
@@ -164,7 +160,7 @@ struct Own {
 /// # Errors
 /// One did not end with 0, or could not be started, or its registration was refused.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let Args { mut name, command, file, own, mut given } = args;
+    let Args { name, command, file, own, mut given } = args;
     if let Some(path) = file {
         let Programs { plans, mut order, has_client } = file::read(&path, &name)?;
         // What a file says of clients is for its own programs.
@@ -173,6 +169,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         }
         let session = opened(&given)?;
         let plans: Vec<Plan> = plans.into_iter().map(|plan| plan.within(&session)).collect();
+        known_good(&plans)?;
         // Before anything is started, so that no signal leaves it behind.
         let mut signals = Signals::listen()?;
         let levels = tokio::select! {
@@ -182,16 +179,37 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         order.refine(&levels);
         return several::run(plans, order, &session.client(), signals).await;
     }
-    if name.len() > 1 {
-        return Err(Failure::Usage(format!("one program has one name, and these are {}: see --file", name.len())));
-    }
+    let name = one_name(name, &command, own.package.is_some())?;
     let session = opened(&given)?;
-    let plan = own.plan(name.pop().unwrap_or_default(), command)?.within(&session);
+    let plan = own.plan(name, command)?.within(&session);
+    known_good(std::slice::from_ref(&plan))?;
     let signals = Signals::listen()?;
     let (to, orders) = signals::orders();
     tokio::spawn(signals.tell(to));
     let (stands, _) = watch::channel(Stands::default());
     life::live(plan, session.client(), orders, stands, None).await
+}
+
+/// The one name of one program: what is meant by words without `--` is told.
+fn one_name(mut name: Vec<String>, command: &[OsString], has_package: bool) -> Result<String, Failure> {
+    let usage = |text: String| Err(Failure::Usage(text));
+    match (&name[..], command) {
+        ([], _) if !has_package => usage("it has no name: onair run NAME -- COMMAND, like `api -- node api.js`".into()),
+        ([..], []) => {
+            let (name, command) = name.split_first().map_or(("NAME", &[][..]), |(name, rest)| (name, rest));
+            let command = if command.is_empty() { "COMMAND".to_owned() } else { command.join(" ") };
+            usage(format!("there is no program: `--` is put before it, as in `onair run {name} -- {command}`"))
+        }
+        ([_, _, ..], _) => usage(format!("one program has one name, and these are {}: see --file", name.len())),
+        _ => Ok(name.pop().unwrap_or_default()),
+    }
+}
+
+/// # Errors
+/// Everything that no registry would take: nothing is started for that.
+fn known_good(plans: &[Plan]) -> Result<(), Failure> {
+    let wrong: Vec<_> = plans.iter().flat_map(Plan::refused).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Failure::Settings(Refused(wrong))) }
 }
 
 fn opened(given: &Given<ClientSettings>) -> Result<Session, Failure> {
@@ -203,7 +221,7 @@ fn opened(given: &Given<ClientSettings>) -> Result<Session, Failure> {
 }
 
 impl Own {
-    fn plan(self, name: String, command: Vec<OsString>) -> Result<Plan, Failure> {
+    fn plan(mut self, name: String, command: Vec<OsString>) -> Result<Plan, Failure> {
         let mut plan = Plan::new(name, command);
         plan.port = match self.port {
             Some(port) => Some(port),
@@ -216,27 +234,23 @@ impl Own {
             wait: self.wait,
             slack: self.slack,
         };
-        plan.ttl = self.ttl;
-        plan.needs = needs::once_each("--needs", self.needs)?;
-        plan.mocks = needs::once_each("--mock", self.mock)?;
+        plan.ttl = self.described.ttl;
+        plan.needs = needs::once_each("--needs", mem::take(&mut self.described.needs))?;
+        plan.mocks = needs::once_each("--mock", mem::take(&mut self.described.mock))?;
         plan.if_missing = self.if_missing;
         plan.needs_timeout = self.needs_timeout;
         plan.on_move = self.on_move;
-        plan.instance = Instance {
-            id: self.id,
-            host: self.host,
-            version: self.version,
-            zone: self.zone,
-            weight: self.weight,
-            protocol: self.protocol,
-            metadata: self.metadata,
-            ..Instance::default()
-        };
+        plan.instance = self.described.instance();
         Ok(match self.package {
             Some(path) => plan.completed(package::read(&path)?),
             None => plan,
         })
     }
+}
+
+/// A duration that is none is no time to start in.
+fn some_time(text: &str) -> Result<Duration, String> {
+    config::duration(text).and_then(|time| if time.is_zero() { Err("0 is too short".to_owned()) } else { Ok(time) })
 }
 
 /// The port that the environment gives to one program.
@@ -260,6 +274,38 @@ async fn levels(session: &Session, plans: &[Plan]) -> Vec<BTreeSet<usize>> {
         Err(failed) => {
             note(&format!("the catalog's order is not known, and the file's counts: {}", failed.short()));
             Vec::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_one_program_is_not_said_beside_a_file() {
+        let own = <Own as clap::Args>::augment_args(clap::Command::new("run"));
+        let ids: Vec<_> = own.get_arguments().map(|argument| argument.get_id().as_str()).collect();
+        assert_eq!(ids, OWN[1..]);
+    }
+
+    #[test]
+    fn a_program_stands_behind_two_dashes() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let read = |name: &[&str], command: &[&str], has_package| {
+            let command: Vec<_> = command.iter().map(OsString::from).collect();
+            one_name(words(name), &command, has_package).map_err(|failure| failure.report().unwrap_or_default())
+        };
+        assert_eq!(read(&["api"], &["node"], false), Ok("api".to_owned()));
+        assert_eq!(read(&[], &["node"], true), Ok(String::new()));
+        for (name, command, part) in [
+            (&[][..], &["node", "api.js"][..], "it has no name"),
+            (&["api", "node", "api.js"], &[], "`onair run api -- node api.js`"),
+            (&["api"], &[], "`onair run api -- COMMAND`"),
+            (&["api", "web"], &["node"], "one program has one name"),
+        ] {
+            let told = read(name, command, false).unwrap_err();
+            assert!(told.contains(part), "{told}");
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{environment::said_port, life::Times};
 use crate::{
     cli::{
         check::Check,
+        lease,
         needs::IfMissing,
         package::Package,
         session::{Session, to_wire},
@@ -109,6 +110,13 @@ impl Plan {
         self.instance.namespace.clone_from(&session.namespace);
         self.ttl = self.ttl.or(session.ttl);
         self
+    }
+
+    /// What no registry takes of it.
+    pub(super) fn refused(&self) -> Vec<String> {
+        let (dependencies, mocks) = (self.needs.clone(), self.mocks.clone());
+        // Any port is as good as its own.
+        lease::refused(&RegisterRequest { dependencies, mocks, ..self.request(self.port.unwrap_or(1)) })
     }
 
     /// The registration, once it has a port.
