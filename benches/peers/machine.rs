@@ -75,8 +75,27 @@ impl Process {
 
     /// The memory it holds, in bytes.
     pub fn memory(self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it ever held.
+    pub fn peak(self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
+    }
+
+    /// The CPU time it has used, finer than `cpu` tells: of its threads that are there now.
+    pub fn cpu_of_threads(self) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0)).into_iter().flatten().flatten();
+        let used = threads.filter_map(|thread| {
+            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split_ascii_whitespace().next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(used.sum::<u64>())
     }
 }

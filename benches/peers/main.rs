@@ -4,9 +4,11 @@
 //! found goes to JSON, and tables and pictures are made of that. See docs/benchmarks/ for what it showed.
 
 mod bars;
+mod bursts;
 mod consul;
 mod etcd;
 mod events;
+mod footprint;
 mod http;
 mod load;
 mod machine;
@@ -18,6 +20,7 @@ mod rounds;
 mod scale;
 mod server;
 mod table;
+mod taken;
 mod zookeeper;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
@@ -43,6 +46,10 @@ enum What {
     Run(rounds::Args),
     /// What things cost onair as there are more of them.
     Scale(scale::Args),
+    /// What onair does when very much comes at once, and whether those who only beat notice.
+    Bursts(bursts::Args),
+    /// What onair takes when nothing happens: memory, CPU, size, time to start.
+    Footprint(footprint::Args),
     /// Make tables and pictures of what a run kept.
     Render {
         /// The JSON that it kept.
@@ -54,6 +61,8 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Some(What::Run(args)) => rounds::run(&args),
         Some(What::Scale(args)) => scale::run(&args),
+        Some(What::Bursts(args)) => bursts::run(&args),
+        Some(What::Footprint(args)) => footprint::run(&args),
         Some(What::Render { file }) => rounds::render(&file),
         // As one of all benches: peers are fetched and machines are filled on demand only.
         None => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{Machine, load_average};
+use crate::taken::Taken;
 
 /// Everything that one command found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,29 +20,11 @@ pub struct Run {
 /// Where, when and how figures were taken.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct About {
-    /// The day, in UTC.
-    pub date: String,
-    /// The version that was measured, with its commit.
-    pub version: String,
-    /// Whether servers were built for speed.
-    pub release: bool,
-    /// The exact command.
-    pub command: String,
-    /// The machine.
-    pub machine: Machine,
-    /// Its load average before, and after.
-    pub load_before: Vec<f64>,
-    /// Its load average after.
-    pub load_after: Vec<f64>,
+    /// All that is the same for figures of every kind.
+    #[serde(flatten)]
+    pub taken: Taken,
     /// What was asked for.
     pub plan: Plan,
-}
-
-impl About {
-    /// What is known only afterwards.
-    pub fn finish(&mut self) {
-        self.load_after = load_average();
-    }
 }
 
 /// What every job is done with, the same for all.

@@ -17,12 +17,14 @@ use crate::{
 };
 
 /// What is drawn on.
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-const FONT: &str = "sans-serif";
+/// How text is written.
+pub const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const WIDTH: u32 = 1_080;
-const COLUMNS: usize = 3;
+/// Panels beside one another.
+pub const COLUMNS: usize = 3;
 /// Height of a bar with the space above it, and of what stands above the bars of a panel.
 const BAR: u32 = 24;
 const HEAD: u32 = 34;

@@ -11,9 +11,11 @@ use tokio::{runtime::Builder, task::LocalSet};
 
 use crate::{
     Result,
+    bursts::{self, Bursts},
     consul::{self, Consul},
     etcd::{self, Etcd},
-    machine::{Machine, keep_to, load_average},
+    footprint::{self, Footprint},
+    machine::keep_to,
     model::{About, Job, Peer, Plan, Run, Sample},
     onair::{self, Onair},
     picture,
@@ -21,6 +23,7 @@ use crate::{
     scale::{self, Scale},
     server::{Cores, Server},
     table,
+    taken::{Taken, said},
     zookeeper::{self, ZooKeeper},
 };
 
@@ -150,7 +153,7 @@ impl Loaded {
 /// Fetches, runs, prints and keeps; whether nothing was found that must not be.
 pub fn run(args: &Args) -> Result<bool> {
     let cores = Cores { server: args.server_core, load: args.load_core };
-    let mut about = about(&args.plan);
+    let mut about = About { taken: Taken::now(), plan: args.plan.clone() };
     let (present, peers) = gather(&args.peers)?;
     keep_to(cores.load)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -161,7 +164,7 @@ pub fn run(args: &Args) -> Result<bool> {
             samples.extend(played.into_iter().map(|sample| Sample { round, ..sample }));
         }
     }
-    about.finish();
+    about.taken.finish();
     let run = Run { about, peers, samples };
     match args.output.as_str() {
         "json" => println!("{}", serde_json::to_string_pretty(&run)?),
@@ -174,25 +177,19 @@ pub fn run(args: &Args) -> Result<bool> {
     Ok(run.samples.iter().all(|sample| sample.faults.is_empty()))
 }
 
-/// Where, when and how, as far as it is known before.
-pub fn about(plan: &Plan) -> About {
-    About {
-        date: said(Command::new("date").args(["-u", "+%F"])).unwrap_or_default(),
-        version: ::onair::VERSION.to_owned(),
-        release: !cfg!(debug_assertions),
-        command: command(),
-        machine: Machine::here(),
-        load_before: load_average(),
-        load_after: Vec::new(),
-        plan: plan.clone(),
-    }
-}
-
 /// Makes of a file of JSON what people look at, beside it.
 pub fn render(file: &Path) -> Result<bool> {
     let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     if let Ok(scale) = serde_json::from_str::<Scale>(&text) {
         scale::draw(&scale, file)?;
+        return Ok(true);
+    }
+    if let Ok(found) = serde_json::from_str::<Bursts>(&text) {
+        bursts::render(&found, file)?;
+        return Ok(true);
+    }
+    if let Ok(footprint) = serde_json::from_str::<Footprint>(&text) {
+        footprint::render(&footprint, file)?;
         return Ok(true);
     }
     let run: Run = serde_json::from_str(&text)?;
@@ -207,12 +204,6 @@ pub fn render(file: &Path) -> Result<bool> {
 fn beside(file: &Path, name: &str) -> PathBuf {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     file.with_file_name(format!("{stem}-{name}.svg"))
-}
-
-/// The command as it was typed.
-fn command() -> String {
-    let words: Vec<_> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    format!("cargo bench --bench peers -- {}", words.join(" "))
 }
 
 /// Fetches who is to take part.
@@ -247,12 +238,6 @@ fn gather(wanted: &[Who]) -> Result<(Vec<Present>, Vec<Peer>)> {
         }
     }
     Ok((present, peers))
-}
-
-/// The first line that a command says.
-fn said(command: &mut Command) -> Option<String> {
-    let output = command.stdin(Stdio::null()).output().ok()?;
-    String::from_utf8_lossy(&output.stdout).lines().next().map(|line| line.trim().to_owned())
 }
 
 /// One turn of one who takes part: a fresh server, and all that it can do. What fails is a fault of that job.

@@ -11,8 +11,8 @@ use crate::{
     model::{About, Job, Plan, Sample},
     onair::{self, Onair},
     picture,
-    rounds::about,
     server::{Cores, Server},
+    taken::Taken,
 };
 
 /// What the command is told.
@@ -65,7 +65,7 @@ const OWN_WATCHERS: u32 = 100;
 /// Measures, and keeps what was found.
 pub fn run(args: &Args) -> Result<bool> {
     let cores = Cores { server: args.server_core, load: args.load_core };
-    let mut about = about(&args.plan);
+    let mut about = About { taken: Taken::now(), plan: args.plan.clone() };
     keep_to(cores.load)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (mut instances, mut watchers) = (Vec::new(), Vec::new());
@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<bool> {
         let samples = LocalSet::new().block_on(&runtime, watched(&args.plan, at, cores))?;
         watchers.extend(samples.into_iter().map(|sample| Point { at, sample }));
     }
-    about.finish();
+    about.taken.finish();
     let scale = Scale { about, instances, watchers };
     fs::write(&args.keep, serde_json::to_string(&scale)? + "\n")?;
     draw(&scale, &args.keep)?;

@@ -34,28 +34,8 @@ const TITLES: [&str; 8] =
     ["", "onair against it", "headline (lowest–highest)", "server CPU each", "p50", "p99", "server", "load"];
 
 fn about(run: &Run) -> String {
-    let (about, plan) = (&run.about, &run.about.plan);
-    let load = |load: &[f64]| load.first().map_or(String::new(), |minute| format!("{minute:.2}"));
-    let machine = &about.machine;
-    let mut text = String::from("# onair beside its peers\n\n");
-    let _ = writeln!(
-        text,
-        "- Taken {} with onair {}{}.",
-        about.date,
-        about.version,
-        if about.release { "" } else { ", NOT BUILT FOR SPEED" }
-    );
-    let _ = writeln!(text, "- Command: `{}`", about.command);
-    let _ = writeln!(
-        text,
-        "- Machine: {} cores of {}, {} MiB, Linux {}; load average {} before and {} after.",
-        machine.cores,
-        machine.cpu,
-        machine.memory_mib,
-        machine.kernel,
-        load(&about.load_before),
-        load(&about.load_after)
-    );
+    let plan = &run.about.plan;
+    let mut text = format!("# onair beside its peers\n\n{}", run.about.taken.told());
     let _ = writeln!(
         text,
         "- {} instances, {} calls in flight on {} connections, {} watchers, {} rounds of {} s; one core for the server, another for the load.",
