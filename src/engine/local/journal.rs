@@ -9,7 +9,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -27,6 +27,9 @@ const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
 const TRAILER: [u8; 4] = *b"FJL\x03";
+/// Bytes of a journal that are read at a time.
+const PIECE: u64 = 1 << 20;
+
 /// Files without which the library would begin anew, and delete what is there. The first keyspace is its own.
 fn needed(keyspaces: usize) -> impl Iterator<Item = String> {
     let current = (0..=keyspaces).map(|keyspace| format!("keyspaces/{keyspace}/current"));
@@ -45,12 +48,12 @@ pub(super) fn mend(dir: &Path, keyspaces: usize) -> Result<(), StoreError> {
     let newest = journals.pop().ok_or_else(|| StoreError::Corrupt("it has no journal".into()))?;
     for sealed in journals {
         // It was synced whole before the next one began.
-        let bytes = fs::read(&sealed).map_err(StoreError::Io)?;
+        let bytes = written(&sealed).map_err(StoreError::Io)?;
         if let (_, Some(torn)) = scan(&bytes) {
             return Err(damaged(&sealed, torn));
         }
     }
-    let bytes = fs::read(&newest).map_err(StoreError::Io)?;
+    let bytes = written(&newest).map_err(StoreError::Io)?;
     let (last, Some(torn)) = scan(&bytes) else { return Ok(()) };
     if acknowledged_later(&bytes[torn..]).is_some_and(|acknowledged| last.is_some_and(|last| acknowledged > last)) {
         return Err(damaged(&newest, torn));
@@ -58,7 +61,7 @@ pub(super) fn mend(dir: &Path, keyspaces: usize) -> Result<(), StoreError> {
     tracing::warn!(
         "the end of {} was never completed, as after a power cut: {} bytes are cut off",
         newest.display(),
-        trimmed(&bytes).len() - torn
+        bytes.len() - torn
     );
     let cut = || {
         let file = File::options().write(true).open(&newest)?;
@@ -72,10 +75,10 @@ pub(super) fn mend(dir: &Path, keyspaces: usize) -> Result<(), StoreError> {
 /// when it is not, and syncing again would not write it; a new file is written.
 pub(super) fn rewrite(dir: &Path) -> io::Result<()> {
     for journal in journals(dir)? {
-        let bytes = fs::read(&journal)?;
+        let bytes = written(&journal)?;
         let new = journal.with_extension("new");
         let mut file = File::create(&new)?;
-        file.write_all(trimmed(&bytes))?;
+        file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&new, &journal)?;
     }
@@ -103,10 +106,27 @@ fn journals(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(journals.into_iter().map(|(_, path)| path).collect())
 }
 
-/// The last revision that the journal's whole batches reach, and where the first thing that is no batch begins. A
-/// journal is longer than what was written to it: zeros at the end are nothing.
+/// What was written to a journal. The file is longer, mostly by far: zeros at its end are nothing, and take no memory.
+fn written(journal: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(journal)?;
+    let (mut bytes, mut piece, mut zeros) = (Vec::new(), Vec::new(), 0);
+    while (&mut file).take(PIECE).read_to_end(&mut piece)? > 0 {
+        let filled = trimmed(&piece);
+        if filled.is_empty() {
+            zeros += piece.len();
+        } else {
+            bytes.resize(bytes.len() + zeros, 0);
+            bytes.extend_from_slice(filled);
+            zeros = piece.len() - filled.len();
+        }
+        piece.clear();
+    }
+    Ok(bytes)
+}
+
+/// The last revision that the whole batches reach of what was written to a journal, and where the first thing that is no
+/// batch begins.
 fn scan(bytes: &[u8]) -> (Option<u64>, Option<usize>) {
-    let bytes = trimmed(bytes);
     let (mut at, mut last) = (0, None);
     while at < bytes.len() {
         let Some(batch) = Batch::read(&bytes[at..]) else { return (last, Some(at)) };
@@ -237,6 +257,20 @@ mod tests {
         fs::write(dir.path().join("10.jnl"), journal).unwrap();
         fs::write(dir.path().join("9.jnl"), batch(0, 0, 1)).unwrap();
         dir
+    }
+
+    #[test]
+    fn zeros_count_where_something_comes_after_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = dir.path().join("1.jnl");
+        let (piece, x) = (PIECE as usize, vec![7; 10]);
+        for (before, between, after) in [(0, 0, 0), (0, 5, 9), (0, 3 * piece, 1), (piece - 20, piece, 2 * piece + 1)] {
+            let whole = [vec![0; before], x.clone(), vec![0; between], x.clone()].concat();
+            fs::write(&journal, [whole.clone(), vec![0; after]].concat()).unwrap();
+            assert!(written(&journal).unwrap() == whole, "{before} {between} {after}");
+        }
+        fs::write(&journal, vec![0; piece + 3]).unwrap();
+        assert!(written(&journal).unwrap().is_empty());
     }
 
     #[test]
