@@ -19,7 +19,7 @@ const API: [&str; 5] = [
 /// Types that `src/registry` owns; the generated code uses those.
 const REGISTRY_TYPES: [&str; 4] = ["Instance", "Status", "EventType", "Cause"];
 /// Replies that a server sends as bytes made once (`grpc::raw`).
-const RAW_REPLIES: [&str; 4] = ["GetInstanceResponse", "LookupResponse", "WatchResponse", "SubscribeResponse"];
+const RAW_REPLIES: [&str; 2] = ["GetInstanceResponse", "LookupResponse"];
 
 /// Messages that a server reads and writes by itself (`grpc::beats`).
 const BEATS: [&str; 2] = ["HeartbeatRequest", "HeartbeatResponse"];

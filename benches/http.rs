@@ -13,7 +13,7 @@ use onair::{
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     grpc::{
-        CanonicalErrors, RegistryService, ServiceOptions, registry::fixed_limits,
+        CanonicalErrors, Dispatch, RegistryService, ServiceOptions, registry::fixed_limits,
         server::registry_server::RegistryServer,
     },
     http::{
@@ -27,7 +27,6 @@ use onair::{
 };
 use prost::Message as _;
 use tokio::runtime::{Builder, Runtime};
-use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 /// Values that a body may have.
@@ -63,7 +62,7 @@ impl Scene {
             ServiceOptions { limits, restart_grace: Duration::from_secs(30), durable: false, members: Vec::new() };
         let metrics = Arc::clone(handle.metrics());
         let service = RegistryServer::new(RegistryService::new(handle, options));
-        let services = Routes::new(CanonicalErrors::new(service, 4 << 20, metrics));
+        let services = Dispatch::default().and(CanonicalErrors::new(service, 4 << 20, metrics));
         let grpc = Grpc::new(services.clone());
         let api = router(services, ApiOptions { max_message_bytes: 4 << 20, max_json_values: VALUES }, Gate::open())
             .expect("the protos are right");

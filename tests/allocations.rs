@@ -8,7 +8,7 @@ use onair::{
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     grpc::{
-        CanonicalErrors, RegistryService, ServiceOptions, registry::fixed_limits,
+        CanonicalErrors, Dispatch, RegistryService, ServiceOptions, registry::fixed_limits,
         server::registry_server::RegistryServer,
     },
     http::call::{Caller, Grpc},
@@ -20,7 +20,6 @@ use onair::{
 use prost::Message;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::runtime::{Builder, Runtime};
-use tonic::service::Routes;
 
 #[global_allocator]
 static MEMORY: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -49,7 +48,7 @@ impl Scene {
         let options = ServiceOptions { limits, restart_grace, durable: false, members: Vec::new() };
         let metrics = Arc::clone(handle.metrics());
         let service = RegistryServer::new(RegistryService::new(handle, options));
-        let grpc = Grpc::new(Routes::new(CanonicalErrors::new(service, 4 << 20, metrics)));
+        let grpc = Grpc::new(Dispatch::default().and(CanonicalErrors::new(service, 4 << 20, metrics)));
         Self { runtime, grpc }
     }
 
@@ -96,9 +95,9 @@ fn calls_ask_for_memory_as_often_as_they_did() {
     assert_eq!(scene.call::<HeartbeatResponse>(&HEARTBEAT, &hundred).results.len(), 100);
     assert_eq!(scene.call::<LookupResponse>(&LOOKUP, &lookup).instances.len(), 100);
     for (what, path, request, most) in [
-        ("a beat", &HEARTBEAT, &one, 44),
-        ("a message of 100 beats", &HEARTBEAT, &hundred, 60),
-        ("a lookup of 100 instances", &LOOKUP, &lookup, 45),
+        ("a beat", &HEARTBEAT, &one, 32),
+        ("a message of 100 beats", &HEARTBEAT, &hundred, 47),
+        ("a lookup of 100 instances", &LOOKUP, &lookup, 33),
     ] {
         let count = scene.allocations(path, request);
         println!("{what}: {count} allocations");

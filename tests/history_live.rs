@@ -14,7 +14,7 @@ use onair::{
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     grpc::{
-        CanonicalErrors, RegistryService, ServiceOptions, registry::fixed_limits,
+        CanonicalErrors, Dispatch, RegistryService, ServiceOptions, registry::fixed_limits,
         server::registry_server::RegistryServer,
     },
     http::ApiOptions,
@@ -27,10 +27,7 @@ use onair::{
 use prost_types::{Struct, Value, value::Kind};
 use tokio::{net::TcpListener, sync::Mutex, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{
-    service::Routes,
-    transport::{Channel, Endpoint, Server},
-};
+use tonic::transport::{Channel, Endpoint, Server};
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
@@ -76,17 +73,17 @@ async fn serve() -> (Channel, SocketAddr, RegistryHandle) {
     let max_message_bytes = limits.max_message_bytes;
     let options = ServiceOptions { limits, restart_grace: Duration::ZERO, durable: false, members: vec![] };
     let service = RegistryServer::new(RegistryService::new(handle.clone(), options));
-    let services = Routes::new(CanonicalErrors::new(service, max_message_bytes, std::sync::Arc::default()));
+    let service = CanonicalErrors::new(service, max_message_bytes, std::sync::Arc::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = Server::builder().add_routes(services.clone());
+    let router = Server::builder().add_service(service.clone());
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     let channel = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
-    (channel, serve_http(services).await, handle)
+    (channel, serve_http(Dispatch::default().and(service)).await, handle)
 }
 
 /// The same services by HTTP.
-async fn serve_http(services: Routes) -> SocketAddr {
+async fn serve_http(services: Dispatch) -> SocketAddr {
     let routes = onair::http::router(
         services,
         ApiOptions { max_message_bytes: 1 << 22, max_json_values: 1 << 16 },

@@ -13,13 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response, uri::PathAndQuery};
 use http_body::Frame;
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 
 use super::{
     entered,
+    handed::Replies,
     measured::Call,
     status::{self, Reason},
 };
@@ -95,9 +96,10 @@ where
         let measured = Call::begin(&self.metrics, &request);
         let Admitted { tenure, held, entry } = match self.admit(&mut request) {
             Ok(admitted) => admitted,
-            Err(refused) => return Box::pin(std::future::ready(Ok(measured.answer(refused.into_http())))),
+            Err(refused) => return Box::pin(std::future::ready(Ok(measured.answer::<Body>(refused.into_http())))),
         };
-        let method = request.uri().path().to_owned();
+        let path = request.uri().path_and_query().cloned();
+        let method = move || path.as_ref().map_or("", PathAndQuery::path).to_owned();
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
             let mut call = pin!(call);
@@ -113,18 +115,22 @@ where
                         if let Some(entry) = entry {
                             entered::refused(entry, &status);
                         }
-                        return Ok(measured.answer(status.into_http()));
+                        return Ok(measured.answer::<Body>(status.into_http()));
                     }
                 },
             };
             let Ok(response) = answered else {
-                tracing::error!(%method, "a handler panicked; its call failed, nothing else did");
+                tracing::error!(method = method(), "a handler panicked; its call failed, nothing else did");
                 let fault = status::plain(Reason::Internal, "a fault of the server; it is in its log");
-                return Ok(measured.answer(fault.into_http()));
+                return Ok(measured.answer::<Body>(fault.into_http()));
             };
-            let response = response?;
+            let mut response = response?;
+            // A stream that is framed already: its body is what was handed over.
+            if let Some(replies) = Replies::of(&mut response) {
+                return Ok(answer(measured, response.map(|_| replies), tenure, entry));
+            }
             let (response, entry) = match entry {
-                Some(entry) => entered::of_answer(response, entry, &method),
+                Some(entry) => entered::of_answer(response, entry, &method()),
                 None => (response, None),
             };
             let response = match Status::from_header_map(response.headers()) {
@@ -133,12 +139,7 @@ where
                     explained(&told, &response)
                 }
                 Some(told) if told.code() == Code::Internal => status::of_transport(told).into_http(),
-                None => match tenure {
-                    Some((tenure, rule)) => {
-                        response.map(|body| Body::new(Tenured { body, tenure, rule, entry, ended: false }))
-                    }
-                    None => response,
-                },
+                None => return Ok(answer(measured, response, tenure, entry)),
                 Some(_) => response,
             };
             Ok(measured.answer(response))
@@ -181,9 +182,27 @@ struct Admitted {
     entry: Option<audit::Request>,
 }
 
+/// What a call is answered, measured, and for no longer than its caller may have it.
+fn answer<B>(
+    measured: Call,
+    response: Response<B>,
+    tenure: Option<(Tenure, &'static Rule)>,
+    entry: Option<audit::Request>,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
+{
+    match tenure {
+        Some((tenure, rule)) => {
+            measured.answer(response.map(|body| Tenured { body, tenure, rule, entry, ended: false }))
+        }
+        None => measured.answer(response),
+    }
+}
+
 /// The messages of a stream, as long as its caller may have them.
-struct Tenured {
-    body: Body,
+struct Tenured<B> {
+    body: B,
     tenure: Tenure,
     rule: &'static Rule,
     /// What there is to write when it is ended.
@@ -191,7 +210,7 @@ struct Tenured {
     ended: bool,
 }
 
-impl http_body::Body for Tenured {
+impl<B: http_body::Body<Data = Bytes, Error = Status> + Unpin> http_body::Body for Tenured<B> {
     type Data = Bytes;
     type Error = Status;
 

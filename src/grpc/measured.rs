@@ -61,15 +61,18 @@ impl Call {
     }
 
     /// Its answer is ready, or the beginning of it.
-    pub(super) fn answer(mut self, response: Response<Body>) -> Response<Body> {
+    pub(super) fn answer<B>(mut self, response: Response<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
+    {
         // A refusal is all headers; what has none of a status has it behind the messages.
         if response.headers().contains_key(Status::GRPC_STATUS) {
             self.end_with(response.headers());
-            return response;
+            return response.map(Body::new);
         }
         if !self.rpc.is_stream() {
             self.end(Code::Ok);
-            return response;
+            return response.map(Body::new);
         }
         self.metrics.streams.of((self.front, self.rpc)).inc();
         response.map(|body| Body::new(Streaming { body, call: self }))
@@ -131,12 +134,12 @@ pub(crate) fn count_refusal(metrics: &Metrics, status: &Status) {
 }
 
 /// The messages of a stream, and how it ended.
-struct Streaming {
-    body: Body,
+struct Streaming<B> {
+    body: B,
     call: Call,
 }
 
-impl http_body::Body for Streaming {
+impl<B: http_body::Body<Data = Bytes, Error = Status> + Unpin> http_body::Body for Streaming<B> {
     type Data = Bytes;
     type Error = Status;
 
@@ -159,7 +162,7 @@ impl http_body::Body for Streaming {
     }
 }
 
-impl Drop for Streaming {
+impl<B> Drop for Streaming<B> {
     fn drop(&mut self) {
         self.call.metrics.streams.of((self.call.front, self.call.rpc)).dec();
     }

@@ -7,9 +7,6 @@ use prost::{
     encoding::{DecodeContext, WireType, skip_field},
 };
 
-use super::{convert, registry::BOOKMARK_INTERVAL};
-use crate::proto;
-
 macro_rules! raw {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {$(
         $(#[doc = $doc])+
@@ -54,27 +51,4 @@ raw! {
     GetInstanceResponse,
     /// An encoded `onair.v1.LookupResponse`: the instances, and the rest.
     LookupResponse,
-    /// An encoded `onair.v1.WatchResponse`.
-    WatchResponse,
-    /// An encoded `onair.v1.SubscribeResponse`.
-    SubscribeResponse,
-}
-
-/// What the first message of a stream says of it, as fields of `WatchResponse` and of `SubscribeResponse` alike.
-pub(super) fn opening() -> Vec<u8> {
-    let bookmark_interval = Some(convert::duration(BOOKMARK_INTERVAL));
-    proto::WatchResponse { bookmark_interval, ..proto::WatchResponse::default() }.encode_to_vec()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_streams_say_the_same_of_themselves() {
-        let watch = proto::WatchResponse::decode(&opening()[..]).expect("a message");
-        let subscribe = proto::SubscribeResponse::decode(&opening()[..]).expect("a message");
-        assert_eq!(watch.bookmark_interval.map(|said| said.seconds), Some(15));
-        assert_eq!(subscribe.bookmark_interval, watch.bookmark_interval);
-    }
 }

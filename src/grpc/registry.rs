@@ -13,6 +13,7 @@ use super::{
     beats::{HeartbeatRequest, HeartbeatResponse},
     catalog::{FILTER_MAX, IMPORTS_MAX, LIST_BYTES_MAX, REPLY_BYTES_MAX, START_MAX},
     convert, deadline, drain,
+    handed::{Elsewhere, Opening, Replies},
     heartbeats::{BeatStream, Sender},
     raw,
     server::registry_server::Registry,
@@ -27,7 +28,8 @@ use crate::{
         Breaker, Counts, DeregisterRequest, DeregisterResponse, DrainRequest, DrainResponse, GetInstanceRequest,
         GetServerInfoRequest, GetServerInfoResponse, Intervals, Lease, Limits, ListServicesRequest,
         ListServicesResponse, LookupRequest, PublishRequest, PublishResponse, RegisterRequest, RegisterResponse,
-        ResolveRequest, ResolveResponse, ServiceSummary, SubscribeRequest, WatchRequest,
+        ResolveRequest, ResolveResponse, ServiceSummary, SubscribeRequest, SubscribeResponse, WatchRequest,
+        WatchResponse,
     },
     registry::{
         Error, LeaseTtl, MAX_BACKENDS, MAX_DEPENDENCIES, MAX_FRONTENDS, MAX_HISTORY, MAX_NAME_BYTES,
@@ -35,7 +37,7 @@ use crate::{
         Record,
         catalog::{self, MAX_APPLICATIONS, MAX_CATALOG_VERSION_BYTES, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     },
-    watch::{DRAIN_ASKS_MAX, Ending, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
+    watch::{DRAIN_ASKS_MAX, Ending, Framed, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
 };
 
 /// What the service has to know of the server around it.
@@ -223,9 +225,9 @@ impl Registry for RegistryService {
         }))
     }
 
-    type WatchStream = WatchReplies;
+    type WatchStream = Elsewhere<WatchResponse>;
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<WatchReplies>, Status> {
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let who = self.who(&request)?;
         let request = request.into_inner();
         let filters = convert::watch(&request, self.options.limits.max_selectors as usize)?;
@@ -233,18 +235,18 @@ impl Registry for RegistryService {
         let Wanted { filters, published } = wanted.seen_by(&who)?;
         let stream = self.handle.watch(filters, request.resume_token, who.allowed()).await?.with_published(published);
         let tenure = Tenure::of(&self.gate, &who).map(|tenure| Box::new((tenure, wanted)));
-        Ok(Response::new(WatchReplies { stream, opening: raw::opening(), tenure, ended: false }))
+        Ok(Replies::Watch(WatchReplies { stream, opening: Opening::new(), tenure, ended: false }).hand())
     }
 
-    type SubscribeStream = SubscribeReplies;
+    type SubscribeStream = Elsewhere<SubscribeResponse>;
 
     async fn subscribe(
         &self,
         request: Request<Streaming<SubscribeRequest>>,
-    ) -> Result<Response<SubscribeReplies>, Status> {
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
         let who = self.who(&request)?;
         let replies = SubscribeReplies::new(request.into_inner(), self.handle.hub(), &self.options.limits);
-        Ok(Response::new(replies.of(who, &self.gate)))
+        Ok(Replies::Subscribe(Box::new(replies.of(who, &self.gate))).hand())
     }
 
     async fn get_server_info(
@@ -341,8 +343,7 @@ pub fn fixed_limits() -> Limits {
 #[derive(Debug)]
 pub struct WatchReplies {
     stream: WatchStream,
-    /// What the first message says beside; empty once it is said.
-    opening: Vec<u8>,
+    opening: Opening,
     /// What may end it or change what it shows, and what it was asked to show.
     tenure: Option<Box<(Tenure, Wanted)>>,
     ended: bool,
@@ -362,7 +363,7 @@ impl WatchReplies {
 }
 
 impl Stream for WatchReplies {
-    type Item = Result<raw::WatchResponse, Status>;
+    type Item = Result<Framed, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.ended {
@@ -374,7 +375,7 @@ impl Stream for WatchReplies {
         }
         Pin::new(&mut self.stream).poll_next(context).map(|item| {
             item.map(|item| match item {
-                WatchItem::Frame(shared) => Ok(raw::WatchResponse { shared, own: std::mem::take(&mut self.opening) }),
+                WatchItem::Frame(message) => Ok(self.opening.before(message)),
                 WatchItem::End(Ending::ShuttingDown) => Err(status::shutting_down()),
             })
         })

@@ -10,13 +10,13 @@ use std::{
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{convert, measured, raw, status};
+use super::{convert, handed::Opening, measured, status};
 use crate::{
     access::{Gate, Tenure, Wanted, Who},
     metrics::Metrics,
     proto::{AddSubscription, Limits, SubscribeRequest, subscribe_request::Command},
     registry::Error,
-    watch::{Ending, Hub, Subscriptions, WatchItem},
+    watch::{Ending, Framed, Hub, Subscriptions, WatchItem},
 };
 
 /// Longest id of a subscription, in bytes.
@@ -30,8 +30,7 @@ pub struct SubscribeReplies {
     /// None once the client has half-closed: what it subscribed to goes on.
     commands: Option<Streaming<SubscribeRequest>>,
     subscriptions: Subscriptions,
-    /// What the first message says beside; empty once it is said.
-    opening: Vec<u8>,
+    opening: Opening,
     max_selectors: usize,
     metrics: Arc<Metrics>,
     /// The client broke off in the middle of a message, or sent what cannot be read.
@@ -47,7 +46,7 @@ impl SubscribeReplies {
         Self {
             commands: Some(commands),
             subscriptions: Subscriptions::new(hub, limits.max_subscriptions as usize),
-            opening: raw::opening(),
+            opening: Opening::new(),
             max_selectors: limits.max_selectors as usize,
             metrics: Arc::clone(hub.metrics()),
             broken: None,
@@ -146,7 +145,7 @@ impl SubscribeReplies {
 }
 
 impl Stream for SubscribeReplies {
-    type Item = Result<raw::SubscribeResponse, Status>;
+    type Item = Result<Framed, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
@@ -164,9 +163,7 @@ impl Stream for SubscribeReplies {
         }
         this.subscriptions.poll_next(context).map(|item| {
             item.map(|item| match item {
-                WatchItem::Frame(shared) => {
-                    Ok(raw::SubscribeResponse { shared, own: std::mem::take(&mut this.opening) })
-                }
+                WatchItem::Frame(message) => Ok(this.opening.before(message)),
                 WatchItem::End(Ending::ShuttingDown) => Err(status::shutting_down()),
             })
         })

@@ -12,7 +12,7 @@ use http::{
     request::Parts,
 };
 use tokio::sync::Semaphore;
-use tonic::{Status, service::Routes};
+use tonic::Status;
 
 use super::{
     call::{Caller, Grpc},
@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     access::{self, Gate},
-    grpc::status::{self, Reason},
+    grpc::{
+        Dispatch,
+        status::{self, Reason},
+    },
     metrics::{Front, Rpc},
 };
 
@@ -60,7 +63,7 @@ pub struct Api {
 ///
 /// # Errors
 /// When the protos describe routes that cannot be.
-pub fn router(services: Routes, options: ApiOptions, gate: Gate) -> Result<Router, RouteError> {
+pub fn router(services: Dispatch, options: ApiOptions, gate: Gate) -> Result<Router, RouteError> {
     let mut paths: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
     let table = Table::of_api()?;
     let api = Arc::new(Api {

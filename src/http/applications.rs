@@ -24,7 +24,7 @@ use http::{
 };
 use prost::Message;
 use serde_json::{Value, json};
-use tonic::{Code, Status, service::Routes};
+use tonic::{Code, Status};
 use tonic_types::{FieldViolation, StatusExt as _};
 
 use self::form::{Fields, Read};
@@ -35,7 +35,10 @@ use super::{
     problem,
 };
 use crate::{
-    grpc::status::{self, Reason},
+    grpc::{
+        Dispatch,
+        status::{self, Reason},
+    },
     metrics::Front,
     proto::*,
 };
@@ -51,7 +54,7 @@ struct Catalog {
 type Answer = Result<Response<Body>, Status>;
 
 /// The routes, over these services.
-pub fn router(services: Routes, options: ApiOptions) -> Router {
+pub fn router(services: Dispatch, options: ApiOptions) -> Router {
     let catalog = Arc::new(Catalog { grpc: Grpc::new(services), max_bytes: options.max_message_bytes });
     Router::new()
         .route("/applications", get(list_applications).post(create_application))

@@ -17,12 +17,12 @@ use http::{
 use http_body::Body as _;
 use http_body_util::Full;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Code, Status, body::Body, service::Routes};
+use tonic::{Code, Status, body::Body};
 use tower::ServiceExt as _;
 
 use crate::{
     grpc::{
-        Enough,
+        Dispatch, Enough,
         status::{self, Reason},
     },
     metrics::Front,
@@ -35,7 +35,7 @@ const PASSED_ON: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("x-re
 
 /// The services.
 #[derive(Clone, Debug)]
-pub struct Grpc(Routes);
+pub struct Grpc(Dispatch);
 
 /// Who calls: what a call has of the HTTP request that it comes from.
 #[derive(Clone, Debug, Default)]
@@ -65,8 +65,8 @@ impl Caller {
 impl Grpc {
     /// Calls these services.
     #[must_use]
-    pub fn new(services: Routes) -> Self {
-        Self(services.prepare())
+    pub fn new(services: Dispatch) -> Self {
+        Self(services)
     }
 
     /// A call with one reply.
@@ -201,12 +201,13 @@ mod tests {
     use tonic::body::Body;
 
     use super::*;
+    use crate::grpc::answering;
 
     const PATH: PathAndQuery = PathAndQuery::from_static("/a.B/C");
 
-    /// Services that answer every call with these bytes, and then with a status, if there is one.
+    /// Dispatch that answer every call with these bytes, and then with a status, if there is one.
     fn services(chunks: Vec<Bytes>, end: Option<Status>) -> Grpc {
-        let answer = move || {
+        let answer = move |_| {
             let trailers = end.as_ref().map(|status| {
                 let mut trailers = HeaderMap::new();
                 status.add_header(&mut trailers).expect("headers");
@@ -216,7 +217,7 @@ mod tests {
             let frames = tokio_stream::iter(frames.into_iter().map(Ok::<_, Status>));
             async move { http::Response::new(Body::new(StreamBody::new(frames))) }
         };
-        Grpc::new(Routes::from(axum::Router::new().fallback(answer)))
+        Grpc::new(answering("a.B", answer))
     }
 
     async fn replies(chunks: &[&'static [u8]], end: Option<Status>) -> Vec<Result<Bytes, Code>> {
@@ -264,17 +265,16 @@ mod tests {
             }
         }
         let left = Arc::<AtomicBool>::default();
-        let service = axum::Router::new().fallback({
+        let grpc = Grpc::new(answering("a.B", {
             let left = Arc::clone(&left);
-            move || {
+            move |_| {
                 let left = Left(Arc::clone(&left));
                 async move {
                     let _left = left;
-                    std::future::pending::<()>().await;
+                    std::future::pending().await
                 }
             }
-        });
-        let grpc = Grpc::new(Routes::from(service));
+        }));
         let path = PATH;
         let mut call = Box::pin(grpc.unary(&path, Caller::default(), b""));
         assert!(call.as_mut().now_or_never().is_none() && !left.load(Ordering::Relaxed));

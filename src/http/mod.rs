@@ -50,7 +50,7 @@ use http::{
     header::{ALLOW, CONNECTION, CONTENT_TYPE, ORIGIN},
 };
 use tokio::time::{Sleep, sleep};
-use tonic::{Status, body::Body, service::Routes};
+use tonic::{Status, body::Body};
 use tower::{Layer as _, Service};
 use tower_http::cors::CorsLayer;
 
@@ -67,7 +67,7 @@ use self::{
 use crate::{
     access::{self, Gate},
     grpc::{
-        count_refusal, deadline,
+        Answering, Dispatch, count_refusal, deadline,
         status::{self, Reason},
     },
     metrics::{Metrics, Rpc},
@@ -76,13 +76,10 @@ use crate::{
 /// With what the content types of all kinds of gRPC begin.
 const GRPC: &[u8] = b"application/grpc";
 
-/// An answer that a task waits for.
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
 /// What every connection's requests are given to. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Front {
-    grpc: Routes,
+    grpc: Dispatch,
     guard: Arc<Guard>,
     /// Only if pages of other origins may call.
     cors: Option<CorsLayer>,
@@ -93,9 +90,9 @@ pub struct Front {
 impl Front {
     /// The front of these gRPC services and routes.
     #[must_use]
-    pub fn new(grpc: Routes, routes: Router, guard: Arc<Guard>, options: ApiOptions, metrics: Arc<Metrics>) -> Self {
-        // Without this each call would build the routers anew.
-        let (grpc, routes) = (grpc.prepare(), routes.with_state(()));
+    pub fn new(grpc: Dispatch, routes: Router, guard: Arc<Guard>, options: ApiOptions, metrics: Arc<Metrics>) -> Self {
+        // Without this each call would build the router anew.
+        let routes = routes.with_state(());
         let web = Web::new(grpc.clone(), options.max_message_bytes);
         let inside = Inside { web, routes, gate: Gate::open(), metrics: Arc::clone(&metrics) };
         Self { grpc, cors: cors::layer(&guard), guard, inside, metrics }
@@ -278,7 +275,7 @@ pub struct Answer(Kind);
 #[allow(clippy::large_enum_variant)]
 enum Kind {
     Grpc {
-        call: <Routes as tower::Service<Request<Body>>>::Future,
+        call: Answering,
         /// How long its caller waits for it.
         time: Option<Pin<Box<Sleep>>>,
     },
@@ -298,7 +295,7 @@ impl Future for Answer {
         match &mut self.0 {
             Kind::Http(answer) => answer.as_mut().poll(context),
             Kind::Grpc { call, time } => {
-                if let Poll::Ready(response) = Pin::new(call).poll(context) {
+                if let Poll::Ready(response) = call.as_mut().poll(context) {
                     return Poll::Ready(response);
                 }
                 let Some(time) = time else { return Poll::Pending };
@@ -312,16 +309,15 @@ impl Future for Answer {
 mod tests {
     use std::time::Duration;
 
-    use axum::routing::post;
     use http::{StatusCode, header::HOST};
     use http_body_util::BodyExt as _;
     use tokio::time::Instant;
     use tonic::Code;
 
     use super::*;
-    use crate::config::ServeSettings;
+    use crate::{config::ServeSettings, grpc::answering};
 
-    fn front(grpc: Routes, routes: Router) -> Front {
+    fn front(grpc: Dispatch, routes: Router) -> Front {
         let guard = Arc::new(Guard::new(&[], &ServeSettings::default(), None));
         Front::new(grpc, routes, guard, ApiOptions { max_message_bytes: 1_000, max_json_values: 1_000 }, Arc::default())
     }
@@ -352,8 +348,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_ends_when_its_caller_no_longer_waits() {
-        let never = Router::new().fallback(post(std::future::pending::<()>));
-        let front = front(never.into(), Router::new());
+        let never = answering("onair.v1.Registry", |_| std::future::pending());
+        let front = front(never, Router::new());
         let (begun, mut request) = (Instant::now(), asked(Version::HTTP_2, "application/grpc"));
         request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1500m"));
         let response = front.call(request).await.unwrap();
@@ -363,11 +359,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_message_of_a_call_is_not_waited_for_longer_than_any_body() {
-        let reads = Router::new().fallback(async |request: Request<AnyBody>| {
+        let reads = answering("onair.v1.Registry", |request| async {
             let failed = request.into_body().collect().await.expect_err("nothing comes");
-            Status::from_error(failed.into()).into_http::<AnyBody>()
+            Status::from_error(failed.into()).into_http()
         });
-        let front = front(reads.into(), Router::new());
+        let front = front(reads, Router::new());
         let silent =
             || Body::new(http_body_util::StreamBody::new(futures_util::stream::pending::<Result<_, Status>>()));
         for (method, waits) in [("Lookup", false), ("Watch", false), ("HeartbeatStream", true), ("Subscribe", true)] {
@@ -389,7 +385,7 @@ mod tests {
                 panic!("planted")
             }
         });
-        let front = front(Routes::default(), broken);
+        let front = front(Dispatch::default(), broken);
         let mut request = asked(Version::HTTP_11, "text/plain");
         *request.uri_mut() = "/v1/broken".parse().expect("a path");
         let response = front.call(request).await.unwrap();

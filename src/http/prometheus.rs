@@ -16,7 +16,7 @@ use http::{
 };
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
-use tonic::{Status, service::Routes};
+use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use super::{
@@ -25,7 +25,10 @@ use super::{
     negotiate, ops, problem, query,
 };
 use crate::{
-    grpc::status::{self, Reason},
+    grpc::{
+        Dispatch,
+        status::{self, Reason},
+    },
     metrics::Front,
     proto::{Instance, LookupRequest},
     registry::{Error, Violation},
@@ -45,7 +48,7 @@ const PART_BYTES: usize = 32 * 1024;
 const TURN_BYTES: usize = 16 * 1024;
 
 /// The route, over these services.
-pub fn router(services: Routes) -> Router {
+pub fn router(services: Dispatch) -> Router {
     let grpc = Arc::new(Grpc::new(services));
     let list = move |request: Request<Body>| {
         let grpc = Arc::clone(&grpc);

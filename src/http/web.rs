@@ -7,13 +7,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use tokio::time::timeout;
-use tonic::{Code, Status, body::Body, service::Routes};
+use tonic::{Code, Status, body::Body};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::body;
 use crate::grpc::{
-    deadline,
+    Dispatch, deadline,
     status::{self, Reason},
 };
 
@@ -62,14 +62,14 @@ impl Form {
 /// The gRPC services as gRPC-Web.
 #[derive(Clone, Debug)]
 pub struct Web {
-    services: GrpcWebService<Routes>,
+    services: GrpcWebService<Dispatch>,
     max_message_bytes: usize,
 }
 
 impl Web {
     /// These services; a message has at most so many bytes.
     #[must_use]
-    pub fn new(services: Routes, max_message_bytes: usize) -> Self {
+    pub fn new(services: Dispatch, max_message_bytes: usize) -> Self {
         Self { services: GrpcWebLayer::new().layer(services), max_message_bytes }
     }
 

@@ -23,6 +23,7 @@ use tokio::{
 use tonic::{body::Body, transport::server::TcpConnectInfo};
 
 use super::{
+    gather::{Gathering, Turns},
     greeting::{Greeted, Spoken, greet},
     handshake::Handshakes,
     listen::{self, Admitted, Seldom},
@@ -150,15 +151,18 @@ async fn serve_one(
     );
     let expires = certificate.as_ref().map(|certificate| certificate.expires);
     let calls = Calls { front, peer: connection.peer(), certificate };
-    let connection = TokioIo::new(connection);
     match spoken {
+        // It gathers by itself, and has to know when an answer is really sent: from then on it waits for the next request.
         Spoken::Http1 => {
-            let connection = pin!(protocols.http1.serve_connection(connection, calls));
+            let connection = pin!(protocols.http1.serve_connection(TokioIo::new(connection), calls));
             drive(connection, http1::Connection::graceful_shutdown, stopping, expires).await
         }
         Spoken::Http2 => {
-            let connection = pin!(protocols.http2.serve_connection(connection, calls));
-            drive(connection, http2::Connection::graceful_shutdown, stopping, expires).await
+            let stream = Gathering::new(connection);
+            let written = stream.share();
+            let connection = protocols.http2.serve_connection(TokioIo::new(stream), calls);
+            let turns = pin!(Turns::new(connection, written));
+            drive(turns, |turns| turns.connection().graceful_shutdown(), stopping, expires).await
         }
     }
     .map_err(io::Error::other)

@@ -5,6 +5,7 @@ mod certificates;
 mod complaints;
 mod connections;
 mod files;
+mod gather;
 mod greeting;
 mod handshake;
 mod itself;
@@ -18,29 +19,23 @@ mod ops;
 #[cfg(test)]
 mod rights;
 mod stream;
+mod workers;
 
-use std::{io::Write as _, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
-    task::JoinHandle,
+    sync::watch,
     time::timeout,
 };
 use tokio_stream::StreamExt as _;
-use tonic::service::Routes;
 use uuid::Uuid;
 
 use self::{
-    certificates::Certificates,
-    connections::Protocols,
-    itself::Itself,
-    journal::Journal,
-    listen::{Admitted, Door},
-    operator::gate,
-    ops::OpsServer,
+    certificates::Certificates, connections::Protocols, itself::Itself, journal::Journal, listen::Door, operator::gate,
+    ops::OpsServer, workers::Workers,
 };
 use crate::{
     access::{Gate, Keeper, audit::Audit},
@@ -52,7 +47,7 @@ use crate::{
         memory::MemoryEngine,
     },
     grpc::{
-        AdminService, CanonicalErrors, CatalogService, DeploymentsService, RegistryService, ServiceOptions,
+        AdminService, CanonicalErrors, CatalogService, DeploymentsService, Dispatch, RegistryService, ServiceOptions,
         floor::Floor,
         health::HealthService,
         registry::fixed_limits,
@@ -68,8 +63,6 @@ use crate::{
 
 /// How long the store may take for its last commit.
 const STOP_WAIT: Duration = Duration::from_secs(10);
-/// Connections that wait to be taken over by a thread.
-const ACCEPTED_MAX: usize = 1_024;
 
 /// Why the server does not run. Each is one sentence for a person.
 #[derive(Debug, thiserror::Error)]
@@ -218,7 +211,7 @@ async fn serve<E: Engine>(
     let itself = Itself::enter(&handle, &settings, &services.members, ops.addresses()).await;
     let handshakes = certificates.handshakes(&settings, handle.metrics());
     let protocols = Protocols::new(&settings, handshakes, Arc::clone(handle.metrics()));
-    let (workers, inputs) = start_workers(&services, &protocols, &stopping)?;
+    let (workers, inputs) = workers::start(&services, &protocols, &stopping)?;
     let door = Door::new(settings.max_connections, handle.metrics());
     for listener in listeners {
         tokio::spawn(listen::accept(listener, door.clone(), inputs.clone(), stopping.clone()));
@@ -434,15 +427,16 @@ impl Services {
             .max_decoding_message_size(settings.max_message_bytes);
         let admin = AdminServer::new(AdminService::new(self.handle.clone(), gate.clone()))
             .max_decoding_message_size(settings.max_message_bytes);
-        let mut grpc = Routes::new(self.judged(registry, &gate))
-            .add_service(self.judged(deployments, &gate))
-            .add_service(self.judged(catalog, &gate))
-            .add_service(self.judged(admin, &gate))
-            .add_service(self.judged(health, &gate))
-            .add_service(reflection().build_v1().map_err(unreadable)?)
-            .add_service(reflection().build_v1alpha().map_err(unreadable)?);
+        let mut grpc = Dispatch::default()
+            .and(self.judged(registry, &gate))
+            .and(self.judged(deployments, &gate))
+            .and(self.judged(catalog, &gate))
+            .and(self.judged(admin, &gate))
+            .and(self.judged(health, &gate))
+            .and(reflection().build_v1().map_err(unreadable)?)
+            .and(reflection().build_v1alpha().map_err(unreadable)?);
         if settings.bench_floor {
-            grpc = grpc.add_service(FloorServer::new(Floor::new()));
+            grpc = grpc.and(FloorServer::new(Floor::new()));
         }
         let options = api_options(settings);
         let routes = http::router(grpc.clone(), options, gate.clone())
@@ -455,45 +449,4 @@ impl Services {
         let guard = Arc::clone(&self.guard);
         Ok(Front::new(grpc, routes, guard, options, Arc::clone(metrics)).behind(gate))
     }
-}
-
-type Workers = futures_util::stream::FuturesUnordered<JoinHandle<()>>;
-
-/// The threads that serve connections; with one, it is this one. Each keeps the lease clock's marks coming.
-fn start_workers(
-    services: &Arc<Services>,
-    protocols: &Protocols,
-    stopping: &watch::Receiver<bool>,
-) -> Result<(Workers, Vec<mpsc::Sender<Admitted>>), ServeError> {
-    let (workers, mut inputs) = (Workers::new(), Vec::new());
-    for worker in 0..services.settings.io_threads {
-        let (input, connections) = mpsc::channel(ACCEPTED_MAX);
-        inputs.push(input);
-        let stopping = stopping.clone();
-        let (front, protocols) = (services.front()?, protocols.clone());
-        let handle = services.handle.clone();
-        let work = async move {
-            let marks = tokio::spawn(async move { handle.keep_marking(worker).await });
-            connections::serve(front, protocols, connections, stopping).await;
-            marks.abort();
-        };
-        if services.settings.io_threads == 1 {
-            workers.push(tokio::spawn(work));
-            continue;
-        }
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::system("a runtime"))?;
-        let thread = thread::Builder::new().name(format!("onair-io-{worker}"));
-        let (done, finished) = tokio::sync::oneshot::channel::<()>();
-        thread
-            .spawn(move || {
-                runtime.block_on(work);
-                drop(done);
-            })
-            .map_err(ServeError::system("a thread"))?;
-        workers.push(tokio::spawn(async move {
-            // It ends when the thread drops its side.
-            let _ = finished.await;
-        }));
-    }
-    Ok((workers, inputs))
 }

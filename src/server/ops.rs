@@ -8,7 +8,6 @@ use tokio::{
     runtime::Builder,
     sync::{mpsc, watch},
 };
-use tonic::service::Routes;
 
 use super::{
     ServeError,
@@ -18,6 +17,7 @@ use super::{
 };
 use crate::{
     config::ServeSettings,
+    grpc::Dispatch,
     http::{self, Front, Guard, ops::Ops},
     metrics::Metrics,
     tls::Live,
@@ -54,7 +54,7 @@ impl OpsServer {
         let routes = http::ops::router(server.ops.clone()).fallback(http::no_route);
         let guard = Arc::new(Guard::new(&server.addresses, settings, live));
         let options = super::api_options(settings);
-        let front = Front::new(Routes::default(), routes, guard, options, Arc::clone(metrics));
+        let front = Front::new(Dispatch::default(), routes, guard, options, Arc::clone(metrics));
         let handshakes = live.map(|live| Handshakes::new(Arc::clone(live), true, (places, 1), metrics));
         let protocols = Protocols::new(settings, handshakes, Arc::clone(metrics));
         let door = listen::Door::new(places, metrics);

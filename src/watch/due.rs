@@ -1,13 +1,17 @@
 //! When a quiet stream has to say something. Putting it off, which every message does, costs nothing: the timer is set
-//! anew only when it fires.
+//! anew only when it fires, and asked only by another task than before.
 
 use std::{
-    pin::Pin,
-    task::{Context, Poll},
+    future::Future,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// A time that is mostly put off before it comes.
 #[derive(Debug)]
@@ -15,13 +19,15 @@ pub(super) struct Due {
     at: Instant,
     /// Fires then, or before.
     timer: Pin<Box<Sleep>>,
+    /// Whom it wakes.
+    wakes: Option<Waker>,
 }
 
 impl Due {
     /// After so long.
     pub(super) fn after(interval: Duration) -> Self {
         let at = Instant::now() + interval;
-        Self { at, timer: Box::pin(sleep_until(at)) }
+        Self { at, timer: Box::pin(sleep_until(at)), wakes: None }
     }
 
     /// It is to come so long from now, which is no earlier than it was to come.
@@ -31,11 +37,19 @@ impl Due {
 
     /// Whether it came; if not, `context` is woken when it does.
     pub(super) fn is_over(&mut self, context: &mut Context<'_>) -> bool {
-        while let Poll::Ready(()) = self.timer.as_mut().poll(context) {
+        let wakes = self.wakes.as_ref().is_some_and(|wakes| wakes.will_wake(context.waker()));
+        if wakes && !self.timer.is_elapsed() {
+            return false;
+        }
+        // A task that has done much would be put off by the timer, and it would not know whom to wake.
+        while let Poll::Ready(()) = pin!(unconstrained(self.timer.as_mut())).poll(context) {
             if self.timer.deadline() >= self.at {
                 return true;
             }
             self.timer.as_mut().reset(self.at);
+        }
+        if !wakes {
+            self.wakes = Some(context.waker().clone());
         }
         false
     }

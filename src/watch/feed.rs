@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     budget::{Budget, Charge},
-    frame::{Trailer, WATCH_FRONTENDS, push_event, push_frontend, push_summary, watch_response},
+    frame::{Framed, Trailer, WATCH_FRONTENDS, push_event, push_frontend, push_summary, watch_response},
     judge::{judge, judge_turn},
     log::{Entry, EventLog, Forgotten},
     partitions::{Known, Place, Scans},
@@ -31,7 +31,7 @@ pub struct Message {
     /// Its events as elements of the field `events`, and what frontends point at as elements of `frontends`, in pieces
     /// that fit into a message.
     pub pieces: Box<[Bytes]>,
-    watch: OnceLock<Box<[Bytes]>>,
+    watch: OnceLock<Box<[Framed]>>,
 }
 
 /// What a reader finds after its cursor.
@@ -100,7 +100,7 @@ struct Tally {
 impl Message {
     /// The message as `WatchResponse`s.
     #[must_use]
-    pub fn watch_frames(&self) -> &[Bytes] {
+    pub fn watch_frames(&self) -> &[Framed] {
         self.watch.get_or_init(|| {
             let last = self.pieces.len() - 1;
             let frame = |(place, events): (usize, &Bytes)| {
@@ -197,6 +197,9 @@ impl Feed {
             }
             if let Some(message) = recent.first_after(cursor) {
                 return Some(Ok(Next::Message(message)));
+            }
+            if recent.through >= log.head() {
+                return Some(Ok(Next::UpToDate(cursor.max(recent.through))));
             }
             let batch = match log.read(self.matcher.scopes(), recent.through, READ_MAX) {
                 Ok(batch) => batch,

@@ -16,6 +16,57 @@ const GROUP_HEAD: usize = 16;
 const VARINT: u32 = 0;
 const LEN: u32 = 2;
 
+/// Bytes before a message on the wire: whether it is compressed, and its length.
+const WIRE_HEAD: usize = 5;
+
+/// An encoded message with what gRPC puts before it: it can go to the wire as it is, however many read it.
+#[derive(Clone, Debug)]
+pub struct Framed(Bytes);
+
+impl Framed {
+    /// Room for a message of about so many bytes; it is appended to what this gives.
+    fn room(bytes: usize) -> Vec<u8> {
+        let mut buffer = Vec::with_capacity(WIRE_HEAD + bytes);
+        buffer.resize(WIRE_HEAD, 0);
+        buffer
+    }
+
+    /// The message that was appended to a room.
+    fn of(mut room: Vec<u8>) -> Self {
+        let length = u32::try_from(room.len() - WIRE_HEAD).unwrap_or(u32::MAX);
+        room[1..WIRE_HEAD].copy_from_slice(&length.to_be_bytes());
+        Self(room.into())
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn message(&self) -> Bytes {
+        self.0.slice(WIRE_HEAD..)
+    }
+
+    /// As it goes to the wire.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    /// It has these encoded fields, too.
+    #[must_use]
+    pub fn with(&self, fields: &[u8]) -> Self {
+        let mut room = Self::room(self.len() + fields.len());
+        room.extend_from_slice(&self.0[WIRE_HEAD..]);
+        room.extend_from_slice(fields);
+        Self::of(room)
+    }
+
+    /// Bytes of the message.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.0.len() - WIRE_HEAD
+    }
+}
+
 pub(super) fn key(field: u32, wire: u32, buffer: &mut impl BufMut) {
     encode_varint(u64::from(field << 3 | wire), buffer);
 }
@@ -101,8 +152,8 @@ pub struct Trailer<'a> {
 
 /// A whole `WatchResponse`.
 #[must_use]
-pub fn watch_response(events: &[u8], trailer: Trailer<'_>) -> Bytes {
-    let mut buffer = Vec::with_capacity(events.len() + trailer.token.len() + 32);
+pub fn watch_response(events: &[u8], trailer: Trailer<'_>) -> Framed {
+    let mut buffer = Framed::room(events.len() + trailer.token.len() + 32);
     if trailer.revision != 0 {
         key(1, VARINT, &mut buffer);
         encode_varint(trailer.revision, &mut buffer);
@@ -114,7 +165,7 @@ pub fn watch_response(events: &[u8], trailer: Trailer<'_>) -> Bytes {
     if let Some(reset) = trailer.reset {
         push_reset(7, reset, &mut buffer);
     }
-    buffer.into()
+    Framed::of(buffer)
 }
 
 /// One subscription's part of a message.
@@ -136,34 +187,49 @@ pub struct Group<'a> {
     pub dropped: bool,
 }
 
+/// Bytes of a field of so many bytes, whose number is below 16; nothing for an empty one.
+fn len_of_bytes(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { 1 + encoded_len_varint(bytes as u64) + bytes }
+}
+
+/// Bytes of a `Reset`, with what is before it.
+fn len_of_reset((_, oldest): (ResetReason, Revision)) -> usize {
+    4 + if oldest == 0 { 0 } else { 1 + encoded_len_varint(oldest) }
+}
+
 /// Appends a `SubscriptionGroup` as an element of the field `groups` (2) of a `SubscribeResponse`.
 pub fn push_group(group: Group<'_>, buffer: &mut Vec<u8>) {
-    let mut body = Vec::with_capacity(group.id.len() + group.events.len() + group.token.len() + group.error.len() + 32);
-    push_text(1, group.id, &mut body);
-    push_text(2, group.token, &mut body);
-    body.extend_from_slice(group.events);
-    push_flag(5, group.snapshot_end, &mut body);
-    if let Some(reset) = group.reset {
-        push_reset(6, reset, &mut body);
-    }
-    push_bytes(7, group.error, &mut body);
-    push_flag(8, group.dropped, &mut body);
+    let texts = [group.id.len(), group.token.len(), group.error.len()].map(len_of_bytes);
+    let flags = 2 * (usize::from(group.snapshot_end) + usize::from(group.dropped));
+    let reset = group.reset.map_or(0, len_of_reset);
+    let body = texts.iter().sum::<usize>() + group.events.len() + flags + reset;
+    buffer.reserve(body + 8);
     key(2, LEN, buffer);
-    encode_varint(body.len() as u64, buffer);
-    buffer.extend_from_slice(&body);
+    encode_varint(body as u64, buffer);
+    let start = buffer.len();
+    push_text(1, group.id, buffer);
+    push_text(2, group.token, buffer);
+    buffer.extend_from_slice(group.events);
+    push_flag(5, group.snapshot_end, buffer);
+    if let Some(reset) = group.reset {
+        push_reset(6, reset, buffer);
+    }
+    push_bytes(7, group.error, buffer);
+    push_flag(8, group.dropped, buffer);
+    debug_assert_eq!(buffer.len(), start + body);
 }
 
 /// A whole `SubscribeResponse`.
 #[must_use]
-pub fn subscribe_response(revision: Revision, groups: &[u8], more: bool) -> Bytes {
-    let mut buffer = Vec::with_capacity(groups.len() + 16);
+pub fn subscribe_response(revision: Revision, groups: &[u8], more: bool) -> Framed {
+    let mut buffer = Framed::room(groups.len() + 16);
     if revision != 0 {
         key(1, VARINT, &mut buffer);
         encode_varint(revision, &mut buffer);
     }
     buffer.extend_from_slice(groups);
     push_flag(3, more, &mut buffer);
-    buffer.into()
+    Framed::of(buffer)
 }
 
 /// What one revision is to one subscription.
@@ -180,7 +246,7 @@ pub struct Share<'a> {
 /// The `SubscribeResponse`s of a revision. All but the last carry `more`, and none of those a token: who has only a part
 /// of a revision must not continue after it. Tokens that do not fit into the last one follow as bookmarks.
 #[must_use]
-pub fn subscribe_responses(revision: Revision, shares: &[Share<'_>]) -> Vec<Bytes> {
+pub fn subscribe_responses(revision: Revision, shares: &[Share<'_>]) -> Vec<Framed> {
     let mut frames = vec![Vec::new()];
     let mut bytes = 0;
     for (of, share) in shares.iter().enumerate() {
@@ -292,7 +358,7 @@ mod tests {
         let pieces = |sizes: &[usize]| sizes.iter().map(piece).collect::<Vec<_>>();
         let owned: Vec<_> = shares.iter().map(|(id, sizes)| (*id, pieces(sizes), format!("token of {id}"))).collect();
         let shares: Vec<_> = owned.iter().map(|(id, pieces, token)| Share { id, pieces, token }).collect();
-        let decode = |bytes: Bytes| SubscribeResponse::decode(bytes).expect("a message");
+        let decode = |framed: Framed| SubscribeResponse::decode(framed.message()).expect("a message");
         subscribe_responses(7, &shares).into_iter().map(decode).collect()
     }
 
@@ -307,7 +373,7 @@ mod tests {
         push_event(EventType::Updated, Cause::Unspecified, &record, &mut events);
         let reset = Some((ResetReason::FellBehind, 12));
         let trailer = Trailer { revision: 301, token: "t", more: true, snapshot_end: true, reset };
-        let read = WatchResponse::decode(watch_response(&events, trailer)).expect("a message");
+        let read = WatchResponse::decode(watch_response(&events, trailer).message()).expect("a message");
         assert_eq!((read.revision, read.resume_token.as_str(), read.more, read.snapshot_end), (301, "t", true, true));
         let reset = read.reset.as_ref().expect("a reset");
         assert_eq!((reset.reason(), reset.oldest_revision), (WireReason::FellBehind, 12));
@@ -318,6 +384,12 @@ mod tests {
         assert_eq!(read.events[1].instance.as_ref(), Some(&expected));
         // Nothing in it that the types do not know: encoding them again gives as many bytes.
         assert_eq!(read.encoded_len(), watch_response(&events, trailer).len());
+        let more = WatchResponse { bookmark_interval: Some(Default::default()), ..Default::default() };
+        let framed = watch_response(&events, trailer).with(&more.encode_to_vec());
+        let read = WatchResponse { bookmark_interval: more.bookmark_interval, ..read };
+        assert_eq!(WatchResponse::decode(framed.message()), Ok(read));
+        let (length, bytes) = (framed.len() as u32, framed.into_bytes());
+        assert_eq!((bytes[0], &bytes[1..5], bytes.len()), (0, &length.to_be_bytes()[..], length as usize + 5));
     }
 
     #[test]

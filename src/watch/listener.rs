@@ -1,17 +1,19 @@
 //! Wakes one reader when something it may care about was published. The publisher never learns what became of it.
 
 use std::{
-    collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Waker},
+    task::Context,
 };
+
+use fixedbitset::FixedBitSet;
 
 use super::{
     drain::{Ask, Standing},
     lag::{Lag, Lags},
+    relay::Sleeper,
 };
 use crate::registry::Revision;
 
@@ -22,9 +24,9 @@ pub const ONLY_PART: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub struct Listener {
     woken: AtomicBool,
-    waker: Mutex<Option<Waker>>,
+    sleeper: Mutex<Option<Sleeper>>,
     /// Which of the reader's subscriptions may have something, when it has several.
-    dirty: Mutex<BTreeSet<u32>>,
+    dirty: Mutex<FixedBitSet>,
     /// How far it is behind, if it is one of those that this is asked of.
     lag: Option<Lag>,
     /// Whether there are any of these.
@@ -179,9 +181,9 @@ impl Listener {
     /// Wakes the reader.
     pub fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel)
-            && let Some(waker) = lock(&self.waker).take()
+            && let Some(sleeper) = lock(&self.sleeper).take()
         {
-            waker.wake();
+            sleeper.wake();
         }
     }
 
@@ -196,15 +198,18 @@ impl Listener {
     /// Wakes the reader for its subscription `part`, or for its only one.
     pub fn wake_for(&self, part: u32) {
         if part != ONLY_PART {
-            lock(&self.dirty).insert(part);
+            lock(&self.dirty).grow_and_insert(part as usize);
         }
         self.wake();
     }
 
-    /// Takes the subscriptions that the reader was woken for, in order, each once.
-    #[must_use]
-    pub fn take_dirty(&self) -> Vec<u32> {
-        std::mem::take(&mut *lock(&self.dirty)).into_iter().collect()
+    /// Takes the subscriptions that the reader was woken for; they are added to those that are there.
+    pub fn take_dirty(&self, dirty: &mut FixedBitSet) {
+        let mut taken = lock(&self.dirty);
+        if !taken.is_clear() {
+            dirty.union_with(&taken);
+            taken.clear();
+        }
     }
 
     /// Whether it was woken since the last call; if not, `context` is woken when it is.
@@ -212,11 +217,11 @@ impl Listener {
         if self.woken.swap(false, Ordering::AcqRel) {
             return true;
         }
-        let mut waker = lock(&self.waker);
-        if waker.as_ref().is_none_or(|held| !held.will_wake(context.waker())) {
-            *waker = Some(context.waker().clone());
+        let mut sleeper = lock(&self.sleeper);
+        if sleeper.as_ref().is_none_or(|held| !held.is_of(context)) {
+            *sleeper = Some(Sleeper::of(context));
         }
-        drop(waker);
+        drop(sleeper);
         // Woken between the first look and the registration?
         self.woken.swap(false, Ordering::AcqRel)
     }

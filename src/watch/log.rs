@@ -3,7 +3,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use smol_str::SmolStr;
@@ -86,7 +89,6 @@ struct Inner {
     published: u64,
     /// Complete for every revision after this one.
     after: Revision,
-    head: Revision,
     next_listener: u64,
 }
 
@@ -94,6 +96,8 @@ struct Inner {
 #[derive(Debug)]
 pub struct EventLog {
     inner: RwLock<Inner>,
+    /// The last revision published; written by who holds `inner`.
+    head: AtomicU64,
     max_bytes: usize,
 }
 
@@ -108,10 +112,9 @@ impl EventLog {
             bytes: 0,
             published: 0,
             after: revision,
-            head: revision,
             next_listener: 0,
         };
-        Self { inner: RwLock::new(inner), max_bytes }
+        Self { inner: RwLock::new(inner), head: AtomicU64::new(revision), max_bytes }
     }
 
     /// Appends what was committed at `revision` and wakes whom it may concern.
@@ -120,7 +123,8 @@ impl EventLog {
         let events: Box<[Event]> = events.into_iter().filter(Event::is_visible).collect();
         let turns: Box<[Arc<Turn>]> = turns.into_iter().map(Arc::new).collect();
         let mut inner = self.write();
-        inner.head = inner.head.max(revision);
+        // Who still finds the head of before is woken below.
+        self.head.fetch_max(revision, Ordering::AcqRel);
         for (namespace, key) in keys {
             inner.wake(&Scope::Key(namespace, key), revision);
         }
@@ -165,13 +169,16 @@ impl EventLog {
                 .filter(|(_, topic)| !topic.listeners.is_empty())
                 .map(|(scope, topic)| (scope, Topic { entries: VecDeque::new(), after, ..topic }))
                 .collect();
-            (inner.entries, inner.bytes, inner.after, inner.head) = (VecDeque::new(), 0, after, after);
+            (inner.entries, inner.bytes, inner.after) = (VecDeque::new(), 0, after);
+            self.head.store(after, Ordering::Release);
             inner.pointers = Pointers::new(frontends);
         }
         for (revision, folded) in tail {
             self.publish(revision, folded);
         }
-        self.write().head = head;
+        let inner = self.write();
+        self.head.store(head, Ordering::Release);
+        drop(inner);
         self.wake_all();
     }
 
@@ -186,7 +193,7 @@ impl EventLog {
             return Err(Forgotten { oldest });
         }
         let mut entries: Vec<Arc<Entry>> = Vec::new();
-        let mut through = inner.head;
+        let mut through = self.head();
         for scope in scopes {
             let Some(topic) = inner.entries_of(scope) else { continue };
             let start = topic.partition_point(|entry| entry.revision <= after);
@@ -222,11 +229,17 @@ impl EventLog {
         inner.topics.get(&scope).map_or(0, |topic| topic.listeners.len())
     }
 
+    /// The last revision published.
+    #[must_use]
+    pub fn head(&self) -> Revision {
+        self.head.load(Ordering::Acquire)
+    }
+
     /// The last revision published, and the oldest that can be continued from.
     #[must_use]
     pub fn bounds(&self) -> (Revision, Revision) {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        (inner.head, inner.after)
+        (self.head(), inner.after)
     }
 
     /// How much it holds.
@@ -234,7 +247,7 @@ impl EventLog {
     pub fn extent(&self) -> Extent {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let (bytes, records) = (inner.bytes as u64, inner.entries.len() as u64);
-        Extent { head: inner.head, oldest: inner.after, bytes, records }
+        Extent { head: self.head(), oldest: inner.after, bytes, records }
     }
 
     /// Bytes of events at `revision` and after it, as far as they are kept.

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use fixedbitset::FixedBitSet;
 use smol_str::SmolStr;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
@@ -157,11 +158,12 @@ impl Stream for ReadyWatch {
             if this.hub.is_closing() {
                 return this.end_with(Error::ShuttingDown);
             }
-            let dirty = this.listener.take_dirty();
+            let mut dirty = FixedBitSet::new();
+            this.listener.take_dirty(&mut dirty);
             let first = std::mem::replace(&mut this.phase, Phase::Waiting) == Phase::First;
             let places: BTreeSet<usize> = match first {
                 true => (0..this.services.len()).collect(),
-                false => dirty.into_iter().map(|part| part as usize).collect(),
+                false => dirty.ones().collect(),
             };
             if !places.is_empty() || first {
                 let progress = this.look(places);

@@ -1,5 +1,5 @@
 //! One watch: a snapshot that joins the live events, bookmarks while it is quiet, a reset when its reader fell behind,
-//! and an end that loses nothing. Yields encoded `WatchResponse`s.
+//! and an end that loses nothing. Yields framed `WatchResponse`s.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +8,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use tokio_stream::Stream;
 
 use super::{
@@ -16,7 +15,7 @@ use super::{
     drain::Standing,
     due::Due,
     feed::{Feed, Next},
-    frame::{EVENTS_BYTES_MAX, Trailer, watch_response},
+    frame::{EVENTS_BYTES_MAX, Framed, Trailer, watch_response},
     hub::Hub,
     listener::{Listener, ONLY_PART},
     partitions::{Counting, Place, Turn},
@@ -29,8 +28,8 @@ use crate::registry::{Error, Filter, FilterSet, Principal, Revision};
 /// What a watch yields.
 #[derive(Debug)]
 pub enum WatchItem {
-    /// An encoded `WatchResponse`.
-    Frame(Bytes),
+    /// A `WatchResponse` or a `SubscribeResponse`.
+    Frame(Framed),
     /// The last thing.
     End(Ending),
 }
@@ -68,7 +67,7 @@ pub struct WatchStream {
     began: Revision,
     /// What is there at it, while it is far behind.
     place: Option<Place>,
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Framed>,
     /// Something has to be said at once, even if there is nothing.
     greet: bool,
     /// When a bookmark is.

@@ -58,6 +58,8 @@ pub(super) struct Subscription {
     pub(super) place: Option<Place>,
     /// It was not answered yet.
     pub(super) greet: bool,
+    /// A message of it was read and not queued yet.
+    pub(super) waits: bool,
     /// What is published for those who asked.
     pub(super) published: Option<Letterbox>,
     pub(super) permit: WatchPermit,

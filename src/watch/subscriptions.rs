@@ -6,17 +6,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use fixedbitset::FixedBitSet;
 
 use super::{
     drain::{Ask, Standing},
     due::Due,
     feed::{Message, Next},
-    frame::{EVENTS_BYTES_MAX, Group, Share, push_group, subscribe_response, subscribe_responses},
+    frame::{EVENTS_BYTES_MAX, Framed, Group, Share, push_group, subscribe_response, subscribe_responses},
     hub::Hub,
     listener::Listener,
     partitions::Turn,
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::registry::{Error, Filter, FilterSet, Principal, Revision};
 
+mod quiet;
 mod rights;
 
 /// Messages that wait for a reader before no more is read from its requests.
@@ -45,7 +47,9 @@ pub struct Subscriptions {
     parts: Vec<Option<Subscription>>,
     free: Vec<u32>,
     /// Parts that may have something in the log.
-    dirty: BTreeSet<u32>,
+    dirty: FixedBitSet,
+    /// Room for them while they are looked at.
+    looked_at: FixedBitSet,
     /// Parts that may have something in their letterboxes.
     published: BTreeSet<u32>,
     /// Parts that read a snapshot, or count.
@@ -54,7 +58,7 @@ pub struct Subscriptions {
     awaited: BTreeSet<u32>,
     /// What was read and not queued yet: at most one message of each part.
     pending: BTreeMap<Revision, Vec<(u32, Arc<Message>)>>,
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Framed>,
     generation: u64,
     /// The last revision that was queued.
     given: Revision,
@@ -77,7 +81,8 @@ impl Subscriptions {
             by_id: Ids::default(),
             parts: Vec::new(),
             free: Vec::new(),
-            dirty: BTreeSet::new(),
+            dirty: FixedBitSet::new(),
+            looked_at: FixedBitSet::new(),
             published: BTreeSet::new(),
             unready: VecDeque::new(),
             awaited: BTreeSet::new(),
@@ -119,7 +124,7 @@ impl Subscriptions {
             Err(reset) => (Phase::Snapshot(Box::new(SnapshotPart::new(&self.hub, &feed, reset))), 0),
         };
         match phase {
-            Phase::Live => _ = self.dirty.insert(part),
+            Phase::Live => self.dirty.grow_and_insert(part as usize),
             Phase::Snapshot(_) | Phase::Counting(_) => self.unready.push_back(part),
         }
         let began = phase.revision().unwrap_or(cursor);
@@ -132,6 +137,7 @@ impl Subscriptions {
             began,
             place: None,
             greet: true,
+            waits: false,
             published: None,
             permit,
         };
@@ -188,7 +194,7 @@ impl Subscriptions {
     }
 
     fn answer(&mut self, group: Group<'_>) {
-        let revision = self.hub.log().bounds().0;
+        let revision = self.hub.log().head();
         self.answer_at(revision, group);
     }
 
@@ -209,7 +215,8 @@ impl Subscriptions {
 
     /// Drops what waits for a part.
     fn forget(&mut self, part: u32) {
-        self.dirty.remove(&part);
+        self.dirty.grow(part as usize + 1);
+        self.dirty.remove(part as usize);
         self.published.remove(&part);
         self.awaited.remove(&part);
         self.unready.retain(|other| *other != part);
@@ -217,6 +224,9 @@ impl Subscriptions {
             messages.retain(|(other, _)| *other != part);
         }
         self.pending.retain(|_, messages| !messages.is_empty());
+        if let Some(Some(subscription)) = self.parts.get_mut(part as usize) {
+            subscription.waits = false;
+        }
     }
 
     /// The state was replaced: everything begins anew with feeds of the new history.
@@ -228,6 +238,7 @@ impl Subscriptions {
         self.awaited.clear();
         for part in 0..self.parts.len() {
             let Some(subscription) = &mut self.parts[part] else { continue };
+            subscription.waits = false;
             subscription.feed = self.hub.feed(subscription.feed.matcher().set().clone());
             self.reset(part as u32, ResetReason::AnotherEpoch, 0);
         }
@@ -246,15 +257,14 @@ impl Subscriptions {
     /// Reads the log for every part that may have something, until no mark is left, and queues the oldest revision.
     fn read_log(&mut self) -> bool {
         loop {
-            for part in self.listener.take_dirty() {
-                self.dirty.insert(part);
-                let subscription = self.parts.get(part as usize).and_then(Option::as_ref);
-                if subscription.and_then(|one| one.published.as_ref()).is_some_and(|published| !published.is_empty()) {
-                    self.published.insert(part);
-                }
+            self.listener.take_dirty(&mut self.dirty);
+            if self.dirty.is_clear() {
+                break;
             }
-            let Some(part) = self.dirty.pop_first() else { break };
-            self.fetch(part);
+            let parts = mem::replace(&mut self.dirty, mem::take(&mut self.looked_at));
+            parts.ones().for_each(|part| self.fetch(part as u32));
+            self.looked_at = parts;
+            self.looked_at.clear();
         }
         let waits_at =
             self.awaited.iter().filter_map(|part| Some(self.parts.get(*part as usize)?.as_ref()?.cursor)).min();
@@ -268,8 +278,8 @@ impl Subscriptions {
         for (part, _) in messages {
             if let Some(Some(subscription)) = self.parts.get_mut(part as usize) {
                 subscription.cursor = revision;
-                subscription.greet = false;
-                self.dirty.insert(part);
+                (subscription.greet, subscription.waits) = (false, false);
+                self.dirty.grow_and_insert(part as usize);
             }
         }
         true
@@ -278,17 +288,20 @@ impl Subscriptions {
     /// Reads what comes next for one part.
     fn fetch(&mut self, part: u32) {
         let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return };
-        let waits = |messages: &Vec<(u32, _)>| messages.iter().any(|(other, _)| *other == part);
-        if !matches!(subscription.phase, Phase::Live) || self.pending.values().any(waits) {
+        if subscription.published.as_ref().is_some_and(|published| !published.is_empty()) {
+            self.published.insert(part);
+        }
+        if !matches!(subscription.phase, Phase::Live) || subscription.waits {
             return;
         }
         match self.hub.next(&subscription.feed, subscription.cursor, &mut subscription.place) {
             Ok(Next::Message(message)) => {
+                subscription.waits = true;
                 self.pending.entry(message.revision).or_default().push((part, message));
             }
             Ok(Next::UpToDate(revision)) => {
                 subscription.cursor = revision;
-                if std::mem::take(&mut subscription.greet) {
+                if mem::take(&mut subscription.greet) {
                     let token = subscription.feed.token(revision);
                     let id = subscription.id.clone();
                     // From now on it may be acknowledged.
@@ -329,7 +342,7 @@ impl Subscriptions {
             }
             Ok(Turn::Done(place)) => {
                 (subscription.phase, subscription.place) = (Phase::Live, place);
-                self.dirty.insert(part);
+                self.dirty.grow_and_insert(part as usize);
             }
             Err(forgotten) => self.reset(part, ResetReason::FellBehind, forgotten.oldest),
         }
@@ -366,64 +379,11 @@ impl Subscriptions {
         if end {
             self.given = self.given.max(revision);
             (subscription.phase, subscription.cursor, subscription.greet) = (Phase::Live, revision, false);
-            self.dirty.insert(part);
+            self.dirty.grow_and_insert(part as usize);
         } else {
             self.unready.push_back(part);
         }
         true
-    }
-
-    /// Queues what was published, a group for each subscription that it is for, with what it has seen. Called when all of
-    /// them have seen everything up to `head`. False: nothing was.
-    fn read_published(&mut self, head: Revision) -> bool {
-        let reading = |part: &u32| match self.parts.get(*part as usize) {
-            Some(Some(subscription)) => !matches!(subscription.phase, Phase::Live),
-            _ => false,
-        };
-        // What comes while a snapshot is read comes after it.
-        let ready = self.published.iter().copied().find(|part| !reading(part));
-        let Some(part) = ready else { return false };
-        self.published.remove(&part);
-        let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return true };
-        let Some(published) = subscription.published.as_ref().filter(|published| !published.is_empty()) else {
-            return true;
-        };
-        let fields = published.take(EVENTS_BYTES_MAX - 1_024);
-        if !published.is_empty() {
-            self.published.insert(part);
-        }
-        subscription.cursor = subscription.cursor.max(head);
-        let token = subscription.feed.token(subscription.cursor);
-        let mut groups = Vec::new();
-        push_group(Group { id: &subscription.id, events: &fields, token: &token, ..Group::default() }, &mut groups);
-        let reached = self.parts.iter().flatten().map(|part| part.cursor).max().unwrap_or(head);
-        self.given = self.given.max(reached);
-        self.queue.push_back(subscribe_response(reached, &groups, false));
-        true
-    }
-
-    /// Queues a group for each subscription that has its snapshot: with what it has seen, which for all of them is
-    /// everything up to `head`.
-    fn bookmark(&mut self, head: Revision) {
-        let live = self.parts.iter().flatten().filter(|part| matches!(part.phase, Phase::Live));
-        let reached = live.map(|part| part.cursor).max().unwrap_or(head).max(head);
-        self.given = self.given.max(reached);
-        let mut groups = Vec::new();
-        for subscription in self.parts.iter_mut().flatten() {
-            if !matches!(subscription.phase, Phase::Live) {
-                continue;
-            }
-            subscription.cursor = subscription.cursor.max(head);
-            let token = subscription.feed.token(subscription.cursor);
-            push_group(Group { id: &subscription.id, token: &token, ..Group::default() }, &mut groups);
-            if groups.len() > EVENTS_BYTES_MAX - 1_024 {
-                self.queue.push_back(subscribe_response(reached, &groups, false));
-                groups.clear();
-            }
-        }
-        if !groups.is_empty() || self.queue.is_empty() {
-            self.queue.push_back(subscribe_response(reached, &groups, false));
-        }
     }
 
     /// The next message, or the end.

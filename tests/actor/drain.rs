@@ -55,7 +55,7 @@ impl Reader {
                 while let Ok(Some(WatchItem::Frame(frame))) =
                     timeout(Duration::ZERO, poll_fn(|turn| stream.poll_next(turn))).await
                 {
-                    revision = SubscribeResponse::decode(frame).expect("a message").revision;
+                    revision = SubscribeResponse::decode(frame.message()).expect("a message").revision;
                 }
             }
         }

@@ -266,7 +266,7 @@ impl Watching {
     /// The next message.
     pub async fn next(&mut self) -> WatchResponse {
         match within(self.0.next()).await {
-            Some(WatchItem::Frame(frame)) => WatchResponse::decode(frame).expect("it is a message"),
+            Some(WatchItem::Frame(frame)) => WatchResponse::decode(frame.message()).expect("it is a message"),
             end => panic!("a message was expected, not {end:?}"),
         }
     }
@@ -274,7 +274,7 @@ impl Watching {
     /// The next message, if there is one by now.
     pub async fn ready(&mut self) -> Option<WatchResponse> {
         match timeout(Duration::ZERO, self.0.next()).await {
-            Ok(Some(WatchItem::Frame(frame))) => Some(WatchResponse::decode(frame).expect("it is a message")),
+            Ok(Some(WatchItem::Frame(frame))) => Some(WatchResponse::decode(frame.message()).expect("it is a message")),
             Ok(end) => panic!("a message was expected, not {end:?}"),
             Err(_) => None,
         }
@@ -297,7 +297,9 @@ impl Watching {
         let mut messages = Vec::new();
         loop {
             match within(self.0.next()).await.expect("an end is told") {
-                WatchItem::Frame(frame) => messages.push(WatchResponse::decode(frame).expect("it is a message")),
+                WatchItem::Frame(frame) => {
+                    messages.push(WatchResponse::decode(frame.message()).expect("it is a message"));
+                }
                 WatchItem::End(ending) => {
                     assert!(within(self.0.next()).await.is_none(), "nothing comes after the end");
                     return (messages, ending);

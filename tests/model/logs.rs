@@ -222,7 +222,7 @@ fn a_large_revision_spans_messages() {
         let mut told = Vec::new();
         for (place, frame) in frames.iter().enumerate() {
             assert!(frame.len() <= MESSAGE, "{} bytes", frame.len());
-            let response = WatchResponse::decode(frame.clone()).expect("it is a message");
+            let response = WatchResponse::decode(frame.message()).expect("it is a message");
             let last = place + 1 == frames.len();
             assert_eq!((response.revision, response.more, response.resume_token.is_empty()), (revision, !last, !last));
             told.extend(response.events.into_iter().map(|event| event.instance.expect("a record").id));

@@ -112,7 +112,7 @@ impl Reader {
         let (mut events, mut summaries) = (Vec::new(), Vec::new());
         let frames = message.watch_frames();
         for (place, frame) in frames.iter().enumerate() {
-            let frame = WatchResponse::decode(frame.clone()).expect("it is a message");
+            let frame = WatchResponse::decode(frame.message()).expect("it is a message");
             let last = place + 1 == frames.len();
             assert_eq!((frame.revision, frame.more), (*revision, !last));
             assert_eq!((frame.snapshot_end, frame.reset), (false, None));

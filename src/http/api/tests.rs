@@ -8,7 +8,6 @@ use axum::{Router, body::Body};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value as Json, json};
-use tonic::service::Routes;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
@@ -18,7 +17,7 @@ use crate::{
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     grpc::{
-        CanonicalErrors, RegistryService, ServiceOptions, registry::fixed_limits,
+        CanonicalErrors, Dispatch, RegistryService, ServiceOptions, registry::fixed_limits,
         server::registry_server::RegistryServer,
     },
     proto::Limits,
@@ -37,7 +36,7 @@ fn api() -> Router {
     let options = ServiceOptions { limits, restart_grace, durable: false, members: Vec::new() };
     let metrics = Arc::clone(handle.metrics());
     let service = RegistryServer::new(RegistryService::new(handle, options));
-    let services = Routes::new(CanonicalErrors::new(service, MAX_MESSAGE_BYTES as u64, metrics));
+    let services = Dispatch::default().and(CanonicalErrors::new(service, MAX_MESSAGE_BYTES as u64, metrics));
     let options = ApiOptions { max_message_bytes: MAX_MESSAGE_BYTES, max_json_values: MAX_JSON_VALUES };
     router(services, options, Gate::open()).expect("the protos are right")
 }

@@ -13,7 +13,7 @@ use crate::{
     actor::{ActorOptions, RegistryHandle, anyone},
     engine::memory::MemoryEngine,
     grpc::{
-        CanonicalErrors, RegistryService, ServiceOptions, registry::fixed_limits,
+        CanonicalErrors, Dispatch, RegistryService, ServiceOptions, registry::fixed_limits,
         server::registry_server::RegistryServer,
     },
     registry::{Context, Registration},
@@ -26,7 +26,7 @@ async fn registry() -> (RegistryHandle, Router) {
     let options =
         ServiceOptions { limits: fixed_limits(), restart_grace: Duration::ZERO, durable: false, members: Vec::new() };
     let service = RegistryServer::new(RegistryService::new(handle.clone(), options));
-    let services = Routes::new(CanonicalErrors::new(service, 1 << 20, Arc::clone(handle.metrics())));
+    let services = Dispatch::default().and(CanonicalErrors::new(service, 1 << 20, Arc::clone(handle.metrics())));
     (handle, router(services))
 }
 

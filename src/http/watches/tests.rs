@@ -7,7 +7,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::Value as Json;
 use tokio::time::Instant;
-use tonic::{Code, service::Routes};
+use tonic::Code;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use crate::{
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
     grpc::{
-        CanonicalErrors, RegistryService, ServiceOptions, registry::fixed_limits,
+        CanonicalErrors, Dispatch, RegistryService, ServiceOptions, registry::fixed_limits,
         server::registry_server::RegistryServer,
     },
     http::{ApiOptions, router},
@@ -35,7 +35,7 @@ fn front() -> (Router, RegistryHandle) {
     let options = ServiceOptions { limits, restart_grace: Duration::ZERO, durable: false, members: Vec::new() };
     let metrics = Arc::clone(handle.metrics());
     let service = RegistryServer::new(RegistryService::new(handle.clone(), options));
-    let services = Routes::new(CanonicalErrors::new(service, 65_536, metrics));
+    let services = Dispatch::default().and(CanonicalErrors::new(service, 65_536, metrics));
     (
         router(services, ApiOptions { max_message_bytes: 65_536, max_json_values: 1_000 }, Gate::open())
             .expect("the protos are right"),

@@ -19,6 +19,7 @@ use crate::{
     access::Gate,
     actor::{ActorOptions, RegistryHandle, TURNS_TO_LANE},
     engine::memory::MemoryEngine,
+    grpc::answering,
     http::{ApiOptions, Guard},
     proto::{Beat, HeartbeatRequest},
     server::{Services, listen::Door},
@@ -249,14 +250,22 @@ impl Drop for Held {
 async fn a_call_that_nobody_waits_for_is_dropped() {
     let calls = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&calls);
-    let endless = axum::Router::new().fallback(async move || {
-        let _held = Held::new(&counted);
-        std::future::pending::<()>().await;
+    let endless = move || {
+        let held = Held::new(&counted);
+        async move {
+            let _held = held;
+            std::future::pending().await
+        }
+    };
+    let grpc = answering("v1", {
+        let endless = endless.clone();
+        move |_| endless()
     });
+    let routes = axum::Router::new().fallback(async move || endless().await.map(axum::body::Body::new));
     let settings = ServeSettings::default();
     let guard = Arc::new(Guard::new(&[], &settings, None));
     let options = ApiOptions { max_message_bytes: 1_000, max_json_values: 1_000 };
-    let front = Front::new(endless.clone().into(), endless, guard, options, Arc::default());
+    let front = Front::new(grpc, routes, guard, options, Arc::default());
     let sockets = Sockets::serve(front, Protocols::new(&settings, None, Arc::default()));
     let two = |kind| [PREFACE.to_vec(), head(1, "/v1/a", kind), frame(0, 1, 1, b"{}")].concat();
     let (one, reset) = (post("/v1/a", "application/json", b"{}"), frame(3, 0, 1, &[0, 0, 0, 8]));
