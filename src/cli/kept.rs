@@ -223,7 +223,10 @@ impl Kept {
             Err(failed) if failed.reason().as_deref() == Some("SUPERSEDED") => {
                 Err(self.teller.superseded(&failed.holder().unwrap_or_default()))
             }
-            Err(failed) => Err(Failure::Other(failed.short())),
+            Err(failed) => {
+                let name = self.teller.name();
+                Err(Failure::Other(format!("cannot take {name} away, its lease ends by itself: {}", failed.short())))
+            }
         }
     }
 }
