@@ -205,7 +205,7 @@ mod tests {
 
     const PATH: PathAndQuery = PathAndQuery::from_static("/a.B/C");
 
-    /// Dispatch that answer every call with these bytes, and then with a status, if there is one.
+    /// Services that answer every call with these bytes, and then with a status, if there is one.
     fn services(chunks: Vec<Bytes>, end: Option<Status>) -> Grpc {
         let answer = move |_| {
             let trailers = end.as_ref().map(|status| {

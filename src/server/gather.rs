@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// So much is gathered before it is written although there is more to come.
 const GATHERED_MAX: usize = 64 << 10;
-/// So much may be added to what the other side has not taken.
+/// While the other side has not taken all of an earlier turn, no more is gathered than up to this.
 const BEHIND_MAX: usize = 16 << 10;
 /// What is larger is not worth a copy.
 const COPIED_MAX: usize = 16 << 10;
