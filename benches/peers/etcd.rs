@@ -236,10 +236,10 @@ impl Etcd {
 
     /// One key that changes; its watches share a stream on each connection.
     async fn fanout(&self, plan: &Plan) -> Result<Sample> {
-        let fan = Fan::new(plan.watchers);
+        let fan = Fan::new(plan.sharing_watchers);
         let mut readers = JoinSet::new();
-        for part in 0..plan.watch_connections {
-            let mine = (plan.watchers + part) / plan.watch_connections;
+        for part in 0..plan.sharing_connections {
+            let mine = (plan.sharing_watchers + part) / plan.sharing_connections;
             let (channel, fan) = (connect(&self.server.home.address()).await?, fan.clone());
             readers.spawn_local(async move {
                 let ended = watch(&channel, mine, &fan).await;

@@ -31,7 +31,7 @@ pub struct About {
 #[derive(Clone, Debug, Serialize, Deserialize, clap::Args)]
 pub struct Plan {
     /// Instances, each with a lease of its own and ten to a service.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub instances: u32,
     /// Seconds that a job is measured for, in each round.
     #[arg(long, default_value_t = 5.0)]
@@ -51,9 +51,17 @@ pub struct Plan {
     /// Watchers of the one instance that changes.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub watchers: u32,
-    /// Connections that watchers share, where a peer lets them.
+    /// Connections that those share, where a peer lets them.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub watch_connections: u32,
+    /// Watchers of that instance that share streams, where a peer has such.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[serde(default)]
+    pub sharing_watchers: u32,
+    /// Connections, each with a stream, that those share.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[serde(default)]
+    pub sharing_connections: u32,
     /// Leases that lapse at once.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub lapses: u32,

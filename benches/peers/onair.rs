@@ -51,8 +51,6 @@ impl Onair {
     /// Does a job.
     pub async fn job(&mut self, job: Job, plan: &Plan) -> Result<Option<Sample>> {
         let instances = plan.instances.to_string();
-        let watchers = ["--watchers", &plan.watchers.to_string()].map(str::to_owned);
-        let shared = plan.watch_connections.to_string();
         let depth = plan.stream_depth.to_string();
         let connections = plan.connections.to_string();
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
@@ -77,9 +75,13 @@ impl Onair {
                 let own = words(&["lookup", "--services", &services, "--metadata-bytes", METADATA_BYTES]);
                 [own, self.calls(plan)].concat()
             }
-            Job::Fanout => [words(&["fanout", "--connections", &shared]), watchers.to_vec()].concat(),
+            Job::Fanout => {
+                let (watchers, connections) = (plan.watchers.to_string(), plan.watch_connections.to_string());
+                words(&["fanout", "--connections", &connections, "--watchers", &watchers])
+            }
             Job::FanoutShared => {
-                [words(&["fanout", "--multiplexed", "--connections", &shared]), watchers.to_vec()].concat()
+                let (watchers, connections) = (plan.sharing_watchers.to_string(), plan.sharing_connections.to_string());
+                words(&["fanout", "--multiplexed", "--connections", &connections, "--watchers", &watchers])
             }
             Job::Expire => {
                 let (lapses, ttl) = (plan.lapses.to_string(), plan.ttl.to_string());

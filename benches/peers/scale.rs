@@ -106,7 +106,7 @@ async fn beside(plan: &Plan, instances: u32, cores: Cores) -> Result<Vec<Sample>
     let mut onair = start(cores).await?;
     eprintln!("{instances} instances");
     let mut samples: Vec<_> = onair.job(Job::Memory, &Plan { instances, ..plan.clone() }).await?.into_iter().collect();
-    let own = Plan { instances: OWN, watchers: OWN_WATCHERS, watch_connections: 1, ..plan.clone() };
+    let own = Plan { instances: OWN, sharing_watchers: OWN_WATCHERS, sharing_connections: 1, ..plan.clone() };
     for job in BESIDE {
         samples.extend(onair.job(job, &own).await?);
     }
@@ -118,7 +118,9 @@ async fn beside(plan: &Plan, instances: u32, cores: Cores) -> Result<Vec<Sample>
 async fn watched(plan: &Plan, watchers: u32, cores: Cores) -> Result<Vec<Sample>> {
     let mut onair = start(cores).await?;
     eprintln!("{watchers} watchers");
-    let plan = Plan { watchers, watch_connections: watchers.div_ceil(100), ..plan.clone() };
+    let connections = watchers.div_ceil(100);
+    let (watch_connections, sharing_connections) = (connections, connections);
+    let plan = Plan { watchers, watch_connections, sharing_watchers: watchers, sharing_connections, ..plan.clone() };
     let mut samples = Vec::new();
     for job in [Job::Fanout, Job::FanoutShared] {
         samples.extend(onair.job(job, &plan).await?);

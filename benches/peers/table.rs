@@ -38,8 +38,15 @@ fn about(run: &Run) -> String {
     let mut text = format!("# onair beside its peers\n\n{}", run.about.taken.told());
     let _ = writeln!(
         text,
-        "- {} instances, {} calls in flight on {} connections, {} watchers, {} rounds of {} s; one core for the server, another for the load.",
-        plan.instances, plan.in_flight, plan.connections, plan.watchers, plan.rounds, plan.seconds
+        "- {} instances, {} calls in flight on {} connections, {} watchers by themselves and {} that share {} streams, {} rounds of {} s; one core for the server, another for the load.",
+        plan.instances,
+        plan.in_flight,
+        plan.connections,
+        plan.watchers,
+        plan.sharing_watchers,
+        plan.sharing_connections,
+        plan.rounds,
+        plan.seconds
     );
     for peer in &run.peers {
         let _ = match (&peer.version, &peer.skipped) {
