@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +20,7 @@ use super::{
     Actor, LeaseClock, MARK_INTERVAL,
     expiry::Breaker,
     latch::Latches,
-    leases::Leases,
+    leases::{LeaseCount, Leases},
     lookup::end_of,
     publish::Pace,
     request::{Beat, BeatReply, Lane, Reply, Request},
@@ -82,7 +82,7 @@ pub struct RegistryHandle {
     pub(super) lane: mpsc::Sender<Lane>,
     pub(super) hub: Arc<Hub>,
     leases: Leases,
-    pub(super) lease_count: Arc<AtomicUsize>,
+    pub(super) lease_count: Arc<LeaseCount>,
     pub(super) turns: Arc<super::lookup::Turns>,
     waits: Arc<Waits>,
     pub(super) pace: Arc<Pace>,
@@ -120,7 +120,7 @@ impl RegistryHandle {
         let (inbox_in, inbox) = mpsc::channel(options.max_inbox.max(1));
         let (left, departures) = mpsc::unbounded_channel();
         let (lane_in, lane) = mpsc::channel(options.max_inbox.max(1) * LANE_ROOM);
-        let (leases, lease_count) = (Leases::default(), Arc::<AtomicUsize>::default());
+        let (leases, lease_count) = (Leases::default(), Arc::<LeaseCount>::default());
         let metrics = Arc::clone(hub.metrics());
         let turns = Arc::new(super::lookup::Turns::new());
         let handle = Self {
@@ -190,8 +190,12 @@ impl RegistryHandle {
         let mut ticks = interval(MARK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if self.lease_count.get() == 0 {
+                self.lease_count.some().await;
+                ticks.reset();
+            }
             ticks.tick().await;
-            if self.lease_count.load(Ordering::Relaxed) == 0 {
+            if self.lease_count.get() == 0 {
                 continue;
             }
             let at = Instant::now();

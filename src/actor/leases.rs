@@ -2,7 +2,12 @@
 //! has verified before by a few stores, without a turn of the actor; whatever needs judgement goes through the lane. Only
 //! the actor arms, expires and frees leases, so a renewal can at most come too late, never bring one back.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::Notify;
 
 use super::{
     request::{Beat, BeatOutcome, BeatReply},
@@ -26,6 +31,36 @@ impl LeaseTable {
         for event in events {
             self.verified.forget(event.slot);
             self.time.follow(event);
+        }
+    }
+}
+
+/// How many leases there are: while there are none, nobody has to wake up for them.
+#[derive(Debug, Default)]
+pub(super) struct LeaseCount {
+    count: AtomicUsize,
+    first: Notify,
+}
+
+impl LeaseCount {
+    pub(super) fn get(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set(&self, count: usize) {
+        if self.count.swap(count, Ordering::SeqCst) == 0 && count > 0 {
+            self.first.notify_waiters();
+        }
+    }
+
+    /// Waits until there are some.
+    pub(super) async fn some(&self) {
+        let first = self.first.notified();
+        let mut first = std::pin::pin!(first);
+        // Before it is looked: what comes in between is not missed.
+        first.as_mut().enable();
+        if self.get() == 0 {
+            first.await;
         }
     }
 }

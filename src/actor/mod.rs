@@ -32,10 +32,7 @@ mod write;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -51,7 +48,7 @@ use self::{
     beats::{OpenBeats, WaitingBeat},
     expiry::Breaker,
     latch::Latches,
-    leases::{LeaseTable, Leases},
+    leases::{LeaseCount, LeaseTable, Leases},
     request::{Answer, Lane, Request},
     sweep::Sweeps,
     together::Member,
@@ -165,7 +162,7 @@ pub struct Actor<E> {
     /// Why the engine is away, while it is.
     away: Option<SmolStr>,
     /// How many leases there are, for those who send marks.
-    lease_count: Arc<AtomicUsize>,
+    lease_count: Arc<LeaseCount>,
     metrics: Arc<Metrics>,
     restart_grace: u32,
     waiting: WaitingRoom,
@@ -406,7 +403,7 @@ impl<E: Engine> Actor<E> {
 
     fn count_leases(&mut self) {
         let leases = self.leases.lock().time.len();
-        self.lease_count.store(leases, Ordering::Relaxed);
+        self.lease_count.set(leases);
         if leases == 0 {
             self.clock.rest();
         }

@@ -1,7 +1,7 @@
 //! Whether the task lives, and how much there is of everything: what probes and scrapes ask, from any runtime. It costs
 //! the task nothing but one short turn.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     sync::oneshot,
@@ -53,7 +53,7 @@ impl RegistryHandle {
             metrics.inbox_room.of((lane,)).set(room as u64);
             metrics.inbox.of((lane,)).set((room - free) as u64);
         }
-        metrics.leases.set(self.lease_count.load(Ordering::Relaxed) as u64);
+        metrics.leases.set(self.lease_count.get() as u64);
         {
             let registry = hub.registry();
             metrics.instances.set(registry.instances());
