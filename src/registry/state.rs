@@ -112,9 +112,12 @@ impl Registry {
         documents: impl IntoIterator<Item = Arc<Document>>,
     ) {
         self.revision = revision;
+        let records = records.into_iter();
+        self.make_room(records.size_hint().0);
         for record in records {
             self.hold(record);
         }
+        self.urls.settle(|slot| place_of(&self.slots, slot));
         for (namespace, service, at) in known {
             let set = self.service_entry(&namespace, &service);
             if set.is_empty() {
@@ -126,6 +129,14 @@ impl Registry {
             self.hold_document(&document.key, Some(&document));
         }
         self.turned_keys.clear();
+    }
+
+    /// For so many records more: tables that grow on the way read every record again each time.
+    fn make_room(&mut self, records: usize) {
+        self.slots.reserve(records);
+        let slots = &self.slots;
+        self.index.reserve(records, |slot| fingerprint_of(slots, *slot));
+        self.urls.reserve(records, |slot| place_of(slots, slot));
     }
 
     /// The last committed revision.
@@ -389,8 +400,7 @@ impl Registry {
         self.slots[slot as usize] = Some(Arc::clone(&record));
         self.urls.insert(slot, place(&record), |slot| place_of(&self.slots, slot));
         let slots = &self.slots;
-        let hash = |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |record| record.fingerprint.0);
-        self.index.insert_unique(fingerprint.0, slot, hash);
+        self.index.insert_unique(fingerprint.0, slot, |slot| fingerprint_of(slots, *slot));
         (slot, None)
     }
 
@@ -425,6 +435,10 @@ impl Registry {
 /// Where a record is reached: its namespace and url.
 fn place(record: &Record) -> Place<'_> {
     (record.names().0, Outline::of(record.bytes()).url)
+}
+
+fn fingerprint_of(slots: &[Option<Arc<Record>>], slot: u32) -> u64 {
+    slots.get(slot as usize).and_then(Option::as_ref).map_or(0, |record| record.fingerprint.0)
 }
 
 fn place_of(slots: &[Option<Arc<Record>>], slot: u32) -> Place<'_> {

@@ -29,6 +29,18 @@ fn hash((namespace, url): Place<'_>) -> u64 {
 }
 
 impl Urls {
+    /// Room for so many slots more, which may each be at a place of its own.
+    pub(super) fn reserve<'a>(&mut self, slots: usize, place_of: impl Fn(u32) -> Place<'a>) {
+        self.first.reserve(slots, |held| hash(place_of(*held)));
+    }
+
+    /// Gives back most of the room that was not needed after all.
+    pub(super) fn settle<'a>(&mut self, place_of: impl Fn(u32) -> Place<'a>) {
+        if self.first.len() < self.first.capacity() / 4 {
+            self.first.shrink_to_fit(|held| hash(place_of(*held)));
+        }
+    }
+
     /// Takes `slot` in, which is at `place`. `place_of` says where the slots of the index are.
     pub(super) fn insert<'a>(&mut self, slot: u32, place: Place<'a>, place_of: impl Fn(u32) -> Place<'a>) {
         let hashed = hash(place);
