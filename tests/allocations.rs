@@ -7,10 +7,7 @@ use http::uri::PathAndQuery;
 use onair::{
     actor::{ActorOptions, RegistryHandle},
     engine::memory::MemoryEngine,
-    grpc::{
-        CanonicalErrors, Dispatch, RegistryService, ServiceOptions, registry::fixed_limits,
-        server::registry_server::RegistryServer,
-    },
+    grpc::{CanonicalErrors, Dispatch, RegistryService, ServiceOptions, Unary, registry::fixed_limits},
     http::call::{Caller, Grpc},
     proto::{
         Beat, HeartbeatRequest, HeartbeatResponse, Instance, Limits, LookupRequest, LookupResponse, RegisterRequest,
@@ -47,7 +44,7 @@ impl Scene {
         let restart_grace = Duration::from_secs(30);
         let options = ServiceOptions { limits, restart_grace, durable: false, members: Vec::new() };
         let metrics = Arc::clone(handle.metrics());
-        let service = RegistryServer::new(RegistryService::new(handle, options));
+        let service = Unary::new(RegistryService::new(handle, options), 4 << 20);
         let grpc = Grpc::new(Dispatch::default().and(CanonicalErrors::new(service, 4 << 20, metrics)));
         Self { runtime, grpc }
     }
@@ -95,9 +92,9 @@ fn calls_ask_for_memory_as_often_as_they_did() {
     assert_eq!(scene.call::<HeartbeatResponse>(&HEARTBEAT, &hundred).results.len(), 100);
     assert_eq!(scene.call::<LookupResponse>(&LOOKUP, &lookup).instances.len(), 100);
     for (what, path, request, most) in [
-        ("a beat", &HEARTBEAT, &one, 32),
-        ("a message of 100 beats", &HEARTBEAT, &hundred, 47),
-        ("a lookup of 100 instances", &LOOKUP, &lookup, 33),
+        ("a beat", &HEARTBEAT, &one, 27),
+        ("a message of 100 beats", &HEARTBEAT, &hundred, 38),
+        ("a lookup of 100 instances", &LOOKUP, &lookup, 27),
     ] {
         let count = scene.allocations(path, request);
         println!("{what}: {count} allocations");

@@ -116,7 +116,7 @@ impl Beats {
                 (1, WireType::LengthDelimited) => {
                     let len = checked_len(&mut bytes)?;
                     let (text, rest) = bytes.split_at(len);
-                    beat.token = std::str::from_utf8(text).ok().and_then(LeaseToken::decode);
+                    beat.token = LeaseToken::decode(text);
                     bytes = rest;
                 }
                 (2, WireType::Varint) => {

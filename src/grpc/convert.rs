@@ -257,7 +257,7 @@ pub(super) fn target(request: proto::DeregisterRequest, max_beats: usize) -> Res
             let sentence = format!("must be at most {max_beats}, not {}", request.lease_tokens.len());
             return Err(Error::invalid("lease_tokens", sentence));
         }
-        return Ok(Target::Leases(request.lease_tokens.iter().filter_map(|text| LeaseToken::decode(text)).collect()));
+        return Ok(Target::Leases(request.lease_tokens.iter().filter_map(LeaseToken::decode).collect()));
     }
     let namespace = if request.namespace.is_empty() { DEFAULT_NAMESPACE } else { &request.namespace };
     check_name("namespace", namespace, &mut violations);

@@ -36,10 +36,8 @@ where
         + 'static,
 {
     fn answer(&self, request: Request<Body>) -> Answering {
-        let mut service = self.clone();
-        // In the task of the call: what goes wrong there, or takes its time, is not its connection's. None of ours has to be
-        // asked whether it is ready.
-        Box::pin(async move { Service::call(&mut service, request).await })
+        // None of ours has to be asked whether it is ready.
+        Service::call(&mut self.clone(), request)
     }
 }
 

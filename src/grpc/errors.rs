@@ -4,7 +4,7 @@
 
 use std::{
     convert::Infallible,
-    future::{Future, poll_fn},
+    future::{Future as _, poll_fn},
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
@@ -19,7 +19,7 @@ use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 
 use super::{
-    entered,
+    Answering, entered,
     handed::Replies,
     measured::Call,
     status::{self, Reason},
@@ -80,70 +80,80 @@ impl<S: NamedService> NamedService for CanonicalErrors<S> {
 
 impl<S> Service<Request<Body>> for CanonicalErrors<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = Answering;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let max_message_bytes = self.max_message_bytes;
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        let mut this = self.clone();
+        // All of it in the task of the call: what goes wrong there, or takes its time, is not its connection's.
+        Box::pin(async move { this.answer(request).await })
+    }
+}
+
+impl<S> CanonicalErrors<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>,
+{
+    async fn answer(&mut self, mut request: Request<Body>) -> Result<Response<Body>, Infallible> {
         let measured = Call::begin(&self.metrics, &request);
         let Admitted { tenure, held, entry } = match self.admit(&mut request) {
             Ok(admitted) => admitted,
-            Err(refused) => return Box::pin(std::future::ready(Ok(measured.answer::<Body>(refused.into_http())))),
+            Err(refused) => return Ok(measured.answer::<Body>(refused.into_http())),
         };
         let path = request.uri().path_and_query().cloned();
         let method = move || path.as_ref().map_or("", PathAndQuery::path).to_owned();
-        let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        Box::pin(async move {
-            let mut call = pin!(call);
-            let at_once = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
-            let answered = match (at_once, held) {
-                (Poll::Ready(answered), _) => answered,
-                (Poll::Pending, None) => call.await,
-                (Poll::Pending, Some((gate, who, rule))) => tokio::select! {
-                    biased;
-                    answered = call => answered,
-                    refused = rights_end(&gate, &who, rule) => {
-                        let (status, entry) = (Status::from(refused), entry);
-                        if let Some(entry) = entry {
-                            entered::refused(entry, &status);
-                        }
-                        return Ok(measured.answer::<Body>(status.into_http()));
+        let mut call = pin!(AssertUnwindSafe(self.inner.call(request)).catch_unwind());
+        let at_once = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+        let answered = match (at_once, held) {
+            (Poll::Ready(answered), _) => answered,
+            (Poll::Pending, None) => call.await,
+            (Poll::Pending, Some((gate, who, rule))) => tokio::select! {
+                biased;
+                answered = call => answered,
+                refused = rights_end(&gate, &who, rule) => {
+                    let (status, entry) = (Status::from(refused), entry);
+                    if let Some(entry) = entry {
+                        entered::refused(entry, &status);
                     }
-                },
-            };
-            let Ok(response) = answered else {
-                tracing::error!(method = method(), "a handler panicked; its call failed, nothing else did");
-                let fault = status::plain(Reason::Internal, "a fault of the server; it is in its log");
-                return Ok(measured.answer::<Body>(fault.into_http()));
-            };
-            let mut response = response?;
-            // A stream that is framed already: its body is what was handed over.
-            if let Some(replies) = Replies::of(&mut response) {
-                return Ok(answer(measured, response.map(|_| replies), tenure, entry));
-            }
-            let (response, entry) = match entry {
-                Some(entry) => entered::of_answer(response, entry, &method()),
-                None => (response, None),
-            };
-            let response = match Status::from_header_map(response.headers()) {
-                Some(told) if told.code() == Code::OutOfRange => status::too_large(max_message_bytes).into_http(),
-                Some(told) if told.code() == Code::Unimplemented && told.details().is_empty() => {
-                    explained(&told, &response)
+                    return Ok(measured.answer::<Body>(status.into_http()));
                 }
-                Some(told) if told.code() == Code::Internal => status::of_transport(told).into_http(),
-                None => return Ok(answer(measured, response, tenure, entry)),
-                Some(_) => response,
-            };
-            Ok(measured.answer(response))
-        })
+            },
+        };
+        let Ok(response) = answered else {
+            tracing::error!(method = method(), "a handler panicked; its call failed, nothing else did");
+            let fault = status::plain(Reason::Internal, "a fault of the server; it is in its log");
+            return Ok(measured.answer::<Body>(fault.into_http()));
+        };
+        let mut response = response?;
+        // A stream that is framed already: its body is what was handed over.
+        if let Some(replies) = Replies::of(&mut response) {
+            return Ok(answer(measured, response.map(|_| replies), tenure, entry));
+        }
+        let (response, entry) = match entry {
+            Some(entry) => entered::of_answer(response, entry, &method()),
+            None => (response, None),
+        };
+        let response = match Status::from_header_map(response.headers()) {
+            Some(told) if told.code() == Code::OutOfRange => status::too_large(self.max_message_bytes).into_http(),
+            Some(told) if told.code() == Code::Unimplemented && told.details().is_empty() => {
+                explained(&told, &response)
+            }
+            Some(told) if told.code() == Code::Internal => status::of_transport(told).into_http(),
+            None => return Ok(answer(measured, response, tenure, entry)),
+            Some(_) => response,
+        };
+        Ok(measured.answer(response))
     }
 }
 

@@ -23,6 +23,7 @@ pub mod raw;
 pub mod registry;
 pub mod status;
 mod subscribe;
+mod unary;
 
 /// The server side of the API, as generated: hot replies are `raw` bytes.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -40,3 +41,4 @@ pub use dispatch::{Answering, Dispatch};
 pub use errors::CanonicalErrors;
 pub(crate) use measured::{Enough, count_refusal};
 pub use registry::{RegistryService, ServiceOptions};
+pub use unary::Unary;

@@ -87,7 +87,8 @@ impl LeaseToken {
 
     /// The token that `text` is, if it is one at all. What is not counts as no token.
     #[must_use]
-    pub fn decode(text: &str) -> Option<Self> {
+    pub fn decode(text: impl AsRef<[u8]>) -> Option<Self> {
+        let text = text.as_ref();
         if text.len() != TEXT_LEN {
             return None;
         }

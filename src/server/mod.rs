@@ -48,6 +48,7 @@ use crate::{
     },
     grpc::{
         AdminService, CanonicalErrors, CatalogService, DeploymentsService, Dispatch, RegistryService, ServiceOptions,
+        Unary,
         floor::Floor,
         health::HealthService,
         registry::fixed_limits,
@@ -407,10 +408,8 @@ impl Services {
         let options =
             ServiceOptions { limits, restart_grace: settings.restart_grace, durable, members: self.members.clone() };
         let gate = gate(self.keeper.as_ref()).audited(self.audit.clone());
-        let registry = crate::grpc::server::registry_server::RegistryServer::new(
-            RegistryService::new(self.handle.clone(), options).behind(gate.clone()),
-        )
-        .max_decoding_message_size(settings.max_message_bytes);
+        let registry = RegistryService::new(self.handle.clone(), options).behind(gate.clone());
+        let registry = Unary::new(registry, settings.max_message_bytes);
         let health = HealthService::new(Arc::clone(self.handle.hub())).behind(gate.clone());
         let health = tonic_health::pb::health_server::HealthServer::new(health);
         let reflection = || {

@@ -158,7 +158,7 @@ impl Rig {
             Tamper::Ahead => token.lease.revision = self.model.revision + 1,
             Tamper::Ordinal => token.lease.ordinal += 1_000,
         }
-        let token = LeaseToken::decode(&token.encode()).expect("what was encoded is a token");
+        let token = LeaseToken::decode(token.encode()).expect("what was encoded is a token");
         let lease = (token.lease.revision, token.lease.ordinal);
         (token, Sent { ours: token.registry == TAG, key, lease, secret: token.secret.0 })
     }
