@@ -95,9 +95,8 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Answering {
-        let mut this = self.clone();
         // All of it in the task of the call: what goes wrong there, or takes its time, is not its connection's.
-        Box::pin(async move { this.answer(request).await })
+        Box::pin(self.clone().answer(request))
     }
 }
 
@@ -105,7 +104,7 @@ impl<S> CanonicalErrors<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>,
 {
-    async fn answer(&mut self, mut request: Request<Body>) -> Result<Response<Body>, Infallible> {
+    async fn answer(mut self, mut request: Request<Body>) -> Result<Response<Body>, Infallible> {
         let measured = Call::begin(&self.metrics, &request);
         let Admitted { tenure, held, entry } = match self.admit(&mut request) {
             Ok(admitted) => admitted,

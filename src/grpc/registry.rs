@@ -84,6 +84,35 @@ impl RegistryService {
     fn max_beats(&self) -> usize {
         self.options.limits.max_beats as usize
     }
+
+    /// `Heartbeat`, without the box that the generated trait puts around it.
+    pub(super) async fn beaten(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatResponse>, Status> {
+        let (sender, message) = Sender::of(&self.gate, request);
+        let reply = self.handle.beat(convert::beats(&message, self.max_beats())?).await?;
+        Ok(Response::new(sender.told(reply).into()))
+    }
+
+    /// `Lookup`, as well.
+    pub(super) async fn looked_up(
+        &self,
+        request: Request<LookupRequest>,
+    ) -> Result<Response<raw::LookupResponse>, Status> {
+        let who = self.who(&request)?;
+        if let Some((namespace, service)) = convert::plain_lookup(request.get_ref())
+            && who.may(Permission::Read, namespace, service)
+            && let Some((instances, revision)) = self.handle.lookup_service(namespace, service)
+        {
+            return Ok(Response::new(convert::plain_response(instances, revision)));
+        }
+        let deadline = deadline::of(&request);
+        let mut query = convert::lookup(request.into_inner(), deadline)?;
+        query.filters = who.reads(query.filters)?;
+        let found = self.handle.lookup(query).await?;
+        Ok(Response::new(convert::lookup_response(&found)))
+    }
 }
 
 fn registered(reply: Reply) -> Result<RegisterResponse, Status> {
@@ -120,9 +149,7 @@ impl Registry for RegistryService {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        let (sender, message) = Sender::of(&self.gate, request);
-        let reply = self.handle.beat(convert::beats(&message, self.max_beats())?).await?;
-        Ok(Response::new(sender.told(reply).into()))
+        self.beaten(request).await
     }
 
     type HeartbeatStreamStream = BeatStream;
@@ -168,18 +195,7 @@ impl Registry for RegistryService {
     }
 
     async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<raw::LookupResponse>, Status> {
-        let who = self.who(&request)?;
-        if let Some((namespace, service)) = convert::plain_lookup(request.get_ref())
-            && who.may(Permission::Read, namespace, service)
-            && let Some((instances, revision)) = self.handle.lookup_service(namespace, service)
-        {
-            return Ok(Response::new(convert::plain_response(instances, revision)));
-        }
-        let deadline = deadline::of(&request);
-        let mut query = convert::lookup(request.into_inner(), deadline)?;
-        query.filters = who.reads(query.filters)?;
-        let found = self.handle.lookup(query).await?;
-        Ok(Response::new(convert::lookup_response(&found)))
+        self.looked_up(request).await
     }
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {

@@ -66,9 +66,13 @@ macro_rules! call {
             $($name => {
                 let this = $this;
                 Box::pin(async move {
-                    let (parts, message) = match this.read($request).await {
-                        Ok(read) => read,
-                        Err(otherwise) => return this.generated.clone().call(otherwise).await,
+                    let (parts, mut body) = $request.into_parts();
+                    let message = match this.only_message(&parts.headers, &mut body).await {
+                        Ok(message) => message,
+                        Err(seen) => {
+                            let body = Body::new(Replayed { seen: seen.into_iter(), rest: body });
+                            return this.generated.clone().call(Request::from_parts(parts, body)).await;
+                        }
                     };
                     // By HTTP and gRPC-Web a message is to be in one piece.
                     let to_wire = parts.extensions.get::<Front>().is_none();
@@ -95,8 +99,8 @@ impl Service<Request<Body>> for Unary {
 
     fn call(&mut self, request: Request<Body>) -> Answering {
         call! { Arc::clone(&self.0), request,
-            "Heartbeat" => heartbeat, whole;
-            "Lookup" => lookup, shared;
+            "Heartbeat" => beaten, whole;
+            "Lookup" => looked_up, shared;
             "Register" => register, whole;
             "Deregister" => deregister, whole;
             "GetInstance" => get_instance, whole;
@@ -106,23 +110,11 @@ impl Service<Request<Body>> for Unary {
 }
 
 impl Inner {
-    /// The message of a request, or the request as it came.
-    async fn read(&self, request: Request<Body>) -> Result<(Parts, Bytes), Request<Body>> {
-        if request.headers().contains_key(ENCODING) {
-            return Err(request);
+    /// All that a body has, if that is one frame with a message as it is; else what was read of it.
+    async fn only_message(&self, headers: &HeaderMap, body: &mut Body) -> Result<Bytes, Vec<Read>> {
+        if headers.contains_key(ENCODING) {
+            return Err(Vec::new());
         }
-        let (parts, mut body) = request.into_parts();
-        match self.only_message(&mut body).await {
-            Ok(message) => Ok((parts, message)),
-            Err(seen) => {
-                let body = Replayed { seen: seen.into_iter(), rest: body };
-                Err(Request::from_parts(parts, Body::new(body)))
-            }
-        }
-    }
-
-    /// All that a body has, if that is one frame with a message; else what was read of it.
-    async fn only_message(&self, body: &mut Body) -> Result<Bytes, Vec<Read>> {
         let Some(first) = next(body).await else { return Err(Vec::new()) };
         let message = first.as_ref().ok().and_then(Frame::data_ref).and_then(|data| self.message(data));
         let Some(message) = message else { return Err(vec![first]) };
