@@ -8,6 +8,7 @@
 //! - [`watch`]: the event log, what watchers share, and each one's stream.
 //! - [`metrics`]: everything that is measured, in one table.
 //! - [`export`]: the catalog as texts that other programs read.
+//! - [`framed`]: a message of gRPC, and the bytes before it.
 //! - [`grpc`]: the gRPC front.
 //! - [`http`]: what a port answers, and the fronts that are not gRPC.
 //! - [`tls`]: certificates, and what they say.
@@ -34,12 +35,13 @@ pub mod engine;
 #[cfg(feature = "server")]
 pub mod export;
 #[cfg(feature = "server")]
+pub mod framed;
+#[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]
 pub mod metrics;
-#[cfg(feature = "server")]
 mod private;
 pub mod proto;
 #[cfg(feature = "server")]

@@ -3,8 +3,8 @@
 //! not when to write.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -14,7 +14,10 @@ use prost::Message;
 use sha2::{Digest as _, Sha256};
 
 use super::connection::Host;
-use crate::proto::{Instance, Selector};
+use crate::{
+    private::Private,
+    proto::{Instance, Selector},
+};
 
 /// How it begins; the digest of the rest follows.
 const HEAD: &[u8] = b"onair kept 1\n";
@@ -126,40 +129,19 @@ impl Kept {
             file.set_modified(heard)?;
             return Left::of(digest, &file);
         }
-        self.replace(&[HEAD, &digest, &rest].concat(), heard).and_then(|file| Left::of(digest, &file))
+        self.replace(digest, &rest, heard)
     }
 
-    fn replace(&self, bytes: &[u8], heard: SystemTime) -> io::Result<File> {
+    fn replace(&self, digest: [u8; DIGEST], rest: &[u8], heard: SystemTime) -> io::Result<Left> {
         if let Some(directory) = self.path.parent() {
             let mut builder = fs::DirBuilder::new();
             #[cfg(unix)]
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             builder.recursive(true).create(directory)?;
         }
-        // Others may write here, too, with whatever numbers their processes have.
-        let drawn = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
-        let unfinished = self.path.with_extension(format!("{drawn:016x}"));
-        let mut file = fresh(&unfinished)?;
-        let mut fill = || {
-            file.write_all(bytes)?;
-            file.set_modified(heard)?;
-            file.sync_data()?;
-            fs::rename(&unfinished, &self.path)
-        };
-        if let Err(error) = fill() {
-            // What is wrong is told; what is left over is no use to anybody.
-            let _ = fs::remove_file(&unfinished);
-            return Err(error);
-        }
-        Ok(file)
+        let file = Private::create_among_others(&self.path, 0o600)?;
+        Left::of(digest, &file.fill_as_of(heard, &[HEAD, &digest, rest].concat())?)
     }
-}
-
-fn fresh(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.write(true).create_new(true).open(path)
 }
 
 /// A file that this user alone can have written: what is in it decides whom a program calls. Waits for nobody, as opening a
@@ -187,7 +169,7 @@ fn opened(path: &Path) -> io::Result<File> {
 
 #[cfg(not(unix))]
 fn opened(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
+    File::options().read(true).write(true).open(path)
 }
 
 #[cfg(test)]

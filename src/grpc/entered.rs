@@ -16,10 +16,7 @@ use prost_reflect::DescriptorPool;
 use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt as _;
 
-use crate::{access::audit, metrics::Rpc};
-
-/// Bytes before a message: whether it is compressed, and its length.
-const HEAD: usize = 5;
+use crate::{access::audit, framed, metrics::Rpc};
 
 /// Writes what there is to write of an answer: at once if it is a refusal, else as it passes. What is left belongs to the
 /// stream, which may be ended yet.
@@ -78,7 +75,7 @@ impl http_body::Body for Entered {
                     }
                 }
                 (None, Some(data)) if !self.is_stream => {
-                    let revision = self.field.and_then(|field| number(data.get(HEAD..)?, field));
+                    let revision = self.field.and_then(|field| number(data.get(framed::HEAD..)?, field));
                     if let Some(entry) = self.entry.take() {
                         entry.done(revision);
                     }

@@ -21,7 +21,7 @@ use super::{
     status::{self, Reason},
     subscribe::SubscribeReplies,
 };
-use crate::{proto, watch::Framed};
+use crate::{framed::Framed, proto};
 
 /// The replies of a stream.
 #[derive(Debug)]

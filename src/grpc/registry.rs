@@ -23,6 +23,7 @@ use super::{
 use crate::{
     access::{Gate, Permission, Tenure, Wanted, Who, token},
     actor::{ListQuery, RegistryHandle, Reply, WAITING_MAX, WAITING_NEEDS_MAX},
+    framed::Framed,
     metrics::Metrics,
     proto::{
         Breaker, Counts, DeregisterRequest, DeregisterResponse, DrainRequest, DrainResponse, GetInstanceRequest,
@@ -37,7 +38,7 @@ use crate::{
         Record,
         catalog::{self, MAX_APPLICATIONS, MAX_CATALOG_VERSION_BYTES, MAX_CATALOG_VERSIONS, MAX_SERVICE_TYPES},
     },
-    watch::{DRAIN_ASKS_MAX, Ending, Framed, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
+    watch::{DRAIN_ASKS_MAX, Ending, RATE_MAX, RATE_TOTAL_MAX, WatchItem, WatchStream},
 };
 
 /// What the service has to know of the server around it.

@@ -13,10 +13,11 @@ use tonic::{Status, Streaming};
 use super::{convert, handed::Opening, measured, status};
 use crate::{
     access::{Gate, Tenure, Wanted, Who},
+    framed::Framed,
     metrics::Metrics,
     proto::{AddSubscription, Limits, SubscribeRequest, subscribe_request::Command},
     registry::Error,
-    watch::{Ending, Framed, Hub, Subscriptions, WatchItem},
+    watch::{Ending, Hub, Subscriptions, WatchItem},
 };
 
 /// Longest id of a subscription, in bytes.

@@ -24,10 +24,8 @@ use super::{
     Answering, RegistryService, codec, raw,
     server::registry_server::{Registry, RegistryServer},
 };
-use crate::metrics::Front;
+use crate::{framed::HEAD, metrics::Front};
 
-/// Bytes before a message: whether it is compressed, and its length.
-const HEAD: usize = 5;
 /// What is shared and at least as large is sent from where it is: a copy costs less than frames of its own below that.
 const SHARED_MIN: usize = 16 * 1024;
 /// How a message is compressed that says it is.

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Version,
     header::{AUTHORIZATION, CONTENT_TYPE, TE},
@@ -21,6 +21,7 @@ use tonic::{Code, Status, body::Body};
 use tower::ServiceExt as _;
 
 use crate::{
+    framed::{self, Framed},
     grpc::{
         Dispatch, Enough,
         status::{self, Reason},
@@ -28,8 +29,6 @@ use crate::{
     metrics::Front,
 };
 
-/// Bytes before each message: whether it is compressed, and its length.
-const HEAD: usize = 5;
 /// Headers of the HTTP request that the call has, too.
 const PASSED_ON: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("x-request-id")];
 
@@ -89,11 +88,7 @@ impl Grpc {
     /// # Errors
     /// The call's status, if it fails before its first reply; later the replies end with it.
     pub async fn stream(&self, path: &PathAndQuery, caller: Caller, message: &[u8]) -> Result<Replies, Status> {
-        let mut framed = BytesMut::with_capacity(HEAD + message.len());
-        framed.put_u8(0);
-        framed.put_u32(u32::try_from(message.len()).map_err(|_| broken("a message of more than 4 GiB"))?);
-        framed.put_slice(message);
-        let mut request = Request::new(Full::new(framed.freeze()));
+        let mut request = Request::new(Full::new(Framed::copied(message).into_bytes()));
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = Uri::from(path.clone());
@@ -133,16 +128,6 @@ impl Replies {
         self.enough.say();
     }
 
-    /// The next message, if all of it is there.
-    fn take(&mut self) -> Option<Bytes> {
-        let len = self.chunk.get(1..HEAD)?.get_u32() as usize;
-        if self.chunk.len() - HEAD < len {
-            return None;
-        }
-        self.chunk.advance(HEAD);
-        Some(self.chunk.split_to(len))
-    }
-
     fn add(&mut self, data: Bytes) {
         if self.chunk.is_empty() {
             self.chunk = data;
@@ -161,7 +146,7 @@ impl Stream for Replies {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         loop {
-            if let Some(message) = this.take() {
+            if let Some(message) = framed::take(&mut this.chunk) {
                 return Poll::Ready(Some(Ok(message)));
             }
             if this.ended {

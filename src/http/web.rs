@@ -12,9 +12,12 @@ use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::body;
-use crate::grpc::{
-    Dispatch, deadline,
-    status::{self, Reason},
+use crate::{
+    framed,
+    grpc::{
+        Dispatch, deadline,
+        status::{self, Reason},
+    },
 };
 
 /// The forms there are, and how each is written.
@@ -22,8 +25,6 @@ const BINARY: [&str; 2] = ["application/grpc-web", "application/grpc-web+proto"]
 const TEXT: [&str; 2] = ["application/grpc-web-text", "application/grpc-web-text+proto"];
 /// What the layer that reads the calls says before its own complaints.
 const COMPLAINT: &str = "tonic-web: ";
-/// Bytes before a message: whether it is compressed, and its length.
-const FRAME_HEAD: usize = 5;
 
 /// How a request of gRPC-Web is written, and how its answer has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Web {
         if !body::is_plain(&parts.headers) {
             return Err(status::plain(Reason::UnsupportedMediaType, "a body is sent as it is: no Content-Encoding"));
         }
-        let limit = FRAME_HEAD + self.max_message_bytes;
+        let limit = framed::HEAD + self.max_message_bytes;
         let limit = if form.is_text() { limit.div_ceil(3) * 4 } else { limit };
         let mut message = body::read(body, limit).await.map_err(|status| self.as_message(status))?;
         if form.is_text() {

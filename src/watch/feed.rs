@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     budget::{Budget, Charge},
-    frame::{Framed, Trailer, WATCH_FRONTENDS, push_event, push_frontend, push_summary, watch_response},
+    frame::{Trailer, WATCH_FRONTENDS, push_event, push_frontend, push_summary, watch_response},
     judge::{judge, judge_turn},
     log::{Entry, EventLog, Forgotten},
     partitions::{Known, Place, Scans},
@@ -16,7 +16,10 @@ use super::{
     recent::Recent,
     resume::ResumeToken,
 };
-use crate::registry::{Event, EventType, Frontend, Matcher, Presence, Revision, Step, Turn};
+use crate::{
+    framed::Framed,
+    registry::{Event, EventType, Frontend, Matcher, Presence, Revision, Step, Turn},
+};
 
 /// Most log entries taken at a time.
 const READ_MAX: usize = 64;

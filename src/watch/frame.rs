@@ -5,7 +5,10 @@ use bytes::{BufMut, Bytes};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::resume::ResetReason;
-use crate::registry::{Cause, EventType, Frontend, Partition, Record, Revision, Split};
+use crate::{
+    framed::Framed,
+    registry::{Cause, EventType, Frontend, Partition, Record, Revision, Split},
+};
 
 /// Most bytes of events in a message (a single larger event excepted), with room for the rest of a message of 256 KiB.
 pub const EVENTS_BYTES_MAX: usize = 250 * 1024;
@@ -15,57 +18,6 @@ const GROUP_HEAD: usize = 16;
 
 const VARINT: u32 = 0;
 const LEN: u32 = 2;
-
-/// Bytes before a message on the wire: whether it is compressed, and its length.
-const WIRE_HEAD: usize = 5;
-
-/// An encoded message with what gRPC puts before it: it can go to the wire as it is, however many read it.
-#[derive(Clone, Debug)]
-pub struct Framed(Bytes);
-
-impl Framed {
-    /// Room for a message of about so many bytes; it is appended to what this gives.
-    fn room(bytes: usize) -> Vec<u8> {
-        let mut buffer = Vec::with_capacity(WIRE_HEAD + bytes);
-        buffer.resize(WIRE_HEAD, 0);
-        buffer
-    }
-
-    /// The message that was appended to a room.
-    fn of(mut room: Vec<u8>) -> Self {
-        let length = u32::try_from(room.len() - WIRE_HEAD).unwrap_or(u32::MAX);
-        room[1..WIRE_HEAD].copy_from_slice(&length.to_be_bytes());
-        Self(room.into())
-    }
-
-    /// The message.
-    #[must_use]
-    pub fn message(&self) -> Bytes {
-        self.0.slice(WIRE_HEAD..)
-    }
-
-    /// As it goes to the wire.
-    #[must_use]
-    pub fn into_bytes(self) -> Bytes {
-        self.0
-    }
-
-    /// It has these encoded fields, too.
-    #[must_use]
-    pub fn with(&self, fields: &[u8]) -> Self {
-        let mut room = Self::room(self.len() + fields.len());
-        room.extend_from_slice(&self.0[WIRE_HEAD..]);
-        room.extend_from_slice(fields);
-        Self::of(room)
-    }
-
-    /// Bytes of the message.
-    #[must_use]
-    #[allow(clippy::len_without_is_empty)]
-    pub fn len(&self) -> usize {
-        self.0.len() - WIRE_HEAD
-    }
-}
 
 pub(super) fn key(field: u32, wire: u32, buffer: &mut impl BufMut) {
     encode_varint(u64::from(field << 3 | wire), buffer);
@@ -388,8 +340,6 @@ mod tests {
         let framed = watch_response(&events, trailer).with(&more.encode_to_vec());
         let read = WatchResponse { bookmark_interval: more.bookmark_interval, ..read };
         assert_eq!(WatchResponse::decode(framed.message()), Ok(read));
-        let (length, bytes) = (framed.len() as u32, framed.into_bytes());
-        assert_eq!((bytes[0], &bytes[1..5], bytes.len()), (0, &length.to_be_bytes()[..], length as usize + 5));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use board::{BOX_BYTES_MAX, BOX_EVENTS_MAX, Board, Handed, Letterbox, Post};
 pub use budget::{Budget, Charge};
 pub use drain::{DRAIN_ASKS_MAX, Drain, Standings};
 pub use feed::{Budgets, Feed, Message, Next};
-pub use frame::{Framed, LOOKUP_FRONTENDS, push_frontend};
+pub use frame::{LOOKUP_FRONTENDS, push_frontend};
 pub use hub::{Hub, HubOptions};
 pub use judge::{Seen, judge, judge_turn};
 pub use lag::{Lag, Lagging, Lags};

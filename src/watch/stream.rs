@@ -15,7 +15,7 @@ use super::{
     drain::Standing,
     due::Due,
     feed::{Feed, Next},
-    frame::{EVENTS_BYTES_MAX, Framed, Trailer, watch_response},
+    frame::{EVENTS_BYTES_MAX, Trailer, watch_response},
     hub::Hub,
     listener::{Listener, ONLY_PART},
     partitions::{Counting, Place, Turn},
@@ -23,7 +23,10 @@ use super::{
     seats::WatchPermit,
     snapshot::{Part, SnapshotPart},
 };
-use crate::registry::{Error, Filter, FilterSet, Principal, Revision};
+use crate::{
+    framed::Framed,
+    registry::{Error, Filter, FilterSet, Principal, Revision},
+};
 
 /// What a watch yields.
 #[derive(Debug)]

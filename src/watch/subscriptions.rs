@@ -17,7 +17,7 @@ use super::{
     drain::{Ask, Standing},
     due::Due,
     feed::{Message, Next},
-    frame::{EVENTS_BYTES_MAX, Framed, Group, Share, push_group, subscribe_response, subscribe_responses},
+    frame::{EVENTS_BYTES_MAX, Group, Share, push_group, subscribe_response, subscribe_responses},
     hub::Hub,
     listener::Listener,
     partitions::Turn,
@@ -27,7 +27,10 @@ use super::{
     stream::{Ending, WatchItem},
     subscription::{Ids, Phase, State, Subscription},
 };
-use crate::registry::{Error, Filter, FilterSet, Principal, Revision};
+use crate::{
+    framed::Framed,
+    registry::{Error, Filter, FilterSet, Principal, Revision},
+};
 
 mod quiet;
 mod rights;

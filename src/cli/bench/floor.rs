@@ -145,6 +145,7 @@ impl Requests for EchoAgain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::framed::HEAD;
 
     #[test]
     fn sizes_are_those_asked_for() {
@@ -152,7 +153,7 @@ mod tests {
             let shape = Shape { request_bytes: bytes, reply_bytes: bytes, connections: 1, in_flight: 1, units: 1 };
             let echo = Echo::new(shape);
             assert!(bytes - echo.reply_bytes <= 1, "{bytes}: {}", echo.reply_bytes);
-            assert!((echo.message.len() - 5).abs_diff(bytes) <= 1, "{bytes}: {}", echo.message.len() - 5);
+            assert!((echo.message.len() - HEAD).abs_diff(bytes) <= 1, "{bytes}: {}", echo.message.len() - HEAD);
         }
     }
 }

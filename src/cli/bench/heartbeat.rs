@@ -12,6 +12,7 @@ use super::{
     session::Session,
     wire::{Pace, Pump, Requests},
 };
+use crate::framed::HEAD;
 
 /// What the job is told.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,7 +38,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
     let beats = Arc::new(Beats::new(&tokens, 1));
     let reply =
         session.call(HEARTBEAT, beats.message(0)).await.map_err(|status| Error::Call("beat", Box::new(status)))?;
-    let shape = Shape::of(session, beats.message(0).len() - 5, reply.len(), 4, 16);
+    let shape = Shape::of(session, beats.message(0).len() - HEAD, reply.len(), 4, 16);
     let connections = session.options.connections.unwrap_or(4).min(beats.len());
     let in_flight = session.options.in_flight.unwrap_or(16);
     let every = args.rate.map(|rate| Duration::from_secs(1) * connections as u32 / rate);

@@ -11,7 +11,7 @@ use super::{
     session::Session,
     wire::{Pump, Requests, framed, records},
 };
-use crate::proto::LookupRequest;
+use crate::{framed::HEAD, proto::LookupRequest};
 
 const LOOKUP: &str = "/onair.v1.Registry/Lookup";
 
@@ -57,7 +57,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<Vec<Figures>, 
     let messages: Arc<Vec<_>> = Arc::new((0..args.services as usize).map(message).collect());
     let last = messages.last().map(Vec::as_slice).unwrap_or_default();
     let reply = session.call(LOOKUP, last).await.map_err(|status| Error::Call("look up", Box::new(status)))?;
-    let floor = Shape::of(session, last.len() - 5, reply.len(), 4, 16).unary();
+    let floor = Shape::of(session, last.len() - HEAD, reply.len(), 4, 16).unary();
     let by_http = http::Lookups::new(&fleet, args.services as usize)?;
     let connections = session.options.connections.unwrap_or(4).min(messages.len());
     let in_flight = session.options.in_flight.unwrap_or(16);

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     client::{Tls, Token},
+    framed::HEAD,
     proto::{GetServerInfoRequest, GetServerInfoResponse, bench::EchoRequest, registry_client::RegistryClient},
     tls::{ClientTls, explain},
 };
@@ -265,7 +266,7 @@ impl Session {
     pub(super) async fn call(&self, path: &'static str, message: &[u8]) -> Result<Vec<u8>, Status> {
         let mut grpc = Grpc::new(self.calls()).max_decoding_message_size(16 << 20);
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let body = message.get(5..).unwrap_or_default().to_vec();
+        let body = message.get(HEAD..).unwrap_or_default().to_vec();
         let mut request = Request::new(once(body));
         request.set_timeout(CALL_TIMEOUT);
         let replies = grpc.streaming(request, PathAndQuery::from_static(path), AsBytes).await?;

@@ -11,6 +11,7 @@ use super::{
     session::Session,
     wire::Streamed,
 };
+use crate::framed::HEAD;
 
 const HEARTBEAT_STREAM: &str = "/onair.v1.Registry/HeartbeatStream";
 
@@ -62,7 +63,7 @@ async fn one(session: &Session, tokens: &[String], per_message: usize) -> Result
         .map_err(|status| Error::Call("beat on a stream", Box::new(status)))?;
     let in_flight = session.options.in_flight.unwrap_or(IN_FLIGHT_BYTES / message.len()).clamp(4, 4_096);
     let connections = session.options.connections.unwrap_or(2).min(beats.len());
-    let shape = Shape::of(session, message.len() - 5, reply.len(), connections, in_flight).units(per_message as u64);
+    let shape = Shape::of(session, message.len() - HEAD, reply.len(), connections, in_flight).units(per_message as u64);
     let beating = beats.clone();
     let job = Side {
         name: "stream",

@@ -2,17 +2,15 @@
 
 use prost::Message;
 
-use crate::cli::bench::Error;
+use crate::{cli::bench::Error, framed::HEAD};
 
-/// Bytes before each message: a flag, a length.
-const PREFIX: usize = 5;
 /// The longest message that is put together: the longest reply anything sends here.
 const MESSAGE_MAX: usize = 8 << 20;
 
 /// A message as it goes on the wire.
 pub(in crate::cli::bench) fn framed(message: &impl Message) -> Vec<u8> {
     let len = message.encoded_len();
-    let mut bytes = Vec::with_capacity(PREFIX + len);
+    let mut bytes = Vec::with_capacity(HEAD + len);
     bytes.push(0);
     bytes.extend_from_slice(&(len as u32).to_be_bytes());
     // A `Vec` grows, so encoding into it cannot fail.
@@ -51,14 +49,14 @@ impl Messages {
 /// Hands on the whole messages at the start of `data`; answers how long they are.
 fn split(data: &[u8], each: &mut impl FnMut(&[u8]) -> Result<(), Error>) -> Result<usize, Error> {
     let mut used = 0;
-    while let Some(&[flag, a, b, c, d]) = data[used..].first_chunk::<PREFIX>() {
+    while let Some(&[flag, a, b, c, d]) = data[used..].first_chunk::<HEAD>() {
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
         if flag != 0 || len > MESSAGE_MAX {
             return Err(Error::Protocol(format!("a message with flag {flag} of {len} bytes")));
         }
-        let Some(body) = data.get(used + PREFIX..used + PREFIX + len) else { break };
+        let Some(body) = data.get(used + HEAD..used + HEAD + len) else { break };
         each(body)?;
-        used += PREFIX + len;
+        used += HEAD + len;
     }
     Ok(used)
 }
