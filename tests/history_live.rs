@@ -76,10 +76,10 @@ async fn serve() -> (Channel, SocketAddr, RegistryHandle) {
     let service = CanonicalErrors::new(service, max_message_bytes, std::sync::Arc::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = Server::builder().add_service(service.clone());
-    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    let services = Dispatch::default().and(service);
+    tokio::spawn(Server::builder().serve_with_incoming(services.clone(), TcpListenerStream::new(listener)));
     let channel = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
-    (channel, serve_http(Dispatch::default().and(service)).await, handle)
+    (channel, serve_http(services).await, handle)
 }
 
 /// The same services by HTTP.
