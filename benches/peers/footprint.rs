@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use crate::{
     Result,
     machine::keep_to,
     model::Middle,
+    output::Output,
     server::{Cores, Home, Server},
     table::{aligned, short},
     taken::Taken,
@@ -39,15 +40,10 @@ pub struct Args {
     /// Build it from nothing as well: minutes.
     #[arg(long)]
     build: bool,
-    /// The server's core.
-    #[arg(long, default_value_t = 0)]
-    server_core: usize,
-    /// The load's core.
-    #[arg(long, default_value_t = 1)]
-    load_core: usize,
-    /// Where to keep the JSON, and a table beside it.
-    #[arg(long, value_name = "FILE")]
-    keep: Option<PathBuf>,
+    #[command(flatten)]
+    cores: Cores,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What was found.
@@ -91,22 +87,17 @@ fn program() -> &'static Path {
 
 /// Measures, prints and keeps.
 pub fn run(args: &Args) -> Result<bool> {
-    let cores = Cores { server: args.server_core, load: args.load_core };
     let (mut taken, mut figures) = (Taken::now(), sizes()?);
     if args.build {
         // Before this thread keeps to one core.
         figures.push(build()?);
     }
-    keep_to(cores.load)?;
+    keep_to(args.cores.load)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    figures.extend(LocalSet::new().block_on(&runtime, measure(args, cores))?);
+    figures.extend(LocalSet::new().block_on(&runtime, measure(args))?);
     taken.finish();
     let found = Footprint { taken, figures };
-    println!("{}", told(&found));
-    if let Some(file) = &args.keep {
-        fs::write(file, serde_json::to_string(&found)? + "\n")?;
-        render(&found, file)?;
-    }
+    args.output.take(&found, told, render)?;
     Ok(true)
 }
 
@@ -140,18 +131,18 @@ fn sizes() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-async fn measure(args: &Args, cores: Cores) -> Result<Vec<Figure>> {
+async fn measure(args: &Args) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let mut starts = Vec::new();
     for _ in 0..args.starts {
         let begin = Instant::now();
-        let mut server = Server::start(program(), launch, cores)?;
+        let mut server = Server::start(program(), launch, args.cores)?;
         serving(&mut server).await?;
         starts.push(begin.elapsed().as_secs_f64() * 1e3);
     }
     figures.extend(median("from exec to serving, nothing stored", starts, "ms"));
     for instances in [0, 10_000, args.instances] {
-        let mut server = Server::start(program(), launch, cores)?;
+        let mut server = Server::start(program(), launch, args.cores)?;
         serving(&mut server).await?;
         let with = format!("with {} instances", short(instances.into()));
         if instances > 0 {

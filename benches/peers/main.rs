@@ -14,6 +14,7 @@ mod load;
 mod machine;
 mod model;
 mod onair;
+mod output;
 mod picture;
 mod redis;
 mod rounds;

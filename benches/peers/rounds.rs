@@ -18,6 +18,7 @@ use crate::{
     machine::keep_to,
     model::{About, Job, Peer, Plan, Run, Sample},
     onair::{self, Onair},
+    output::Output,
     picture,
     redis::{self, Redis},
     scale::{self, Scale},
@@ -38,18 +39,10 @@ pub struct Args {
     /// What is measured.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Job::ALL)]
     jobs: Vec<Job>,
-    /// The servers' core.
-    #[arg(long, default_value_t = 0)]
-    server_core: usize,
-    /// The load's core.
-    #[arg(long, default_value_t = 1)]
-    load_core: usize,
-    /// Print JSON instead of the table.
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    output: String,
-    /// Where to keep the JSON, and to draw the pictures beside it; without it nothing is kept.
-    #[arg(long, value_name = "FILE")]
-    keep: Option<PathBuf>,
+    #[command(flatten)]
+    cores: Cores,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Who can take part.
@@ -152,28 +145,20 @@ impl Loaded {
 
 /// Fetches, runs, prints and keeps; whether nothing was found that must not be.
 pub fn run(args: &Args) -> Result<bool> {
-    let cores = Cores { server: args.server_core, load: args.load_core };
     let mut about = About { taken: Taken::now(), plan: args.plan.clone() };
     let (present, peers) = gather(&args.peers)?;
-    keep_to(cores.load)?;
+    keep_to(args.cores.load)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut samples = Vec::new();
     for round in 1..=args.plan.rounds {
         for present in &present {
-            let played = LocalSet::new().block_on(&runtime, play(present, args, cores));
+            let played = LocalSet::new().block_on(&runtime, play(present, args));
             samples.extend(played.into_iter().map(|sample| Sample { round, ..sample }));
         }
     }
     about.taken.finish();
     let run = Run { about, peers, samples };
-    match args.output.as_str() {
-        "json" => println!("{}", serde_json::to_string_pretty(&run)?),
-        _ => println!("{}", table::of(&run)),
-    }
-    if let Some(file) = &args.keep {
-        fs::write(file, serde_json::to_string(&run)? + "\n")?;
-        render(file)?;
-    }
+    args.output.take(&run, table::of, draw)?;
     Ok(run.samples.iter().all(|sample| sample.faults.is_empty()))
 }
 
@@ -192,12 +177,16 @@ pub fn render(file: &Path) -> Result<bool> {
         footprint::render(&footprint, file)?;
         return Ok(true);
     }
-    let run: Run = serde_json::from_str(&text)?;
-    fs::write(file.with_extension("md"), table::of(&run))?;
-    fs::write(beside(file, "headlines"), picture::headlines(&run)?)?;
-    fs::write(beside(file, "cpu"), picture::cpu(&run)?)?;
-    fs::write(beside(file, "latencies"), picture::latencies(&run)?)?;
+    draw(&serde_json::from_str(&text)?, file)?;
     Ok(true)
+}
+
+/// The same of a run.
+fn draw(run: &Run, file: &Path) -> Result<()> {
+    fs::write(file.with_extension("md"), table::of(run))?;
+    fs::write(beside(file, "headlines"), picture::headlines(run)?)?;
+    fs::write(beside(file, "cpu"), picture::cpu(run)?)?;
+    Ok(fs::write(beside(file, "latencies"), picture::latencies(run)?)?)
 }
 
 /// The picture of that name.
@@ -241,13 +230,13 @@ fn gather(wanted: &[Who]) -> Result<(Vec<Present>, Vec<Peer>)> {
 }
 
 /// One turn of one who takes part: a fresh server, and all that it can do. What fails is a fault of that job.
-async fn play(present: &Present, args: &Args, cores: Cores) -> Vec<Sample> {
+async fn play(present: &Present, args: &Args) -> Vec<Sample> {
     let (name, mut samples) = (present.who.name(), Vec::new());
     let mut jobs: Vec<_> = args.jobs.iter().copied().filter(|job| present.who.does(*job)).collect();
     jobs.sort_unstable();
     let Some(&first) = jobs.first() else { return samples };
     let broken = |job, why: Box<dyn std::error::Error>| Sample { faults: vec![why.to_string()], ..Sample::new(job) };
-    match Loaded::start(present, &args.plan, cores).await {
+    match Loaded::start(present, &args.plan, args.cores).await {
         Err(why) => samples.push(broken(first, why)),
         Ok(mut loaded) => {
             for job in jobs {

@@ -26,12 +26,8 @@ pub struct Args {
     /// The most watchers: from 1 on, ten times as many each time.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     most_watchers: u32,
-    /// The server's core.
-    #[arg(long, default_value_t = 0)]
-    server_core: usize,
-    /// The load's core.
-    #[arg(long, default_value_t = 1)]
-    load_core: usize,
+    #[command(flatten)]
+    cores: Cores,
     /// Where to keep what is found, and to draw the picture beside it.
     #[arg(long, value_name = "FILE")]
     keep: PathBuf,
@@ -64,17 +60,16 @@ const OWN_WATCHERS: u32 = 100;
 
 /// Measures, and keeps what was found.
 pub fn run(args: &Args) -> Result<bool> {
-    let cores = Cores { server: args.server_core, load: args.load_core };
     let mut about = About { taken: Taken::now(), plan: args.plan.clone() };
-    keep_to(cores.load)?;
+    keep_to(args.cores.load)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (mut instances, mut watchers) = (Vec::new(), Vec::new());
     for at in tenfold(1_000, args.most_instances) {
-        let samples = LocalSet::new().block_on(&runtime, beside(&args.plan, at, cores))?;
+        let samples = LocalSet::new().block_on(&runtime, beside(&args.plan, at, args.cores))?;
         instances.extend(samples.into_iter().map(|sample| Point { at, sample }));
     }
     for at in tenfold(1, args.most_watchers) {
-        let samples = LocalSet::new().block_on(&runtime, watched(&args.plan, at, cores))?;
+        let samples = LocalSet::new().block_on(&runtime, watched(&args.plan, at, args.cores))?;
         watchers.extend(samples.into_iter().map(|sample| Point { at, sample }));
     }
     about.taken.finish();

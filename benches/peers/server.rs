@@ -17,11 +17,13 @@ use crate::{
 };
 
 /// Where servers run, and where the load.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Cores {
     /// The servers' core.
+    #[arg(long = "server-core", default_value_t = 0)]
     pub server: usize,
-    /// The load's.
+    /// The load's core.
+    #[arg(long = "load-core", default_value_t = 1)]
     pub load: usize,
 }
 

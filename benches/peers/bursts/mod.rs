@@ -15,11 +15,7 @@ mod told;
 mod watcher;
 mod wire;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    rc::Rc,
-};
+use std::{fs, path::Path, rc::Rc};
 
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Builder, task::LocalSet};
@@ -29,7 +25,7 @@ use self::{
     model::{Burst, Name},
     stage::Stage,
 };
-use crate::{Result, machine::keep_to, server::Cores, taken::Taken};
+use crate::{Result, machine::keep_to, output::Output, server::Cores, taken::Taken};
 
 /// What the command is told.
 #[derive(clap::Args)]
@@ -42,18 +38,10 @@ pub struct Args {
     /// Every size divided by this: to see whether all works.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     part: u32,
-    /// The server's core.
-    #[arg(long, default_value_t = 0)]
-    server_core: usize,
-    /// The load's core.
-    #[arg(long, default_value_t = 1)]
-    load_core: usize,
-    /// Print JSON instead of the table.
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    output: String,
-    /// Where to keep the JSON, and beside it table and picture; without it nothing is kept.
-    #[arg(long, value_name = "FILE")]
-    keep: Option<PathBuf>,
+    #[command(flatten)]
+    cores: Cores,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// How large bursts are.
@@ -119,28 +107,20 @@ impl Sizes {
 
 /// Plays them, prints and keeps; whether nothing was found that must not be.
 pub fn run(args: &Args) -> Result<bool> {
-    let cores = Cores { server: args.server_core, load: args.load_core };
     let (mut taken, sizes) = (Taken::now(), args.sizes.divided(args.part));
-    keep_to(cores.load)?;
+    keep_to(args.cores.load)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let names = if args.names.is_empty() { Name::ALL.to_vec() } else { args.names.clone() };
     let mut bursts = Vec::new();
     for name in names {
         eprintln!("{}", name.title().0);
-        let burst = LocalSet::new().block_on(&runtime, play(name, &sizes, cores))?;
+        let burst = LocalSet::new().block_on(&runtime, play(name, &sizes, args.cores))?;
         burst.faults.iter().for_each(|fault| eprintln!("FAULT: {fault}"));
         bursts.push(burst);
     }
     taken.finish();
     let found = Bursts { taken, sizes, bursts };
-    match args.output.as_str() {
-        "json" => println!("{}", serde_json::to_string_pretty(&found)?),
-        _ => println!("{}", told::of(&found)),
-    }
-    if let Some(file) = &args.keep {
-        fs::write(file, serde_json::to_string(&found)? + "\n")?;
-        render(&found, file)?;
-    }
+    args.output.take(&found, told::of, render)?;
     Ok(found.bursts.iter().all(|burst| burst.faults.is_empty()))
 }
 
