@@ -57,7 +57,9 @@ pub fn mock(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// A sentence.
 pub fn place(url: &str) -> Result<(), String> {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    // Further back it is not what says of which kind it is.
+    let scheme = url.split_once("://").filter(|(scheme, _)| !scheme.contains(['/', '?', '#']));
+    let (scheme, rest) = scheme.unwrap_or(("http", url));
     let is_scheme = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:".contains(c)) && !scheme.is_empty();
     let is_place = is_scheme && !rest.is_empty() && !rest.contains(|c: char| c.is_control() || c.is_whitespace());
     if is_place { Ok(()) } else { Err("that is neither HOST:PORT nor a url".to_owned()) }
@@ -105,7 +107,14 @@ mod tests {
         for wrong in ["auth", "=x", "auth=", "auth=ht!tp://", "auth=http://", "auth=://h", "auth=a b"] {
             assert!(mock(wrong).is_err(), "{wrong}");
         }
-        for url in ["localhost:3000", "redis://:secret@h:6379/0", "jdbc:postgresql://h/db", "unix:///run/x.sock"] {
+        for url in [
+            "localhost:3000",
+            "localhost:3000/login?to=http://web",
+            "h#://",
+            "redis://:secret@h:6379/0",
+            "jdbc:postgresql://h/db",
+            "unix:///run/x.sock",
+        ] {
             assert_eq!(place(url), Ok(()), "{url}");
         }
         let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];

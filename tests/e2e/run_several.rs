@@ -155,6 +155,30 @@ async fn a_broken_file_tells_everything_with_its_place() {
     assert!(code == 2 && errors.contains("--port"), "{errors}");
 }
 
+/// Who works on one of them need not have what the others need.
+#[tokio::test]
+async fn what_is_not_asked_for_need_not_be_there() {
+    let server = Server::ephemeral(&[]).await;
+    let (_place, path) = programs(
+        "[run.web]\ncommand = 'exit 7'\n[run.api]\ncommand = 'true'\ndir = 'api'\n\
+         [run.cron]\ncommand = 'true'\npackage = 'cron/package.json'\n",
+    );
+    let (shown, url) = (path.display().to_string(), server.url());
+    let run =
+        async |names: &[&str]| said(&onair(&[&["run"][..], names, &["--file", &shown, "--url", &url]].concat()).await);
+    let (code, _, errors) = run(&["web"]).await;
+    assert_eq!(code, 7, "{errors}");
+    for (names, parts) in [
+        (&["api"][..], &["line 5: run.api.dir: "][..]),
+        (&["web", "cron"], &["line 8: run.cron.package: "]),
+        (&[], &["line 5: run.api.dir: ", "line 8: run.cron.package: "]),
+    ] {
+        let (code, _, errors) = run(names).await;
+        assert!(code == 2 && parts.iter().all(|part| errors.contains(part)), "{names:?}: {errors}");
+        assert_eq!(errors.matches("line ").count(), parts.len(), "{names:?}: {errors}");
+    }
+}
+
 const API: &str = "\
 const http = require('http');
 http.createServer((_, answer) => answer.end('hello from ' + process.pid)).listen(process.env.PORT);

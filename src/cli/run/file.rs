@@ -17,6 +17,7 @@ use toml::{
 };
 
 use super::{
+    OWN,
     order::Order,
     plan::{OnMove, Plan},
 };
@@ -28,33 +29,13 @@ use crate::{
 /// What the tables of the programs are in, and what else a file may have.
 const SECTION: &str = "run";
 const OTHERS: [&str; 2] = ["client", "serve"];
+/// What a program's table may say besides what is an option, too.
+const MORE: [&str; 4] = ["dir", "env", "mocks", "url"];
+
 /// What a program's table may say.
-const KEYS: [&str; 23] = [
-    "command",
-    "dir",
-    "env",
-    "package",
-    "port",
-    "host",
-    "id",
-    "version",
-    "protocol",
-    "url",
-    "zone",
-    "weight",
-    "metadata",
-    "ttl",
-    "needs",
-    "mocks",
-    "if_missing",
-    "needs_timeout",
-    "on_move",
-    "check",
-    "check_interval",
-    "start_timeout",
-    "wait",
-];
-const SLACK: &str = "slack";
+fn keys() -> impl Iterator<Item = &'static str> {
+    OWN.into_iter().filter(|key| *key != "mock").chain(MORE)
+}
 
 /// What a file says.
 #[derive(Debug)]
@@ -85,7 +66,7 @@ fn parse(file: &ConfigFile, names: &[String]) -> Result<Programs, Vec<String>> {
         // What is read in spite of them may be something else than was meant.
         return Err(faults.iter().map(|fault| file.fault(fault)).collect());
     }
-    let mut reader = Reader { file, wrong: Vec::new() };
+    let mut reader = Reader { file, asked: names, wrong: Vec::new() };
     let (mut plans, mut places, mut has_client) = (Vec::new(), Vec::new(), false);
     for (key, value) in in_order(document.get_ref()) {
         match (key.get_ref().as_ref(), value.get_ref().as_table()) {
@@ -134,12 +115,18 @@ fn needed(plans: &[Plan]) -> Vec<BTreeSet<usize>> {
 /// Gathers what is wrong.
 struct Reader<'f> {
     file: &'f ConfigFile,
+    /// Who is asked for; everybody if nobody is named. Of the others nothing has to be there.
+    asked: &'f [String],
     wrong: Vec<String>,
 }
 
 impl Reader<'_> {
     fn wrong<T>(&mut self, at: &Spanned<T>, why: impl AsRef<str>) {
         self.wrong.push(format!("{}: {}", self.file.place(at.span().start), why.as_ref()));
+    }
+
+    fn is_asked_for(&self, name: &str) -> bool {
+        self.asked.is_empty() || self.asked.iter().any(|asked| asked == name)
     }
 
     fn programs(&mut self, table: &DeTable<'_>, plans: &mut Vec<Plan>, places: &mut Vec<usize>) {
@@ -171,10 +158,14 @@ impl Reader<'_> {
                     self.parts(&format!("run.{name}.{said}"), said, value, &mut plan);
                     Ok(())
                 }
-                said if KEYS.contains(&said) || said == SLACK => one(said, value, &base, &mut plan),
+                "dir" => text(value).and_then(|path| {
+                    let dir = plan.dir.insert(base.join(path));
+                    let is_good = dir.is_dir() || !self.is_asked_for(name);
+                    if is_good { Ok(()) } else { Err(format!("{} is no directory", dir.display())) }
+                }),
+                said if keys().any(|key| key == said) => one(said, value, &mut plan),
                 said => {
-                    let known = KEYS.into_iter().chain([SLACK]);
-                    self.wrong(key, format!("unknown key `run.{name}.{said}`{}", nearest(said, known)));
+                    self.wrong(key, format!("unknown key `run.{name}.{said}`{}", nearest(said, keys())));
                     Ok(())
                 }
             };
@@ -201,6 +192,9 @@ impl Reader<'_> {
 
     fn package(&mut self, name: &str, value: &Value<'_>, path: &Path, plan: Plan) -> Plan {
         let read = fs::read_to_string(path).map_err(|error| vec![format!("cannot be read: {error}")]);
+        if read.is_err() && !self.is_asked_for(name) {
+            return plan;
+        }
         match read.and_then(|text| Package::parse(&text)) {
             Ok(package) => return plan.completed(package),
             Err(wrong) => {
@@ -292,16 +286,9 @@ impl Reader<'_> {
 }
 
 /// Reads a value that is one thing.
-fn one(said: &str, value: &Value<'_>, base: &Path, plan: &mut Plan) -> Result<(), String> {
+fn one(said: &str, value: &Value<'_>, plan: &mut Plan) -> Result<(), String> {
     let instance = &mut plan.instance;
     match said {
-        "dir" => {
-            let dir = base.join(text(value)?);
-            if !dir.is_dir() {
-                return Err(format!("{} is no directory", dir.display()));
-            }
-            plan.dir = Some(dir);
-        }
         "port" => plan.port = Some(number(value, 1, u16::MAX.into())?.try_into().map_err(|_| "no port")?),
         "host" => instance.host = text(value)?,
         "id" => instance.id = text(value)?,
@@ -325,7 +312,8 @@ fn one(said: &str, value: &Value<'_>, base: &Path, plan: &mut Plan) -> Result<()
         "check_interval" => plan.times.interval = span(value)?.max(super::SHORTEST_INTERVAL),
         "start_timeout" => plan.times.start = super::some_time(&text(value)?)?,
         "wait" => plan.times.wait = span(value)?,
-        _ => plan.times.slack = span(value)?,
+        "slack" => plan.times.slack = span(value)?,
+        said => return Err(format!("nothing is done with `{said}`")),
     }
     Ok(())
 }
@@ -371,4 +359,19 @@ fn json(value: &Value<'_>) -> Result<serde_json::Value, String> {
             Json::Object(members.collect::<Result<_, String>>()?)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_may_be_said_is_read() {
+        for key in keys() {
+            let text = format!("[run.a]\n{key} = []\n");
+            let file = ConfigFile { path: "onair.toml".into(), text };
+            let wrong = parse(&file, &[]).map(drop).unwrap_err().join("; ");
+            assert!(!wrong.contains("unknown") && !wrong.contains("nothing is done"), "{key}: {wrong}");
+        }
+    }
 }

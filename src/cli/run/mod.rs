@@ -74,7 +74,7 @@ A file has a table for each program, whose keys are these options with _ for -, 
 They start in the order of their needs, and of the catalog's where it knows them. When one ends, or a signal comes, all \
 stop in reverse. What they print comes in lines with their names; one longer than 16 KiB comes in pieces. The exit code is that of the one that ended first, and 128 and the signal's number after a signal.";
 
-/// What a file says of each program itself, and the command line therefore does not.
+/// What a file says of each program itself, by these names or nearly, and the command line therefore does not.
 const OWN: [&str; 21] = [
     "command",
     "package",
