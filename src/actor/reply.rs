@@ -46,11 +46,11 @@ impl<E: Engine> Actor<E> {
                 let dependencies = resolved.into_iter().map(|found| (found.service, found.url)).collect();
                 Ok(Reply::Registered { record, token, dependencies, revision })
             }
-            Outcome::Kept(key) => {
+            Outcome::Kept { key, is_change } => {
                 let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));
                 let Some((slot, record)) = found else { return Err(Error::Deadline) };
                 self.leases.lock().time.hear(slot);
-                Ok(Reply::Kept { record, revision })
+                Ok(Reply::Kept { record, is_change })
             }
             Outcome::Drained { key, by_lease } => {
                 let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));

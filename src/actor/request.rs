@@ -73,8 +73,8 @@ pub enum Reply {
     Kept {
         /// The record.
         record: Arc<Record>,
-        /// At which revision.
-        revision: Revision,
+        /// It is not only what was said before.
+        is_change: bool,
     },
     /// The backend or frontend as it stands.
     Deployed {

@@ -1,14 +1,15 @@
 //! How fast somebody may write who has a quota of that: as many changes a second as it says, and as many at once after a
-//! second without any. What is refused here never comes to the actor. Renewals and what takes away cost nothing.
+//! second without any. What is refused here never comes to the actor. Renewals and what takes away cost nothing. A bucket
+//! never has more in it than a second's, however much comes back.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::time::Instant;
 
-use super::RegistryHandle;
+use super::{RegistryHandle, Reply};
 use crate::registry::{Command, Error, Exceeded, Principal, Resource, Whose};
 
 /// A second, in which a bucket that is empty becomes full.
@@ -23,11 +24,20 @@ pub(super) struct Tolls {
     buckets: Mutex<Buckets>,
 }
 
-/// For each the time at which its bucket is full again, in nanoseconds since the beginning: who is not here has a full one.
+/// Who is not here has a full bucket.
 #[derive(Debug, Default)]
 struct Buckets {
-    full_at: HashMap<Whose, u64>,
+    all: HashMap<Whose, Bucket>,
     sweep_at: usize,
+}
+
+/// A bucket that is not full, or was not a moment ago. Times are in nanoseconds since the beginning.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    /// When it was full last.
+    since: u64,
+    /// When it is full again.
+    full_at: u64,
 }
 
 impl Buckets {
@@ -50,36 +60,49 @@ impl Buckets {
         if !exceeded.is_empty() {
             return Err(exceeded);
         }
-        if self.full_at.len() >= self.sweep_at {
-            self.full_at.retain(|_, full_at| *full_at > now);
-            self.sweep_at = (self.full_at.len() * 2).max(SWEEP_MIN);
-        }
-        for (whose, maximum) in bounds {
-            let full_at = self.full_at.entry(whose.clone()).or_default();
-            *full_at = now.max(*full_at) + SECOND / (*maximum).max(1);
-        }
+        self.take_at_once(bounds, now);
         Ok(())
     }
 
-    /// Puts one change back into the bucket of each.
-    fn give_back(&mut self, bounds: &[(Whose, u64)]) {
+    /// The same, whether or not it is there: who owes one waits for the next so much longer.
+    fn take_at_once(&mut self, bounds: &[(Whose, u64)], now: u64) {
+        if self.all.len() >= self.sweep_at {
+            self.all.retain(|_, bucket| bucket.full_at > now);
+            self.sweep_at = (self.all.len() * 2).max(SWEEP_MIN);
+        }
         for (whose, maximum) in bounds {
-            if let Some(full_at) = self.full_at.get_mut(whose) {
-                *full_at = full_at.saturating_sub(SECOND / (*maximum).max(1));
+            let bucket = self.all.entry(whose.clone()).or_default();
+            if bucket.full_at <= now {
+                *bucket = Bucket { since: now, full_at: now };
+            }
+            bucket.full_at += SECOND / (*maximum).max(1);
+        }
+    }
+
+    /// Puts one change that was taken out at that time back into the bucket of each that has not been full since: into any
+    /// other it has come back by itself.
+    fn give_back(&mut self, bounds: &[(Whose, u64)], taken: u64) {
+        for (whose, maximum) in bounds {
+            if let Some(bucket) = self.all.get_mut(whose).filter(|bucket| bucket.since <= taken) {
+                bucket.full_at = bucket.full_at.saturating_sub(SECOND / (*maximum).max(1));
             }
         }
+    }
+
+    fn full_at(&self, whose: &Whose) -> u64 {
+        self.all.get(whose).map_or(0, |bucket| bucket.full_at)
     }
 
     /// In how many nanoseconds there is one change in the bucket; none: never.
     fn room_in(&self, whose: &Whose, maximum: u64, now: u64) -> Option<u64> {
         let each = SECOND.checked_div(maximum)?;
-        let full_at = self.full_at.get(whose).copied().unwrap_or_default().max(now);
+        let full_at = self.full_at(whose).max(now);
         Some((full_at + each).saturating_sub(now + each * maximum))
     }
 
     /// How many changes are gone from the bucket.
     fn used(&self, whose: &Whose, maximum: u64, now: u64) -> u64 {
-        let left = self.full_at.get(whose).copied().unwrap_or_default().saturating_sub(now);
+        let left = self.full_at(whose).saturating_sub(now);
         left.div_ceil((SECOND / maximum.max(1)).max(1)).min(maximum)
     }
 }
@@ -92,11 +115,19 @@ impl Tolls {
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Whose buckets a change was taken out of, which may have to be put back.
+/// Whose buckets a change is to be taken out of, and when it was: what it really comes to, is known later.
 #[derive(Debug, Default)]
-pub(super) struct Paid(Vec<(Whose, u64)>);
+pub(super) struct Paid {
+    bounds: Vec<(Whose, u64)>,
+    /// None: it is a renewal, as far as was known then.
+    at: Option<u64>,
+}
 
 /// In whose name a command changes something, and where; none: nobody is refused it for want of speed.
 fn payer(command: &Command) -> Option<(&str, &Principal)> {
@@ -128,10 +159,10 @@ impl RegistryHandle {
         if let Command::Keep(keep) = command
             && self.hub().registry().is_renewal(keep)
         {
-            return Ok(Paid::default());
+            return Ok(Paid { bounds, at: None });
         }
         match self.pay(&bounds) {
-            Ok(()) => Ok(Paid(bounds)),
+            Ok(at) => Ok(Paid { bounds, at: Some(at) }),
             Err(mut exceeded) => {
                 exceeded.extend(self.hub().registry().foreseen(command));
                 Err(Error::Quota(exceeded))
@@ -139,11 +170,18 @@ impl RegistryHandle {
         }
     }
 
-    /// An answer as it is; who is refused by another quota has paid nothing of this one.
-    pub(super) fn settled<T>(&self, paid: &Paid, answer: Result<T, Error>) -> Result<T, Error> {
-        if matches!(answer, Err(Error::Quota(_))) {
-            let mut buckets = self.tolls.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            buckets.give_back(&paid.0);
+    /// An answer as it is. Who is refused by another quota has paid nothing of this one; and of several who say something
+    /// without a token at once, those have paid who changed something.
+    pub(super) fn settled(&self, paid: &Paid, answer: Result<Reply, Error>) -> Result<Reply, Error> {
+        let is_due = match &answer {
+            Err(Error::Quota(_)) => false,
+            Ok(Reply::Kept { is_change, .. }) => *is_change,
+            _ => paid.at.is_some(),
+        };
+        match paid.at {
+            Some(at) if !is_due => self.tolls.lock().give_back(&paid.bounds, at),
+            None if is_due => self.tolls.lock().take_at_once(&paid.bounds, self.tolls.now()),
+            _ => {}
         }
         answer
     }
@@ -153,12 +191,14 @@ impl RegistryHandle {
     /// # Errors
     /// `Quota`.
     pub(super) fn charge_once(&self, namespace: &str, principal: &Principal) -> Result<(), Error> {
-        self.bounds(namespace, principal).map_or(Ok(()), |bounds| self.pay(&bounds).map_err(Error::Quota))
+        self.bounds(namespace, principal).map_or(Ok(()), |bounds| self.pay(&bounds).map(drop).map_err(Error::Quota))
     }
 
-    fn pay(&self, bounds: &[(Whose, u64)]) -> Result<(), Vec<Exceeded>> {
-        let mut buckets = self.tolls.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.take(bounds, self.tolls.now())
+    /// When it was paid.
+    fn pay(&self, bounds: &[(Whose, u64)]) -> Result<u64, Vec<Exceeded>> {
+        let mut buckets = self.tolls.lock();
+        let now = self.tolls.now();
+        buckets.take(bounds, now).map(|()| now)
     }
 
     /// By what it is bounded how fast a principal writes in a namespace; none: by nothing.
@@ -177,8 +217,7 @@ impl RegistryHandle {
     /// How many changes of the last second are counted of somebody who may make `maximum`.
     #[must_use]
     pub fn writes_used(&self, whose: &Whose, maximum: u64) -> u64 {
-        let buckets = self.tolls.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.used(whose, maximum, self.tolls.now())
+        self.tolls.lock().used(whose, maximum, self.tolls.now())
     }
 }
 
@@ -231,7 +270,7 @@ mod tests {
         for number in 0..10_000_u64 {
             assert_eq!(take(&mut buckets, &[(who(&number.to_string()), 10)], number * SECOND), Ok(()));
         }
-        assert!(buckets.full_at.len() <= SWEEP_MIN, "{}", buckets.full_at.len());
+        assert!(buckets.all.len() <= SWEEP_MIN, "{}", buckets.all.len());
     }
 
     #[test]
@@ -241,14 +280,31 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(take(&mut buckets, &bounds, 0), Ok(()));
             assert_eq!(take(&mut buckets, &bounds, 0), Err(vec![Some(1_000)]));
-            buckets.give_back(&bounds);
+            buckets.give_back(&bounds, 0);
         }
         // A full one stays as full as it was.
-        buckets.give_back(&bounds);
+        buckets.give_back(&bounds, 0);
         assert_eq!(
             (take(&mut buckets, &bounds, 0), take(&mut buckets, &bounds[1..], 0)),
             (Ok(()), Err(vec![Some(1_000)]))
         );
+        // What was taken before it was full again has come back already.
+        assert_eq!(take(&mut buckets, &bounds[1..], SECOND), Ok(()));
+        buckets.give_back(&bounds[1..], 0);
+        assert_eq!(take(&mut buckets, &bounds[1..], SECOND), Err(vec![Some(1_000)]));
+        buckets.give_back(&bounds[1..], SECOND);
+        assert_eq!(take(&mut buckets, &bounds[1..], SECOND), Ok(()));
+    }
+
+    #[test]
+    fn who_owes_one_waits_for_it() {
+        let (mut buckets, bounds) = (Buckets::default(), [(who("a"), 2)]);
+        for owed in 1..=6 {
+            buckets.take_at_once(&bounds, 0);
+            assert_eq!(buckets.used(&bounds[0].0, 2, 0), owed.min(2));
+        }
+        assert_eq!(take(&mut buckets, &bounds, 0), Err(vec![Some(2_500)]));
+        assert_eq!(take(&mut buckets, &bounds, 2_500 * MILLI), Ok(()));
     }
 
     /// A quota that is larger than a bucket can tell apart is none.

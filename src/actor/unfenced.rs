@@ -27,7 +27,7 @@ impl RegistryHandle {
         principal: Principal,
     ) -> Result<(Arc<Record>, bool), Error> {
         let place = Place::of(&mut registration);
-        let before = self.hub.registry().unfenced_at(&place, &principal).ok().flatten().map(|held| held.revision);
+        let is_held = self.hub.registry().unfenced_at(&place, &principal).is_ok_and(|held| held.is_some());
         let register = Register { registration, token: None, principal, secret: fresh_secret()?, at: wall_clock() };
         let command = Command::Keep(Box::new(Keep { register, place }));
         let (paid, refused) = match self.charge(&command) {
@@ -37,7 +37,7 @@ impl RegistryHandle {
         let Command::Keep(keep) = command else { return Err(Error::Deadline) };
         let (answer, answered) = oneshot::channel();
         let since = Instant::now();
-        if before.is_some() {
+        if is_held {
             // A beat has to be in the beats' lane before the mark that says that all were heard.
             let item = Lane::Keep { keep, refused, answer, since };
             self.lane.try_send(item).map_err(|refused| refusal(&refused, &self.lane))?;
@@ -47,10 +47,7 @@ impl RegistryHandle {
             self.send(Request::Command { command: Command::Keep(keep), deadline: None, answer, since })?;
         }
         match self.settled(&paid, answered.await.map_err(|_| Error::ShuttingDown)?)? {
-            Reply::Kept { record, .. } => {
-                let is_change = before != Some(record.revision);
-                Ok((record, is_change))
-            }
+            Reply::Kept { record, is_change } => Ok((record, is_change)),
             // The actor answers a command with what goes with it.
             Reply::Registered { .. } | Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Drained { .. } => {
                 Err(Error::Deadline)

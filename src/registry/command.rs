@@ -186,7 +186,12 @@ pub enum Outcome {
         resolved: Vec<Resolved>,
     },
     /// The key is registered as its record says, and nobody has a token of it.
-    Kept(Key),
+    Kept {
+        /// The key.
+        key: Key,
+        /// It is not only what was said before: to whom it is bound from then on is told to nobody.
+        is_change: bool,
+    },
     /// Each of those who were to be admitted is registered.
     Admitted(Vec<Outcome>),
     /// The lease is good, with its status as wanted.

@@ -312,12 +312,12 @@ fn guarded(put: Put, before: Option<&Arc<Record>>) -> Guarded {
 }
 
 /// The status of an instance of which something was heard: it was SERVING before it was SUSPECT.
-fn heard_of(status: Status) -> Status {
+pub(super) fn heard_of(status: Status) -> Status {
     if status == Status::Suspect { Status::Serving } else { status }
 }
 
 /// What `record` describes, with another status.
-fn described_with(record: &Record, status: Status) -> Bytes {
+pub(super) fn described_with(record: &Record, status: Status) -> Bytes {
     if status == record.status {
         return Bytes::copy_from_slice(record.description());
     }

@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::{
     Cause, Registry,
-    change::{Change, Stamp},
+    change::{Change, Guarded},
     command::{Decision, Outcome, Principal, Register},
-    decide::{fresh, propose_removal, renewed},
+    decide::{described_with, fresh, heard_of, propose_removal, renewed},
     error::Error,
     key::{Fingerprint, Key},
     name::check_name,
@@ -85,30 +85,30 @@ impl Registry {
     /// The registration, or its renewal: only another description is a change.
     pub(super) fn keep(&self, keep: &Keep, in_flight: u64) -> Decision {
         let Keep { register, place } = keep;
-        let outcome = Outcome::Kept(place.key.clone());
-        let changed = match self.unfenced_at(place, &register.principal) {
+        let (changed, is_change) = match self.unfenced_at(place, &register.principal) {
             Err(error) => return Decision::Reply(Err(error)),
-            Ok(Some(current)) => renewed(register, current),
+            Ok(Some(current)) => {
+                let changed = renewed(register, current);
+                let is_change = changed.as_ref().is_some_and(|changed| says_otherwise(changed, current));
+                (changed, is_change)
+            }
             Ok(None) => match self.check_room(&place.key, in_flight) {
                 Err(error) => return Decision::Reply(Err(error)),
-                Ok(()) => Some(fresh(register, None, true)),
+                Ok(()) => (Some(fresh(register, None, true)), true),
             },
         };
+        let outcome = Outcome::Kept { key: place.key.clone(), is_change };
         match changed {
             None => Decision::Reply(Ok(outcome)),
             Some(changed) => Decision::Propose(vec![changed], outcome),
         }
     }
 
-    /// Whether it says nothing else than before: to whom it is bound from then on is told to nobody.
+    /// Whether it says nothing else than what was said before.
     #[must_use]
     pub fn is_renewal(&self, keep: &Keep) -> bool {
-        let Ok(Some(current)) = self.unfenced_at(&keep.place, &keep.register.principal) else { return false };
-        match renewed(&keep.register, current).map(|guarded| guarded.change) {
-            None => true,
-            Some(Change::Put(put)) => matches!(put.revision, Stamp::At(_)) && put.lease.ttl == current.lease.ttl,
-            Some(_) => false,
-        }
+        let held = self.unfenced_at(&keep.place, &keep.register.principal).ok().flatten();
+        held.is_some_and(|held| renewed(&keep.register, held).is_none_or(|changed| !says_otherwise(&changed, held)))
     }
 
     /// The removal by whoever names the place.
@@ -120,6 +120,18 @@ impl Registry {
     }
 }
 
+/// Whether a renewal says what was not said before. Whose it is from then on is told to nobody, and that it is no more
+/// given up for lost is what every renewal says.
+fn says_otherwise(changed: &Guarded, current: &Record) -> bool {
+    match &changed.change {
+        Change::Put(put) => {
+            let before = described_with(current, heard_of(current.status));
+            put.description != before || put.lease.ttl != current.lease.ttl
+        }
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -127,7 +139,10 @@ mod tests {
     use prost_types::Timestamp;
 
     use super::*;
-    use crate::registry::{Command, Context, Instance, LeaseId, LeaseToken, Secret, StateLimits, Target, Verdict};
+    use crate::registry::{
+        Command, Context, Instance, LeaseId, LeaseToken, Secret, StateLimits, Status, Target, Verdict,
+        decide::with_status,
+    };
 
     struct Rig {
         registry: Registry,
@@ -152,6 +167,13 @@ mod tests {
         Register { registration, token: None, principal, secret: Secret([7; 16]), at: Timestamp::default() }
     }
 
+    fn keep(version: &str, zone: &str, principal: Principal) -> Keep {
+        let mut registration = registration(version, 80);
+        registration.instance.zone = zone.into();
+        let place = Place::of(&mut registration);
+        Keep { register: register(registration, principal), place }
+    }
+
     impl Rig {
         fn run(&mut self, command: &Command) -> Result<(Outcome, usize), Error> {
             match self.registry.decide(command, 0) {
@@ -166,11 +188,12 @@ mod tests {
         }
 
         fn keep(&mut self, version: &str, zone: &str, principal: Principal) -> Result<usize, Error> {
-            let mut registration = registration(version, 80);
-            registration.instance.zone = zone.into();
-            let place = Place::of(&mut registration);
-            let keep = Keep { register: register(registration, principal), place };
-            self.run(&Command::Keep(Box::new(keep))).map(|(_, events)| events)
+            let keep = keep(version, zone, principal);
+            let is_renewal = self.registry.is_renewal(&keep);
+            let (outcome, events) = self.run(&Command::Keep(Box::new(keep)))?;
+            let Outcome::Kept { is_change, .. } = outcome else { panic!("{outcome:?}") };
+            assert_ne!(is_change, is_renewal, "it comes to what was foreseen");
+            Ok(events)
         }
 
         fn let_go(&mut self, version: &str, principal: Principal) -> Result<Outcome, Error> {
@@ -196,6 +219,21 @@ mod tests {
         assert_eq!(rig.let_go("1", someone("me")), Ok(Outcome::Removed(1)));
         assert_eq!(rig.let_go("1", someone("me")), Ok(Outcome::Removed(0)));
         assert_eq!(rig.registry.instances(), 1);
+    }
+
+    /// Who fell silent and says the same again asks for nothing.
+    #[test]
+    fn what_was_given_up_for_lost_is_renewed_by_the_same() {
+        let mut rig = rig();
+        assert_eq!(rig.keep("1", "a", someone("me")), Ok(1));
+        let held = rig.registry.records().next().map(|(_, record)| Arc::clone(record)).unwrap();
+        rig.revision += 1;
+        let folded = rig.registry.fold(rig.revision, &[with_status(&held, Status::Suspect).change]);
+        assert_eq!(folded.events.len(), 1);
+        assert!(rig.registry.is_renewal(&keep("1", "a", someone("me"))));
+        assert!(!rig.registry.is_renewal(&keep("1", "b", someone("me"))));
+        assert_eq!(rig.keep("1", "a", someone("me")), Ok(1), "it is SERVING again, which is told");
+        assert_eq!(rig.registry.records().next().map(|(_, record)| record.status), Some(Status::Serving));
     }
 
     /// Authentication may be turned on, and off again, under whoever is registered.

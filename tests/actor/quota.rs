@@ -102,6 +102,51 @@ async fn who_is_refused_by_one_quota_has_paid_no_write() {
     assert_eq!(exceeded(rig.register_as(&other, "3").await)[0].resource, Resource::Writes);
 }
 
+/// What was paid long ago has come back by itself, and does not come back again when it is refused in the end.
+#[tokio::test(start_paused = true)]
+async fn a_write_is_given_back_once_however_late_it_is_refused() {
+    let rig = Rig::new();
+    let me = principal("token:me", Quota { instances: Some(1), writes: Some(1), ..Quota::default() });
+    let mut waiting = registration("web", "1", LONG);
+    let needs = [("api".to_owned(), String::new())].into();
+    waiting.needs = Needs::parse("", &needs, &[].into(), IfMissing::Wait).expect("needs");
+    let waiting = {
+        let (handle, me) = (rig.handle.clone(), me.clone());
+        tokio::spawn(async move { handle.register(waiting, None, me, None).await })
+    };
+    settle().await;
+    assert_eq!(exceeded(rig.register_as(&me, "2").await)[0].resource, Resource::Writes, "it has paid");
+    pass(ms(5_000)).await;
+    rig.register_as(&me, "2").await.expect("that was long ago");
+    rig.try_register(registration("api", "1", LONG), None).await.expect("nobody bounds it");
+    assert_eq!(exceeded(within(waiting).await.expect("no panic"))[0].resource, Resource::Instances);
+    let refused = exceeded(rig.register_as(&me, "3").await);
+    assert_eq!(refused.iter().map(|one| one.resource).collect::<Vec<_>>(), [Resource::Writes, Resource::Instances]);
+}
+
+/// Of those who say something at once, who changes something pays, whatever it looked like when they said it.
+#[tokio::test(start_paused = true)]
+async fn who_changes_something_pays_for_it_and_nobody_else() {
+    let rig = Rig::new();
+    let me = principal("token:me", Quota { writes: Some(4), ..Quota::default() });
+    let keep = |zone: &str| {
+        let mut registration = registration("web", "1", LONG);
+        registration.instance.zone = zone.into();
+        rig.handle.keep(registration, me.clone())
+    };
+    let used = || rig.handle.writes_used(&Whose::Principal("token:me".into()), 4);
+    within(keep("x")).await.expect("there is room");
+    pass(ms(1_000)).await;
+    assert_eq!(used(), 0);
+    // The second looked like a renewal.
+    let (one, other) = tokio::join!(keep("y"), keep("x"));
+    assert_eq!((one.expect("there is room").1, other.expect("it is one").1, used()), (true, true, 2));
+    // The second looked like a change.
+    pass(ms(1_000)).await;
+    let (one, other) = tokio::join!(keep("y"), keep("y"));
+    assert_eq!((one.expect("there is room").1, other.expect("there is room").1, used()), (true, false, 1));
+}
+
 /// What was registered while nobody was asked who they are is renewed by who may have nothing: it stays nobody's.
 #[tokio::test(start_paused = true)]
 async fn what_says_the_same_again_is_a_renewal_whoever_says_it() {

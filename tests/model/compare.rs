@@ -99,7 +99,7 @@ pub fn answers(reply: &Result<Outcome, Error>, answer: &Answer) {
         Ok(Outcome::Removed(removed)) => Answer::Removed(*removed),
         Ok(Outcome::Drained { key, by_lease }) => Answer::Drained(key.clone(), *by_lease),
         Ok(Outcome::Done) => Answer::Done,
-        Ok(Outcome::Deployed(..) | Outcome::Kept(_)) => unreachable!("nothing is deployed in these histories"),
+        Ok(Outcome::Deployed(..) | Outcome::Kept { .. }) => unreachable!("nothing is deployed in these histories"),
         Err(Error::Superseded { .. }) => Answer::Superseded,
         Err(Error::KeyHeld { .. }) => Answer::KeyHeld,
         Err(Error::LeaseDenied) => Answer::Denied,
