@@ -122,6 +122,8 @@ impl Server {
 
     async fn connect(&self, tls: Option<&ClientTls>) -> Result<()> {
         let socket = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        // As clients do: else the first word inside waits for the acknowledgement of the handshake's last.
+        socket.set_nodelay(true)?;
         match tls {
             Some(tls) => greet(tls.connect("localhost", socket).await?).await,
             None => greet(socket).await,
