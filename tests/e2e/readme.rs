@@ -61,8 +61,8 @@ async fn the_five_minutes_go_as_the_readme_says() {
     let tour = Tour::read("## Five minutes", "### The same without", &[("8000", &port)]);
     let mut server = Server::start(&["--restart-grace", "2s", "--register-itself", "on"]).await;
     let dir = tempfile::tempdir().unwrap();
-    // With a shorter TTL than the default, so that nobody has to wait.
-    let url = format!("{}?ttl=3s", server.url());
+    // With a shorter TTL than the default, so that nobody has to wait long.
+    let url = format!("{}?ttl=6s", server.url());
     let mut second = Terminal::open(dir.path(), &[], ("ONAIR_URL", &url));
     let mut third = Terminal::open(dir.path(), &[], ("ONAIR_URL", &url));
     let at = format!("web 127.0.0.1:{port} 127.0.0.1:{port}");

@@ -1,7 +1,7 @@
 //! Who is refused by TLS itself, by the version that they speak or by an authority that is believed no more; and what is
 //! told of it, and of certificates that are not as they should be.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -71,6 +71,7 @@ async fn what_leads_on_may_have_expired_and_that_is_told() {
     let good = ca.server(&["localhost"], 30);
     let chain = [good.certificate.as_str(), &ca.pem, &Authority::expired().pem].concat();
     let (certificate, key) = write(dir.path(), "server", &Files { certificate: chain, key: good.key });
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let server = Server::ephemeral(&["--tls-cert", &certificate, "--tls-key", &key]).await;
     handshake(server.address(), &client_files(&ca, None, "h2")).await.unwrap();
     let log = server.log();
