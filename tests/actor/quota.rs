@@ -109,7 +109,8 @@ async fn a_write_is_given_back_once_however_late_it_is_refused() {
     let me = principal("token:me", Quota { instances: Some(1), writes: Some(1), ..Quota::default() });
     let mut waiting = registration("web", "1", LONG);
     let needs = [("api".to_owned(), String::new())].into();
-    waiting.needs = Needs::parse("", &needs, &[].into(), IfMissing::Wait).expect("needs");
+    let needs = Needs::parse("", &needs, &[].into(), IfMissing::Wait).expect("needs");
+    waiting.needs = Needs { wait: LONG, ..needs };
     let waiting = {
         let (handle, me) = (rig.handle.clone(), me.clone());
         tokio::spawn(async move { handle.register(waiting, None, me, None).await })

@@ -273,7 +273,8 @@ async fn told_to_stop_it_cuts_streams_after_a_last_bookmark_and_answers_polls() 
 #[tokio::test]
 async fn nobody_waits_for_a_stream_of_events_that_is_not_read() {
     let _alone = alone().await;
-    let server = Server::start(&["--max-log-bytes", "256KiB"]).await;
+    // Without a disk to wait for: who takes nothing for 30 s is cut off.
+    let server = Server::ephemeral(&["--max-log-bytes", "256KiB"]).await;
     let recorder = Recorder::new(strict());
     let mut others = Follower::of_everything(&server, &recorder).await;
     let (mut slow, _) = opened(&server, ALL, "").await;
