@@ -92,8 +92,9 @@ impl RegistryService {
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
         let (sender, message) = Sender::of(&self.gate, request);
-        let reply = self.handle.beat(convert::beats(&message, self.max_beats())?).await?;
-        Ok(Response::new(sender.told(reply).into()))
+        let beats = convert::beats(&message, self.max_beats())?;
+        drop(message);
+        Ok(Response::new(sender.told(self.handle.beat(beats).await?).into()))
     }
 
     /// `Lookup`, as well.

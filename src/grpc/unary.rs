@@ -26,6 +26,8 @@ use super::{
 };
 use crate::{framed::HEAD, metrics::Front};
 
+/// How the paths of its calls begin.
+const SERVICE: &str = "/onair.v1.Registry/";
 /// What is shared and at least as large is sent from where it is: a copy costs less than frames of its own below that.
 const SHARED_MIN: usize = 16 * 1024;
 /// How a message is compressed that says it is.
@@ -60,7 +62,8 @@ impl NamedService for Unary {
 /// A call to each of these methods, whose replies are put on the wire as it says; any other to the generated service.
 macro_rules! call {
     ($this:expr, $request:ident, $($name:literal => $method:ident, $pieces:path;)+) => {
-        match $request.uri().path().rsplit_once('/').map_or("", |(_, method)| method) {
+        // The whole path: rights, audit and measures know a call by it, and another is none of these calls.
+        match $request.uri().path().strip_prefix(SERVICE).unwrap_or_default() {
             $($name => {
                 let this = $this;
                 Box::pin(async move {
@@ -72,6 +75,8 @@ macro_rules! call {
                             return this.generated.clone().call(Request::from_parts(parts, body)).await;
                         }
                     };
+                    // It is read to its end; what it lies in is not to be kept for as long as the call may wait.
+                    drop(body);
                     // By HTTP and gRPC-Web a message is to be in one piece.
                     let to_wire = parts.extensions.get::<Front>().is_none();
                     let answer = match Message::decode(message) {
@@ -113,16 +118,21 @@ impl Inner {
         if headers.contains_key(ENCODING) {
             return Err(Vec::new());
         }
-        let Some(first) = next(body).await else { return Err(Vec::new()) };
-        let message = first.as_ref().ok().and_then(Frame::data_ref).and_then(|data| self.message(data));
-        let Some(message) = message else { return Err(vec![first]) };
-        if body.is_end_stream() {
-            return Ok(message);
+        let mut only: Option<(Read, Bytes)> = None;
+        while let Some(read) = next(body).await {
+            let data = read.as_ref().ok().and_then(Frame::data_ref);
+            // Many clients end with a frame that has nothing in it.
+            if data.is_none_or(|data| !data.is_empty()) {
+                match data.and_then(|data| self.message(data)).filter(|_| only.is_none()) {
+                    Some(message) => only = Some((read, message)),
+                    None => return Err(only.map(|(first, _)| first).into_iter().chain([read]).collect()),
+                }
+            }
+            if body.is_end_stream() {
+                break;
+            }
         }
-        match next(body).await {
-            None => Ok(message),
-            Some(second) => Err(vec![first, second]),
-        }
+        only.map(|(_, message)| message).ok_or_else(Vec::new)
     }
 
     /// The message that some data are, and nothing more.
@@ -322,9 +332,11 @@ mod tests {
         let twice = [&asks[..], &asks].concat();
         let mut compressed = asks.to_vec();
         compressed[0] = 1;
-        let forms: [Form; 14] = [
+        let forms: [Form; 16] = [
             |of| vec![data(of[0].to_vec())],
             |of| vec![data(of[0].to_vec()), data(Bytes::new())],
+            |of| vec![data(Bytes::new()), data(of[0].to_vec()), data(Bytes::new()), data(Bytes::new())],
+            |of| vec![data(of[0].to_vec()), data(Bytes::new()), data(of[0].to_vec())],
             |of| vec![data(of[1].to_vec()), data(of[2].to_vec())],
             |of| vec![data(of[0].to_vec()), data(of[0].to_vec())],
             |of| vec![data(of[3].to_vec())],
@@ -340,7 +352,7 @@ mod tests {
         ];
         let parts: [&[u8]; 6] = [&asks, first, second, &twice, &compressed, &large];
         for (place, form) in forms.iter().enumerate() {
-            for method in ["Lookup", "Heartbeat", "Watch", "None"] {
+            for method in ["Lookup", "Heartbeat", "Watch", "None", "/Lookup", "x/Lookup", "Lookup/"] {
                 let ours = answer(unary.clone(), request(method, form(&parts))).await;
                 let theirs = answer(generated.clone(), request(method, form(&parts))).await;
                 assert_eq!(ours, theirs, "{method}, form {place}");
