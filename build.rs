@@ -63,11 +63,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".")
         .compile_fds(floor)?;
 
-    // With comments, so that `grpcurl describe` shows the specification.
-    let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(true);
-    compiler.open_files(API)?;
-    std::fs::write(out.join("onair.bin"), compiler.encode_file_descriptor_set())?;
+    // With comments, so that `grpcurl describe` shows the specification; and without, for what lives in memory.
+    for (file, comments) in [("onair.bin", true), ("onair-bare.bin", false)] {
+        let mut compiler = protox::Compiler::new(["proto"])?;
+        compiler.include_imports(true).include_source_info(comments);
+        compiler.open_files(API)?;
+        std::fs::write(out.join(file), compiler.encode_file_descriptor_set())?;
+    }
     Ok(())
 }
 

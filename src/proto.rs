@@ -13,3 +13,6 @@ pub mod bench {
 
 /// Every descriptor of the API with its comments, as a serialised `FileDescriptorSet`: what reflection serves.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/onair.bin"));
+
+/// The same without comments, which are most of what descriptors take in memory: what messages are read and written by.
+pub const BARE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/onair-bare.bin"));

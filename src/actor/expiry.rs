@@ -139,7 +139,7 @@ impl Breaker {
     }
 
     /// What is SUSPECT in a state that was read anew. Nothing that comes of it is a trip of this life.
-    pub(super) fn recover<'a>(&mut self, records: impl Iterator<Item = &'a Arc<Record>>) {
+    pub(super) fn recover<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
         self.episodes.clear();
         let mut instances = 0;
         for record in records.filter(|record| record.status == Status::Suspect) {
@@ -160,9 +160,8 @@ impl Breaker {
     pub(super) fn follow(&mut self, events: &[Event], time: &Timekeeping) {
         let (mut tripped, mut over) = (Vec::new(), Vec::new());
         for event in events {
-            let suspect = |record: &Option<Arc<Record>>| {
-                record.as_ref().filter(|record| record.status == Status::Suspect).map(Arc::clone)
-            };
+            let suspect =
+                |record: &Option<Record>| record.as_ref().filter(|record| record.status == Status::Suspect).cloned();
             let (before, after) = (suspect(&event.before), suspect(&event.after));
             if let Some(record) = &before {
                 self.end(record, event, &mut over);
@@ -186,7 +185,7 @@ impl Breaker {
     }
 
     /// What was SUSPECT is not, or is so with another record.
-    fn end(&mut self, record: &Arc<Record>, event: &Event, over: &mut Vec<(Place, Episode)>) {
+    fn end(&mut self, record: &Record, event: &Event, over: &mut Vec<(Place, Episode)>) {
         self.metrics.breaker_held.dec();
         let place = place(record);
         let Some(episode) = self.episodes.get_mut(&place) else { return };

@@ -101,7 +101,7 @@ pub enum WhyEmpty {
 #[derive(Debug)]
 pub struct Found {
     /// The matches.
-    pub records: Vec<Arc<Record>>,
+    pub records: Vec<Record>,
     /// The frontend that was looked behind.
     pub frontend: Option<Arc<Frontend>>,
     /// Why there are none.
@@ -181,11 +181,11 @@ impl RegistryHandle {
     ///
     /// # Errors
     /// `NotFound`.
-    pub fn instance(&self, key: &Key) -> Result<(Arc<Record>, Revision), Error> {
+    pub fn instance(&self, key: &Key) -> Result<(Record, Revision), Error> {
         let registry = self.hub.registry();
         let record = registry.slot_of(key).and_then(|slot| registry.record(slot));
         let record = record.ok_or_else(|| Error::NotFound { key: key.to_string() })?;
-        Ok((Arc::clone(record), registry.revision()))
+        Ok((record.clone(), registry.revision()))
     }
 
     /// Finds instances. An answer that would be empty is held for `wait`.
@@ -320,7 +320,7 @@ impl RegistryHandle {
             }
             let full = records.len() >= limit || (query.pick == PickKind::All && bytes > PAGE_BYTES);
             if let Some(last) = records.last().filter(|_| full) {
-                let last: &Arc<Record> = last;
+                let last: &Record = last;
                 let (namespace, service, id) = last.names();
                 next_page_token = page_token(namespace, service, id);
                 break;
@@ -350,9 +350,9 @@ impl RegistryHandle {
         query: &LookupQuery,
         matcher: &Matcher,
         behind: Option<&Behind>,
-        records: Vec<Arc<Record>>,
-    ) -> Vec<Arc<Record>> {
-        let instances: Vec<_> = records.iter().map(|record| record.instance()).collect();
+        records: Vec<Record>,
+    ) -> Vec<Record> {
+        let instances: Vec<_> = records.iter().map(Record::instance).collect();
         let candidate = |instance: &'_ crate::registry::Instance| {
             (instance.weight.unwrap_or(1), instance.status() == Status::Suspect)
         };
@@ -382,7 +382,7 @@ impl RegistryHandle {
         };
         // There are no pages, but a reply has its size.
         let mut bytes = 0;
-        let fits = |record: &Arc<Record>| {
+        let fits = |record: &Record| {
             bytes += record.bytes().len() + 4;
             bytes <= PAGE_BYTES
         };

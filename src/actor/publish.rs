@@ -58,9 +58,7 @@ impl RegistryHandle {
                 }
                 Ok(record.instance())
             }
-            Verdict::Superseded(slot) => {
-                Err(record(slot).map_or_else(|| not_found(publication), |now| superseded(now)))
-            }
+            Verdict::Superseded(slot) => Err(record(slot).map_or_else(|| not_found(publication), superseded)),
             Verdict::Denied => Err(Error::LeaseDenied),
             Verdict::Expired | Verdict::Unknown => Err(not_found(publication)),
         }

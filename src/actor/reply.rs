@@ -34,7 +34,7 @@ impl<E: Engine> Actor<E> {
         let revision = registry.revision();
         match outcome {
             Outcome::Registered { key, secret, resolved } => {
-                let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));
+                let found = registry.slot_of(&key).and_then(|slot| Some((slot, registry.record(slot)?.clone())));
                 // It was folded a moment ago, in this turn.
                 let Some((slot, record)) = found else { return Err(Error::Deadline) };
                 // A registration is as good as a beat.
@@ -47,13 +47,13 @@ impl<E: Engine> Actor<E> {
                 Ok(Reply::Registered { record, token, dependencies, revision })
             }
             Outcome::Kept { key, is_change } => {
-                let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));
+                let found = registry.slot_of(&key).and_then(|slot| Some((slot, registry.record(slot)?.clone())));
                 let Some((slot, record)) = found else { return Err(Error::Deadline) };
                 self.leases.lock().time.hear(slot);
                 Ok(Reply::Kept { record, is_change })
             }
             Outcome::Drained { key, by_lease } => {
-                let found = registry.slot_of(&key).and_then(|slot| Some((slot, Arc::clone(registry.record(slot)?))));
+                let found = registry.slot_of(&key).and_then(|slot| Some((slot, registry.record(slot)?.clone())));
                 let Some((slot, record)) = found else { return Err(Error::Deadline) };
                 if by_lease {
                     self.leases.lock().time.hear(slot);

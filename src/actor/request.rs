@@ -61,7 +61,7 @@ pub enum Reply {
     /// The registration as it stands, and the token of its lease.
     Registered {
         /// The record.
-        record: Arc<Record>,
+        record: Record,
         /// The token.
         token: LeaseToken,
         /// What it needs, and where that is.
@@ -72,7 +72,7 @@ pub enum Reply {
     /// The registration as it stands, of which nobody has a token.
     Kept {
         /// The record.
-        record: Arc<Record>,
+        record: Record,
         /// It is not only what was said before.
         is_change: bool,
     },
@@ -88,7 +88,7 @@ pub enum Reply {
     /// The instance is DRAINING.
     Drained {
         /// The record.
-        record: Arc<Record>,
+        record: Record,
         /// How many had begun to listen to the log by then.
         places: u64,
     },

@@ -36,7 +36,7 @@ fn registration(service: &str, port: u32) -> Registration {
     Registration::parse(instance, ttl, context).expect("a registration")
 }
 
-async fn register(handle: &RegistryHandle, service: &str, port: u32) -> Result<(Arc<Record>, LeaseToken), Error> {
+async fn register(handle: &RegistryHandle, service: &str, port: u32) -> Result<(Record, LeaseToken), Error> {
     match handle.register(registration(service, port), None, anyone(), None).await? {
         Reply::Registered { record, token, .. } => Ok((record, token)),
         Reply::Removed { .. } | Reply::Deployed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {

@@ -1,8 +1,6 @@
 //! Registrations that nobody gets a token of: the way in, and their renewals, which are heard as beats are. Whose they are
 //! is the registry's to say.
 
-use std::sync::Arc;
-
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -21,11 +19,7 @@ impl RegistryHandle {
     ///
     /// # Errors
     /// `Fenced`, and those of every registration.
-    pub async fn keep(
-        &self,
-        mut registration: Registration,
-        principal: Principal,
-    ) -> Result<(Arc<Record>, bool), Error> {
+    pub async fn keep(&self, mut registration: Registration, principal: Principal) -> Result<(Record, bool), Error> {
         let place = Place::of(&mut registration);
         let is_held = self.hub.registry().unfenced_at(&place, &principal).is_ok_and(|held| held.is_some());
         let register = Register { registration, token: None, principal, secret: fresh_secret()?, at: wall_clock() };

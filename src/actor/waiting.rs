@@ -319,7 +319,7 @@ impl<E: Engine> Actor<E> {
 
     /// A key that is in flight, of those that a decision changes or was made by.
     pub(super) fn held_key(&self, changed: &[Fingerprint], outcome: &Outcome) -> Option<Fingerprint> {
-        let read = outcome.decided_by().map(|record: &Arc<Record>| record.fingerprint);
+        let read = outcome.decided_by().map(|record: &Record| record.fingerprint);
         changed.iter().copied().chain(read).find(|key| self.latches.is_held(*key))
     }
 

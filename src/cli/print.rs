@@ -177,7 +177,7 @@ pub fn enum_name(name: &str, number: i32, prefix: &str) -> String {
 /// The API's descriptors; none only if the build is broken.
 fn pool() -> Option<&'static DescriptorPool> {
     static POOL: OnceLock<Option<DescriptorPool>> = OnceLock::new();
-    POOL.get_or_init(|| DescriptorPool::decode(proto::DESCRIPTORS).ok()).as_ref()
+    POOL.get_or_init(|| DescriptorPool::decode(proto::BARE_DESCRIPTORS).ok()).as_ref()
 }
 
 #[cfg(test)]

@@ -356,8 +356,7 @@ impl Shared {
             && let Some(proposal) = self.in_flight.pop_front()
         {
             let refused = self.refusals > 0 || self.chance.percent(self.manners.refuse);
-            let stale =
-                |read: &Arc<Record>| chosen.iter().flat_map(Proposal::changed).any(|key| key == read.fingerprint);
+            let stale = |read: &Record| chosen.iter().flat_map(Proposal::changed).any(|key| key == read.fingerprint);
             if refused || !self.truth.holds(&proposal) {
                 self.refusals = self.refusals.saturating_sub(1);
                 self.steps.push_back(Step::Refused { ticket: proposal.ticket });

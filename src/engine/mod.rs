@@ -39,7 +39,7 @@ pub struct Proposal {
     /// Guards alone: records by which it was decided and that it leaves as they are. At the revision of the proposal they
     /// are still so: none of their keys was in flight when it was proposed, so an engine that has one user and commits in
     /// order has only to put no later change of them into the same revision, as `next_group` does.
-    pub reads: Vec<Arc<Record>>,
+    pub reads: Vec<Record>,
 }
 
 impl Proposal {
@@ -113,7 +113,7 @@ pub struct Recovered {
     /// The last committed revision; 0 for none.
     pub revision: Revision,
     /// Every instance.
-    pub records: Vec<Arc<Record>>,
+    pub records: Vec<Record>,
     /// Services that had an instance once: namespace, service, Unix seconds of the last removal.
     pub known: Vec<(SmolStr, SmolStr, u64)>,
     /// Every document.
@@ -212,11 +212,11 @@ mod tests {
         let (namespace, service, id) = ("default".into(), "web".into(), "read".into());
         let read = Instance { namespace, service, id, ..Instance::default() };
         let lease = Lease { ttl: 1_000, secret: Secret([0; 16]).hash(), request: 0, principal: None, unfenced: false };
-        let read = Arc::new(Record::new(&read.encode_to_vec(), lease, 1, 0, 1));
+        let read = Record::new(&read.encode_to_vec(), lease, 1, 0, 1);
         let proposal = |(ticket, (id, reads)): (u64, (&str, bool))| Proposal {
             ticket: Ticket(ticket),
             changes: vec![delete(id)],
-            reads: if reads { vec![Arc::clone(&read)] } else { Vec::new() },
+            reads: if reads { vec![read.clone()] } else { Vec::new() },
         };
         let asked = [("a", true), ("b", true), ("c", false), ("read", false), ("d", false)];
         let mut queue: VecDeque<_> = (0..).zip(asked).map(proposal).collect();

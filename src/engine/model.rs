@@ -101,7 +101,7 @@ fn describe(key: &Key, status: Status, size: usize) -> bytes::Bytes {
 pub(super) struct Model {
     registry_id: Uuid,
     pub(super) revision: Revision,
-    pub(super) records: BTreeMap<Key, Arc<Record>>,
+    pub(super) records: BTreeMap<Key, Record>,
     pub(super) known: BTreeMap<(SmolStr, SmolStr), u64>,
     pub(super) documents: BTreeMap<DocumentKey, Arc<Document>>,
     pub(super) log: Vec<TailEntry>,
@@ -187,9 +187,9 @@ impl Model {
         for (place, change) in changes.iter().enumerate() {
             match change {
                 Change::Put(put) => {
-                    let record = Arc::new(put.record(revision, place as u32));
-                    let before = self.records.insert(put.key(), Arc::clone(&record));
-                    let cause = put_cause(before.as_deref(), record.incarnation);
+                    let record = put.record(revision, place as u32);
+                    let before = self.records.insert(put.key(), record.clone());
+                    let cause = put_cause(before.as_ref(), record.incarnation);
                     events.push(Event { before, after: Some(record), cause, slot: 0 });
                 }
                 Change::Delete(delete) => {
@@ -221,7 +221,7 @@ impl Model {
     pub(super) fn reload(&mut self, recovered: Recovered, in_flight: &[Proposal]) {
         assert!(recovered.revision >= self.revision, "{} after {}", recovered.revision, self.revision);
         assert_eq!(recovered.epochs, self.epochs);
-        let found: BTreeMap<_, _> = recovered.records.iter().map(|record| (record.key(), Arc::clone(record))).collect();
+        let found: BTreeMap<_, _> = recovered.records.iter().map(|record| (record.key(), record.clone())).collect();
         for guarded in in_flight.iter().flat_map(|proposal| &proposal.changes) {
             let Some(key) = guarded.change.key() else { continue };
             let as_wanted = match (&guarded.change, found.get(&key)) {
@@ -231,7 +231,7 @@ impl Model {
             };
             assert!(as_wanted || found.get(&key) == self.records.get(&key), "{key}: {:?}", found.get(&key));
             match found.get(&key) {
-                Some(held) => self.records.insert(key, Arc::clone(held)),
+                Some(held) => self.records.insert(key, held.clone()),
                 None => self.records.remove(&key),
             };
         }
@@ -267,7 +267,7 @@ impl Model {
         assert_eq!(recovered.registry_id, self.registry_id);
         assert_eq!(recovered.epochs, self.epochs);
         assert_eq!(recovered.revision, self.revision);
-        let by_key = recovered.records.iter().map(|record| (record.key(), Arc::clone(record))).collect();
+        let by_key = recovered.records.iter().map(|record| (record.key(), record.clone())).collect();
         assert_eq!(self.records, by_key);
         assert_eq!(self.documents, documents_of(recovered));
         let known = recovered.known.iter().map(|(namespace, service, at)| ((namespace.clone(), service.clone()), *at));

@@ -111,7 +111,7 @@ fn number(mut message: &[u8], field: u32) -> Option<u64> {
 fn revision_field(path: &str) -> Option<u32> {
     static FIELDS: OnceLock<HashMap<String, u32>> = OnceLock::new();
     let fields = FIELDS.get_or_init(|| {
-        let pool = DescriptorPool::decode(crate::proto::DESCRIPTORS).unwrap_or_default();
+        let pool = DescriptorPool::decode(crate::proto::BARE_DESCRIPTORS).unwrap_or_default();
         let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
         let field = |method: prost_reflect::MethodDescriptor| {
             let field = method.output().get_field_by_name("revision")?;

@@ -25,7 +25,6 @@ use crate::{framed::Framed, proto};
 
 /// The replies of a stream.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box more is a cache line more for each message of a watch")]
 pub(super) enum Replies {
     Watch(WatchReplies),
     Subscribe(Box<SubscribeReplies>),

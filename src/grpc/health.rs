@@ -128,7 +128,7 @@ impl Subject {
                     .filter(|set| set.routable() > 0)
                     .collect();
                 drop(registry);
-                let behind = |record: &Arc<Record>| record.is_routable() && frontend.covers(record);
+                let behind = |record: &Record| record.is_routable() && frontend.covers(record);
                 Some(serving(sets.iter().any(|set| set.iter().any(behind))))
             }
             Self::Key { namespace, key } => {

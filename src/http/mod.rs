@@ -2,8 +2,8 @@
 //! request as such (its deadline, a fault in its handler); knows no rule of the registry, and nothing of sockets.
 //!
 //! Who adds to it:
-//! - **A description.** [`routes::Table`] is all there is to tell: the routes, their places, and the pool with the
-//!   comments of the protos.
+//! - **A description.** [`routes::Table`] is all there is to tell: the routes, their places, and the pool, with the
+//!   comments of the protos if it is made with them.
 //! - **Other paths.** [`router`] gives an `axum::Router` to merge others into; its fallback tells what is not there.
 
 pub mod api;

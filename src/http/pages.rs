@@ -51,7 +51,9 @@ pub fn router(table: Table) -> Router {
 }
 
 fn make(table: &Table) -> Made {
-    let document = openapi::document(table);
+    // The comments are not kept beyond this.
+    let commented = Table::with_comments();
+    let document = openapi::document(commented.as_ref().unwrap_or(table));
     // Only maps with keys that are no text cannot be written.
     let mut json = serde_json::to_vec(&document).unwrap_or_default();
     json.push(b'\n');

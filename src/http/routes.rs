@@ -131,6 +131,14 @@ impl Table {
     /// # Errors
     /// When an option names what is not there, or two routes are the same.
     pub fn of_api() -> Result<Self, RouteError> {
+        Self::read(DescriptorPool::decode(proto::BARE_DESCRIPTORS)?)
+    }
+
+    /// The same with the comments of the protos, for who tells of them.
+    ///
+    /// # Errors
+    /// As `of_api`.
+    pub fn with_comments() -> Result<Self, RouteError> {
         Self::read(DescriptorPool::decode(proto::DESCRIPTORS)?)
     }
 
@@ -173,7 +181,7 @@ impl Table {
         self.pool.get_message_by_name(name).ok_or_else(missing)
     }
 
-    /// The descriptors that it was read from, with all comments.
+    /// The descriptors that it was read from.
     #[must_use]
     pub fn pool(&self) -> &DescriptorPool {
         &self.pool

@@ -78,7 +78,7 @@ impl Registry {
             }
         }
         // Who has to go goes first: within a revision its OFFLINE comes before the ONLINE.
-        let removal = |record: &Arc<Record>| {
+        let removal = |record: &Record| {
             let delete = Delete { key: record.key(), cause: Cause::Moved, at };
             Guarded::of_instance(Change::Delete(delete), Some(record))
         };
@@ -112,7 +112,7 @@ impl Registry {
     }
 
     /// The instances whose urls these take. One that is registered anew by the same command gives its place up by that.
-    fn displaced_by_all(&self, members: &[&Register]) -> Result<HashMap<Fingerprint, &Arc<Record>>, (usize, Error)> {
+    fn displaced_by_all(&self, members: &[&Register]) -> Result<HashMap<Fingerprint, &Record>, (usize, Error)> {
         let mut displaced = HashMap::new();
         let exclusive = |(_, register): &(usize, &&Register)| register.registration.exclusive_url;
         if !members.iter().enumerate().any(|entry| exclusive(&entry)) {
@@ -175,7 +175,7 @@ fn takes_url_of(register: &Register, record: &Record) -> bool {
 
 /// Only what could be taken over is displaced. And whoever comes back with the token of a lease that is over finds that
 /// a newer registration has its url: were it to take it back, the two would go on so for ever.
-fn may_displace(register: &Register, record: &Arc<Record>, registry: &Registry) -> Result<(), Error> {
+fn may_displace(register: &Register, record: &Record, registry: &Registry) -> Result<(), Error> {
     if !may_take_from(register, record) {
         return Err(Error::KeyHeld { key: shown_to(register, &record.key()) });
     }

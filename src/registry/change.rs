@@ -135,7 +135,7 @@ impl Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
     /// An instance's.
-    Record(Arc<Record>),
+    Record(Record),
     /// A document's.
     Document(Arc<Document>),
 }
@@ -152,8 +152,8 @@ pub struct Guarded {
 impl Guarded {
     /// A change of an instance that has, or had, this record.
     #[must_use]
-    pub fn of_instance(change: Change, before: Option<&Arc<Record>>) -> Self {
-        Self { change, before: before.map(|record| Held::Record(Arc::clone(record))) }
+    pub fn of_instance(change: Change, before: Option<&Record>) -> Self {
+        Self { change, before: before.map(|record| Held::Record(record.clone())) }
     }
 
     /// Whether it makes an application that is not there yet.
@@ -165,7 +165,7 @@ impl Guarded {
 
     /// The instance's record when it was decided.
     #[must_use]
-    pub fn record(&self) -> Option<&Arc<Record>> {
+    pub fn record(&self) -> Option<&Record> {
         match &self.before {
             Some(Held::Record(record)) => Some(record),
             _ => None,
@@ -193,9 +193,9 @@ impl Guarded {
 #[derive(Clone, Debug)]
 pub struct Event {
     /// The record before; none: the key was free.
-    pub before: Option<Arc<Record>>,
+    pub before: Option<Record>,
     /// The record after; none: the key is free.
-    pub after: Option<Arc<Record>>,
+    pub after: Option<Record>,
     /// Why the instance went, if it did.
     pub cause: Cause,
     /// Where the state keeps (or kept) the record: this node's own business, never sent.
@@ -205,7 +205,7 @@ pub struct Event {
 impl Event {
     /// The record that names the key.
     #[must_use]
-    pub fn any(&self) -> Option<&Arc<Record>> {
+    pub fn any(&self) -> Option<&Record> {
         self.after.as_ref().or(self.before.as_ref())
     }
 
@@ -222,7 +222,7 @@ impl Event {
     /// Roughly the memory it takes, in bytes.
     #[must_use]
     pub fn footprint(&self) -> usize {
-        let record = |record: &Option<Arc<Record>>| record.as_ref().map_or(0, |record| record.footprint());
+        let record = |record: &Option<Record>| record.as_ref().map_or(0, Record::footprint);
         size_of::<Self>() + record(&self.before) + record(&self.after)
     }
 }

@@ -106,7 +106,7 @@ pub struct Lapse {
     /// Where its record was.
     pub slot: u32,
     /// The record: the lapse is of this one alone.
-    pub record: Arc<Record>,
+    pub record: Record,
     /// Whether most of its neighbours are silent too, so that it is held back if it takes traffic.
     pub hold: bool,
 }
@@ -233,7 +233,7 @@ pub enum Verdict {
 
 impl Outcome {
     /// The records that it was decided by, though it leaves them as they are.
-    pub fn decided_by(&self) -> Box<dyn Iterator<Item = &Arc<Record>> + '_> {
+    pub fn decided_by(&self) -> Box<dyn Iterator<Item = &Record> + '_> {
         match self {
             Self::Registered { resolved, .. } => Box::new(resolved.iter().filter_map(|found| found.record.as_ref())),
             Self::Admitted(outcomes) => Box::new(outcomes.iter().flat_map(Self::decided_by)),

@@ -1,7 +1,5 @@
 //! What should become of a command, judged on committed state alone. Changes nothing.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use prost::Message;
 
@@ -75,12 +73,12 @@ impl Registry {
         self.find(token.key, |record| record.lease_id() == token.lease).or_else(|| self.find(token.key, |_| true))
     }
 
-    fn at(&self, key: &Key) -> Option<&Arc<Record>> {
+    fn at(&self, key: &Key) -> Option<&Record> {
         self.slot_of(key).and_then(|slot| self.record(slot))
     }
 
-    fn holds(&self, slot: u32, record: &Arc<Record>) -> bool {
-        self.record(slot).is_some_and(|held| Arc::ptr_eq(held, record))
+    fn holds(&self, slot: u32, record: &Record) -> bool {
+        self.record(slot).is_some_and(|held| held.is(record))
     }
 
     /// The registration itself, whatever it needs.
@@ -213,7 +211,7 @@ impl Registry {
     }
 }
 
-fn update(register: &Register, key: Key, secret: Secret, current: &Arc<Record>) -> Decision {
+fn update(register: &Register, key: Key, secret: Secret, current: &Record) -> Decision {
     let outcome = Outcome::Registered { key, secret, resolved: Vec::new() };
     match renewed(register, current) {
         None => Decision::Reply(Ok(outcome)),
@@ -222,7 +220,7 @@ fn update(register: &Register, key: Key, secret: Secret, current: &Arc<Record>) 
 }
 
 /// The whole description is replaced; what the server set, and an omitted status, stay. None: nothing is other.
-pub(super) fn renewed(register: &Register, current: &Arc<Record>) -> Option<Guarded> {
+pub(super) fn renewed(register: &Register, current: &Record) -> Option<Guarded> {
     let was = current.instance();
     let mut instance = register.registration.instance.clone();
     instance.online_since = was.online_since;
@@ -249,7 +247,7 @@ fn repeats(register: &Register, current: &Record) -> bool {
 }
 
 /// A live key, and no current token.
-fn take_over(register: &Register, key: Key, current: &Arc<Record>) -> Decision {
+fn take_over(register: &Register, key: Key, current: &Record) -> Decision {
     if !may_take_from(register, current) {
         return Decision::Reply(Err(Error::KeyHeld { key: key.to_string() }));
     }
@@ -274,13 +272,13 @@ fn take_over(register: &Register, key: Key, current: &Arc<Record>) -> Decision {
     insert(register, key, Some(current))
 }
 
-fn insert(register: &Register, key: Key, current: Option<&Arc<Record>>) -> Decision {
+fn insert(register: &Register, key: Key, current: Option<&Record>) -> Decision {
     let outcome = Outcome::Registered { key, secret: register.secret, resolved: Vec::new() };
     Decision::Propose(vec![fresh(register, current, false)], outcome)
 }
 
 /// A new incarnation.
-pub(super) fn fresh(register: &Register, current: Option<&Arc<Record>>, unfenced: bool) -> Guarded {
+pub(super) fn fresh(register: &Register, current: Option<&Record>, unfenced: bool) -> Guarded {
     let mut instance = register.registration.instance.clone();
     instance.online_since = Some(register.at);
     if instance.status() == Status::Unspecified {
@@ -307,7 +305,7 @@ fn describe(mut instance: Instance) -> Bytes {
     instance.encode_to_vec().into()
 }
 
-fn guarded(put: Put, before: Option<&Arc<Record>>) -> Guarded {
+fn guarded(put: Put, before: Option<&Record>) -> Guarded {
     Guarded::of_instance(Change::Put(put), before)
 }
 
@@ -327,7 +325,7 @@ pub(super) fn described_with(record: &Record, status: Status) -> Bytes {
 }
 
 /// The same registration with another status, which watchers see.
-pub(super) fn with_status(current: &Arc<Record>, status: Status) -> Guarded {
+pub(super) fn with_status(current: &Record, status: Status) -> Guarded {
     let put = Put {
         description: described_with(current, status),
         lease: current.lease.clone(),
@@ -338,15 +336,11 @@ pub(super) fn with_status(current: &Arc<Record>, status: Status) -> Guarded {
     guarded(put, Some(current))
 }
 
-fn removal(record: &Arc<Record>, cause: Cause, at: u64) -> Guarded {
+fn removal(record: &Record, cause: Cause, at: u64) -> Guarded {
     Guarded::of_instance(Change::Delete(Delete { key: record.key(), cause, at }), Some(record))
 }
 
-pub(super) fn propose_removal<'a>(
-    records: impl IntoIterator<Item = &'a Arc<Record>>,
-    cause: Cause,
-    at: u64,
-) -> Decision {
+pub(super) fn propose_removal<'a>(records: impl IntoIterator<Item = &'a Record>, cause: Cause, at: u64) -> Decision {
     let changes: Vec<Guarded> = records.into_iter().map(|record| removal(record, cause, at)).collect();
     let outcome = Outcome::Removed(changes.len() as u64);
     if changes.is_empty() { Decision::Reply(Ok(outcome)) } else { Decision::Propose(changes, outcome) }

@@ -35,9 +35,7 @@ impl Registry {
         match self.judge(Some(token)) {
             Verdict::Live(slot) => Ok((slot, true)),
             Verdict::Denied => Err(Error::LeaseDenied),
-            Verdict::Superseded(slot) => {
-                Err(self.record(slot).map_or_else(|| no_instance(claim), |now| superseded(now)))
-            }
+            Verdict::Superseded(slot) => Err(self.record(slot).map_or_else(|| no_instance(claim), superseded)),
             Verdict::Expired | Verdict::Unknown => Err(no_instance(claim)),
         }
     }

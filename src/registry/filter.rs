@@ -20,6 +20,13 @@ pub struct Filter {
     namespace: Option<SmolStr>,
     /// None: every service.
     service: Option<SmolStr>,
+    /// What most do not say: none if nothing is said.
+    more: Option<Box<More>>,
+}
+
+/// What a filter says beside names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct More {
     /// Only services whose names begin so.
     prefix: Option<SmolStr>,
     /// Instead of a service: what is behind this frontend. It has to be resolved before it matches anything.
@@ -30,6 +37,26 @@ pub struct Filter {
     selector: Selector,
     /// Nothing but what is in one of these parts, if it says so: in order, each once.
     within: Option<Box<[Realm]>>,
+}
+
+impl More {
+    /// As a filter has it.
+    fn kept(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+
+    fn covers(&self, namespace: &str, service: &str) -> bool {
+        self.frontend.is_none()
+            && self.prefix.as_ref().is_none_or(|prefix| service.starts_with(prefix.as_str()))
+            && self.within.as_ref().is_none_or(|parts| parts.iter().any(|part| part.contains(namespace, service)))
+    }
+
+    fn matches(&self, instance: &Instance) -> bool {
+        self.exactly.as_ref().is_none_or(|only| *only == instance.version)
+            && (self.selector.speaks_of_status() || instance.status().is_routable())
+            && self.version.matches(&instance.version)
+            && self.selector.matches(instance)
+    }
 }
 
 /// Where the matches of a filter can be.
@@ -88,19 +115,18 @@ impl Filter {
         match (version, selector) {
             (Ok(version), Ok(selector)) if violations.is_empty() => {
                 let (namespace, service) = (namespace.map(Into::into), service.map(Into::into));
-                Ok(Self {
-                    namespace,
-                    service,
-                    prefix: None,
-                    frontend: None,
-                    exactly: None,
-                    version,
-                    selector,
-                    within: None,
-                })
+                Ok(Self { namespace, service, more: More { version, selector, ..More::default() }.kept() })
             }
             _ => Err(violations),
         }
+    }
+
+    /// The same, saying this beside.
+    fn with(mut self, say: impl FnOnce(&mut More)) -> Self {
+        let mut more = self.more.take().map_or_else(More::default, |more| *more);
+        say(&mut more);
+        self.more = more.kept();
+        self
     }
 
     /// As `new`, of what is behind a frontend of one namespace.
@@ -115,7 +141,7 @@ impl Filter {
         }
         check_name("frontend", frontend, &mut violations);
         match Self::new(namespace, "", version, selector) {
-            Ok(filter) if violations.is_empty() => Ok(Self { frontend: Some(frontend.into()), ..filter }),
+            Ok(filter) if violations.is_empty() => Ok(filter.with(|more| more.frontend = Some(frontend.into()))),
             Ok(_) => Err(violations),
             Err(others) => Err(violations.into_iter().chain(others).collect()),
         }
@@ -125,7 +151,7 @@ impl Filter {
     /// them. One of every namespace names nothing that could not be there.
     #[must_use]
     pub fn within(&self, realms: &[Realm]) -> Option<Self> {
-        let name = self.frontend.as_ref().or(self.service.as_ref());
+        let name = self.more.as_ref().and_then(|more| more.frontend.as_ref()).or(self.service.as_ref());
         let part = |realm: &Realm| {
             let namespace = match &self.namespace {
                 None => realm.namespace.clone(),
@@ -148,13 +174,13 @@ impl Filter {
         }
         parts.sort();
         parts.dedup();
-        Some(Self { within: Some(parts.into()), ..self.clone() })
+        Some(self.clone().with(|more| more.within = Some(parts.into())))
     }
 
     /// Whether it means but a part of what it names.
     #[must_use]
     pub fn is_narrowed(&self) -> bool {
-        self.within.is_some()
+        self.more.as_ref().is_some_and(|more| more.within.is_some())
     }
 
     /// The same, only of services whose names begin with `prefix`, if that is not empty.
@@ -162,10 +188,10 @@ impl Filter {
     /// # Errors
     /// It is no beginning of a name, or one service or a frontend is named.
     pub fn under(self, prefix: &str) -> Result<Self, Vec<Violation>> {
-        let violations = prefix_faults(prefix, self.service.is_some() || self.frontend.is_some());
+        let violations = prefix_faults(prefix, self.service.is_some() || self.frontend().is_some());
         match violations.is_empty() {
             true if prefix.is_empty() => Ok(self),
-            true => Ok(Self { prefix: Some(prefix.into()), ..self }),
+            true => Ok(self.with(|more| more.prefix = Some(prefix.into()))),
             false => Err(violations),
         }
     }
@@ -173,16 +199,14 @@ impl Filter {
     /// The frontend that it follows, with its namespace.
     #[must_use]
     pub fn frontend(&self) -> Option<(&SmolStr, &SmolStr)> {
-        self.namespace.as_ref().zip(self.frontend.as_ref())
+        self.namespace.as_ref().zip(self.more.as_ref()?.frontend.as_ref())
     }
 
     /// What it means while the frontend points where it does: a filter for each backend that takes traffic.
     fn behind<'a>(&'a self, frontend: &'a Frontend) -> impl Iterator<Item = Self> + 'a {
-        frontend.live().map(|split| Self {
-            service: Some(split.service.clone()),
-            frontend: None,
-            exactly: Some(split.version.clone()),
-            ..self.clone()
+        frontend.live().map(|split| {
+            let behind = Self { service: Some(split.service.clone()), ..self.clone() };
+            behind.with(|more| (more.frontend, more.exactly) = (None, Some(split.version.clone())))
         })
     }
 
@@ -202,7 +226,8 @@ impl Filter {
     /// With what the name of every service begins that it looks at.
     #[must_use]
     pub fn beginning(&self) -> &str {
-        self.service.as_deref().or(self.prefix.as_deref()).unwrap_or_default()
+        let prefix = self.more.as_ref().and_then(|more| more.prefix.as_deref());
+        self.service.as_deref().or(prefix).unwrap_or_default()
     }
 
     /// The only service that it looks at, if there is one.
@@ -219,7 +244,8 @@ impl Filter {
 
     /// The same; of all namespaces, if it is narrowed, those by their names that it is narrowed to.
     fn named(&self) -> impl Iterator<Item = &str> {
-        let parts = self.within.iter().flatten().filter(|_| self.namespace.is_none());
+        let within = self.more.as_ref().and_then(|more| more.within.as_deref());
+        let parts = within.into_iter().flatten().filter(|_| self.namespace.is_none());
         let exact = parts.filter_map(|part| match &part.namespace {
             Pattern::Exact(name) => Some(name.as_str()),
             _ => None,
@@ -232,33 +258,25 @@ impl Filter {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let scope_is_exact = self.namespace.is_some() || self.service.is_none();
-        let any_version = self.version == VersionMatch::Any && self.exactly.is_none();
-        scope_is_exact
-            && self.prefix.is_none()
-            && self.within.is_none()
-            && self.frontend.is_none()
-            && any_version
-            && self.selector.is_empty()
+        scope_is_exact && self.more.is_none()
     }
 
     /// Whether it looks at a service at all; one of a frontend has to be resolved before it does.
     #[must_use]
     pub fn covers(&self, namespace: &str, service: &str) -> bool {
-        self.frontend.is_none()
-            && self.namespace.as_ref().is_none_or(|only| only == namespace)
+        self.namespace.as_ref().is_none_or(|only| only == namespace)
             && self.service.as_ref().is_none_or(|only| only == service)
-            && self.prefix.as_ref().is_none_or(|prefix| service.starts_with(prefix.as_str()))
-            && self.within.as_ref().is_none_or(|parts| parts.iter().any(|part| part.contains(namespace, service)))
+            && self.more.as_ref().is_none_or(|more| more.covers(namespace, service))
     }
 
     /// Whether the instance is meant.
     #[must_use]
     pub fn matches(&self, instance: &Instance) -> bool {
-        self.exactly.as_ref().is_none_or(|only| *only == instance.version)
-            && self.covers(&instance.namespace, &instance.service)
-            && (self.selector.speaks_of_status() || instance.status().is_routable())
-            && self.version.matches(&instance.version)
-            && self.selector.matches(instance)
+        self.covers(&instance.namespace, &instance.service)
+            && match &self.more {
+                None => instance.status().is_routable(),
+                Some(more) => more.matches(instance),
+            }
     }
 }
 
@@ -271,22 +289,23 @@ impl fmt::Display for Filter {
             None => "*".to_owned(),
         };
         write!(f, "{}/{}", name(&self.namespace), name(&self.service))?;
-        if self.prefix.is_some() {
-            write!(f, " prefix {}", name(&self.prefix))?;
+        let Some(more) = &self.more else { return Ok(()) };
+        if more.prefix.is_some() {
+            write!(f, " prefix {}", name(&more.prefix))?;
         }
-        if self.frontend.is_some() {
-            write!(f, " frontend {}", name(&self.frontend))?;
+        if more.frontend.is_some() {
+            write!(f, " frontend {}", name(&more.frontend))?;
         }
-        if let Some(exactly) = &self.exactly {
+        if let Some(exactly) = &more.exactly {
             write!(f, " exactly {}", quoted(exactly, |_| false))?;
         }
-        if self.version != VersionMatch::Any {
-            write!(f, " version {}", quoted(&self.version.to_string(), |_| false))?;
+        if more.version != VersionMatch::Any {
+            write!(f, " version {}", quoted(&more.version.to_string(), |_| false))?;
         }
-        if !self.selector.is_empty() {
-            write!(f, " selector {}", self.selector)?;
+        if !more.selector.is_empty() {
+            write!(f, " selector {}", more.selector)?;
         }
-        if let Some(parts) = &self.within {
+        if let Some(parts) = &more.within {
             f.write_str(" within")?;
             for part in parts {
                 write!(f, " {}", quoted(&part.to_string(), |_| false))?;
@@ -329,16 +348,7 @@ impl FilterSet {
     pub fn new(filters: impl IntoIterator<Item = Filter>) -> Self {
         let mut filters: Vec<_> = filters.into_iter().collect();
         if filters.is_empty() {
-            filters.push(Filter {
-                namespace: Some(DEFAULT_NAMESPACE.into()),
-                service: None,
-                prefix: None,
-                frontend: None,
-                exactly: None,
-                version: VersionMatch::Any,
-                selector: Selector::default(),
-                within: None,
-            });
+            filters.push(Filter { namespace: Some(DEFAULT_NAMESPACE.into()), service: None, more: None });
         }
         if filters.len() > 1 {
             filters.sort_by_cached_key(Filter::to_string);

@@ -1,7 +1,7 @@
 //! What a service needs of others: names with a version or range each, stand-ins, and what becomes of it when one is
 //! missing. Reads requests, says which instances answer for a need, and chooses one. Knows neither state nor waiting.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use smol_str::SmolStr;
 
@@ -89,7 +89,7 @@ pub struct Resolved {
     /// Where it is.
     pub url: SmolStr,
     /// The instance; none: a mock, or one that comes online in the same revision.
-    pub record: Option<Arc<Record>>,
+    pub record: Option<Record>,
 }
 
 impl Needs {
@@ -200,7 +200,7 @@ fn choose(
     zone: &str,
     mut draw: Draw,
     except: &impl Fn(&Record) -> bool,
-) -> Option<Arc<Record>> {
+) -> Option<Record> {
     let answers: Vec<_> = set
         .iter()
         .filter(|record| record.is_routable())
@@ -208,7 +208,7 @@ fn choose(
         .filter(|(record, outline)| need.fits(*outline) && !except(record))
         .collect();
     if let [(only, _)] = answers[..] {
-        return Some(Arc::clone(only));
+        return Some(only.clone());
     }
     let candidates: Vec<Candidate<'_>> = answers
         .iter()
@@ -218,7 +218,7 @@ fn choose(
         })
         .collect();
     let picked = pick(Choice::Weighted, &candidates, 1, zone, &mut || draw.next());
-    picked.first().and_then(|place| answers.get(*place)).map(|(record, _)| Arc::clone(record))
+    picked.first().and_then(|place| answers.get(*place)).map(|(record, _)| (*record).clone())
 }
 
 /// A mock is handed out as it is given: a url, or host and port, is its writer's choice.

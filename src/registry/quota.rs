@@ -261,7 +261,7 @@ impl Sums {
     }
 
     fn take_in(&mut self, guarded: &Guarded) {
-        let before = guarded.record().map(|record| &**record);
+        let before = guarded.record();
         let (was, principal_before) = (Use::of(before), before.and_then(|record| record.lease.principal.clone()));
         let (namespace, is, principal) = match &guarded.change {
             Change::Put(put) => {

@@ -1,11 +1,12 @@
 //! What the state holds of one instance: its wire form, encoded once, and its lease. Knows neither time nor slots.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use prost::{
     Message,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field},
 };
+use triomphe::ThinArc;
 
 use super::{
     Instance, Status,
@@ -47,11 +48,14 @@ impl Lease {
     }
 }
 
-/// An instance as committed. Immutable: a change makes a new one.
+/// An instance as committed: what the registry knows of it, and the encoded `Instance`, which begins with namespace, service
+/// and id. Immutable: a change makes a new one. All of it is one piece of memory, which clones share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record(ThinArc<Head, u8>);
+
+/// What the registry knows of an instance beside what that says of itself.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Record {
-    /// The encoded `Instance`; it begins with namespace, service and id.
-    bytes: Box<[u8]>,
+pub struct Head {
     /// Its lease.
     pub lease: Lease,
     /// The revision of the registration.
@@ -64,6 +68,14 @@ pub struct Record {
     pub fingerprint: Fingerprint,
     /// Its status.
     pub status: Status,
+}
+
+impl Deref for Record {
+    type Target = Head;
+
+    fn deref(&self) -> &Head {
+        &self.0.header.header
+    }
 }
 
 impl Record {
@@ -81,38 +93,52 @@ impl Record {
         let status = status(description);
         let (namespace, service, id) = names(description);
         let fingerprint = Fingerprint::of(namespace, service, id);
-        Self { bytes: bytes.into_boxed_slice(), lease, incarnation, revision, ordinal, fingerprint, status }
+        let head = Head { lease, incarnation, revision, ordinal, fingerprint, status };
+        Self(ThinArc::from_header_and_slice(head, &bytes))
+    }
+
+    /// Whether both are the same piece of memory: nothing was put in between.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.heap_ptr() == other.0.heap_ptr()
+    }
+
+    /// How many hold it.
+    #[must_use]
+    pub fn holders(&self) -> usize {
+        ThinArc::strong_count(&self.0)
     }
 
     /// The encoded `Instance`, complete.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.0.slice
     }
 
     /// The decoded instance.
     #[must_use]
     pub fn instance(&self) -> Instance {
-        Instance::decode(&*self.bytes).unwrap_or_default()
+        Instance::decode(self.bytes()).unwrap_or_default()
     }
 
     /// The encoded `Instance` as it was described: without incarnation and revision.
     #[must_use]
     pub fn description(&self) -> &[u8] {
         let tail = 2 + encoded_len_varint(self.incarnation) + encoded_len_varint(self.revision);
-        &self.bytes[..self.bytes.len() - tail]
+        let bytes = self.bytes();
+        &bytes[..bytes.len() - tail]
     }
 
     /// Namespace, service and id.
     #[must_use]
     pub fn names(&self) -> (&str, &str, &str) {
-        names(&self.bytes)
+        names(self.bytes())
     }
 
     /// The id alone, as bytes: UTF-8 sorts as its bytes do.
     #[must_use]
     pub fn id_bytes(&self) -> &[u8] {
-        let (_, rest) = string_field(&self.bytes);
+        let (_, rest) = string_field(self.bytes());
         let (_, rest) = string_field(rest);
         string_field(rest).0
     }
@@ -120,7 +146,7 @@ impl Record {
     /// Where it runs.
     #[must_use]
     pub fn zone(&self) -> &str {
-        std::str::from_utf8(zone(&self.bytes)).unwrap_or_default()
+        std::str::from_utf8(zone(self.bytes())).unwrap_or_default()
     }
 
     /// The key.
@@ -133,13 +159,13 @@ impl Record {
     /// The version; empty if it has none.
     #[must_use]
     pub fn version(&self) -> &str {
-        version(&self.bytes)
+        version(self.bytes())
     }
 
     /// Whose replica it is; empty for the partition without a name.
     #[must_use]
     pub fn partition_key(&self) -> &str {
-        std::str::from_utf8(text_field(&self.bytes, PARTITION_KEY_TAG)).unwrap_or_default()
+        std::str::from_utf8(text_field(self.bytes(), PARTITION_KEY_TAG)).unwrap_or_default()
     }
 
     /// Which registration it is.
@@ -157,7 +183,8 @@ impl Record {
     /// Roughly the memory it takes, in bytes.
     #[must_use]
     pub fn footprint(&self) -> usize {
-        size_of::<Self>() + self.bytes.len() + 32
+        // With the number of its clones and the number of its bytes.
+        size_of::<Head>() + 16 + self.bytes().len()
     }
 }
 

@@ -10,7 +10,7 @@ use imbl::OrdMap;
 use prost::encoding::encode_varint;
 use smol_str::SmolStr;
 
-use super::{key::Revision, record::Record, state::KNOWN_SECONDS};
+use super::{key::Revision, record::Record, room::make_room, state::KNOWN_SECONDS};
 
 /// Most instances in a page: what a change copies at most while a reader holds the service.
 const PAGE_MAX: usize = 256;
@@ -49,7 +49,22 @@ impl Drop for KeptReply {
     }
 }
 
-type Page = Vec<Arc<Record>>;
+type Page = Vec<Record>;
+
+/// What all snapshots of one state of a service share.
+#[derive(Debug, Default)]
+struct Members {
+    pages: Vec<Arc<Page>>,
+    /// Made for the first who asks.
+    reply: OnceLock<Box<KeptReply>>,
+}
+
+impl Clone for Members {
+    /// A copy is about to change: the reply is not its own.
+    fn clone(&self) -> Self {
+        Self { pages: self.pages.clone(), reply: OnceLock::new() }
+    }
+}
 
 /// How many instances a partition has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +99,7 @@ pub struct Moved {
 /// The instances of one service in order of id. Cloning is O(1) and gives a snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceSet {
-    pages: Arc<Vec<Arc<Page>>>,
+    members: Arc<Members>,
     instances: u32,
     routable: u32,
     revision: Revision,
@@ -93,8 +108,6 @@ pub struct ServiceSet {
     partitions: OrdMap<SmolStr, Replicas>,
     /// How many of them there are when those that are past are looked for.
     prune_at: usize,
-    /// Shared with snapshots of the same instances only.
-    reply: Arc<OnceLock<KeptReply>>,
 }
 
 impl ServiceSet {
@@ -214,26 +227,26 @@ impl ServiceSet {
 
     /// Record number `index` of page `page`.
     #[must_use]
-    pub fn at(&self, page: usize, index: usize) -> Option<&Arc<Record>> {
-        self.pages.get(page)?.get(index)
+    pub fn at(&self, page: usize, index: usize) -> Option<&Record> {
+        self.members.pages.get(page)?.get(index)
     }
 
     /// How many pages there are.
     #[must_use]
     pub fn pages(&self) -> usize {
-        self.pages.len()
+        self.members.pages.len()
     }
 
     /// All instances, in order of id.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.pages.iter().flat_map(|page| page.iter())
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.members.pages.iter().flat_map(|page| page.iter())
     }
 
     /// The routable instances as elements of field 1 of a message: what a `LookupResponse` has of them. Made once for
     /// each state of the service, as long as `budget` lasts.
     #[must_use]
     pub fn routable_bytes(&self, budget: &Arc<ReplyBudget>) -> Bytes {
-        if let Some(kept) = self.reply.get() {
+        if let Some(kept) = self.members.reply.get() {
             return kept.bytes.clone();
         }
         let mut buffer = Vec::new();
@@ -246,38 +259,39 @@ impl ServiceSet {
         if bytes.len() <= REPLY_MAX && budget.used.load(Ordering::Relaxed) + bytes.len() <= budget.max {
             budget.used.fetch_add(bytes.len(), Ordering::Relaxed);
             // Another reader may have been first; then this one is dropped and gives its bytes back.
-            let _ = self.reply.set(KeptReply { bytes: bytes.clone(), budget: Arc::clone(budget) });
+            let kept = KeptReply { bytes: bytes.clone(), budget: Arc::clone(budget) };
+            let _ = self.members.reply.set(Box::new(kept));
         }
         bytes
     }
 
-    fn forget_reply(&mut self) {
-        match Arc::get_mut(&mut self.reply) {
-            Some(reply) => _ = reply.take(),
-            None => self.reply = Arc::default(),
-        }
+    /// The pages, which are about to be others: what was made of them is no longer so.
+    fn pages_mut(&mut self) -> &mut Vec<Arc<Page>> {
+        let members = Arc::make_mut(&mut self.members);
+        members.reply.take();
+        &mut members.pages
     }
 
     /// Where the first instance whose id is beyond `id` stands: page and index.
     #[must_use]
     pub fn after(&self, id: &str) -> (usize, usize) {
         let page = self.page_of(id.as_bytes());
-        match self.pages.get(page) {
+        match self.members.pages.get(page) {
             None => (page, 0),
             Some(records) => (page, records.partition_point(|record| record.id_bytes() <= id.as_bytes())),
         }
     }
 
     /// Takes the record in, in place of one of the same id. Gives what became of partitions.
-    pub(super) fn put(&mut self, record: Arc<Record>) -> Vec<Moved> {
-        self.forget_reply();
+    pub(super) fn put(&mut self, record: Record) -> Vec<Moved> {
         self.revision = self.revision.max(record.revision);
         self.routable += u32::from(record.is_routable());
         let mut moved = Vec::new();
         self.count(&record, &mut moved);
         let at = self.page_of(record.id_bytes());
-        let pages = Arc::make_mut(&mut self.pages);
+        let pages = self.pages_mut();
         if pages.is_empty() {
+            make_room(pages);
             pages.push(Arc::default());
         }
         let page = Arc::make_mut(&mut pages[at]);
@@ -288,12 +302,13 @@ impl ServiceSet {
                 self.discount(&old, None, &mut moved);
             }
             Err(index) => {
+                make_room(page);
                 page.insert(index, record);
-                self.instances += 1;
                 if page.len() > PAGE_MAX {
                     let upper = page.split_off(PAGE_MAX / 2);
                     pages.insert(at + 1, Arc::new(upper));
                 }
+                self.instances += 1;
             }
         }
         self.settled(moved)
@@ -302,7 +317,7 @@ impl ServiceSet {
     /// Takes the record of this id away, at `revision` and `at` (Unix seconds). Gives what became of partitions.
     pub(super) fn remove(&mut self, id: &str, revision: Revision, at: u64) -> Vec<Moved> {
         let place = self.page_of(id.as_bytes());
-        let pages = Arc::make_mut(&mut self.pages);
+        let pages = self.pages_mut();
         let Some(shared) = pages.get_mut(place) else { return Vec::new() };
         let page = Arc::make_mut(shared);
         let Ok(index) = page.binary_search_by(|held| held.id_bytes().cmp(id.as_bytes())) else { return Vec::new() };
@@ -310,7 +325,6 @@ impl ServiceSet {
         if page.is_empty() {
             pages.remove(place);
         }
-        self.forget_reply();
         self.instances -= 1;
         self.routable -= u32::from(old.is_routable());
         self.revision = self.revision.max(revision);
@@ -322,9 +336,9 @@ impl ServiceSet {
 
     /// The page that holds `id`, or would.
     fn page_of(&self, id: &[u8]) -> usize {
-        self.pages
-            .partition_point(|page| page.last().is_some_and(|last| last.id_bytes() < id))
-            .min(self.pages.len().saturating_sub(1))
+        let pages = &self.members.pages;
+        let beyond = pages.partition_point(|page| page.last().is_some_and(|last| last.id_bytes() < id));
+        beyond.min(pages.len().saturating_sub(1))
     }
 }
 
@@ -346,11 +360,11 @@ mod tests {
         instances: Vec<Instance>,
     }
 
-    fn record(id: &str, status: Status) -> Arc<Record> {
+    fn record(id: &str, status: Status) -> Record {
         let (namespace, service) = ("default".to_owned(), "web".to_owned());
         let instance = Instance { namespace, service, id: id.into(), status: status.into(), ..Instance::default() };
         let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
-        Arc::new(Record::new(&instance.encode_to_vec(), lease, 1, 0, 1))
+        Record::new(&instance.encode_to_vec(), lease, 1, 0, 1)
     }
 
     fn ids(set: &ServiceSet, budget: &Arc<ReplyBudget>) -> Vec<String> {
@@ -381,7 +395,7 @@ mod tests {
         let keyed = |id: &str, key: &str, status: Status| {
             let instance = Instance { partition_key: key.into(), ..record(id, status).instance() };
             let lease = record(id, status).lease.clone();
-            Arc::new(Record::new(&instance.encode_to_vec(), lease, 1, 0, 1))
+            Record::new(&instance.encode_to_vec(), lease, 1, 0, 1)
         };
         let mut set = ServiceSet::default();
         set.put(keyed("1", "a", Status::Serving));
@@ -412,6 +426,6 @@ mod tests {
         let (budget, mut set) = (ReplyBudget::new(0), ServiceSet::default());
         set.put(record("a", Status::Serving));
         assert_eq!(ids(&set, &budget), ["a"]);
-        assert!(set.reply.get().is_none());
+        assert!(set.members.reply.get().is_none());
     }
 }

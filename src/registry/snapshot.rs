@@ -1,6 +1,6 @@
 //! A view of the committed state at one revision: taken in O(1), read at the reader's pace while the state moves on.
 
-use std::{ops::Bound, sync::Arc};
+use std::ops::Bound;
 
 use imbl::OrdMap;
 use smol_str::SmolStr;
@@ -132,12 +132,12 @@ impl SnapshotReader {
     }
 
     /// The next record; none at the end.
-    pub fn next_record(&mut self) -> Option<Arc<Record>> {
+    pub fn next_record(&mut self) -> Option<Record> {
         loop {
             if let Some((_, set)) = &self.service {
                 if let Some(record) = set.at(self.page, self.index) {
                     self.index += 1;
-                    return Some(Arc::clone(record));
+                    return Some(record.clone());
                 }
                 if self.page + 1 < set.pages() {
                     (self.page, self.index) = (self.page + 1, 0);

@@ -53,7 +53,7 @@ pub struct Registry {
     pub(super) tag: u32,
     pub(super) revision: Revision,
     pub(super) namespaces: OrdMap<SmolStr, Namespace>,
-    pub(super) slots: Vec<Option<Arc<Record>>>,
+    pub(super) slots: Vec<Option<Record>>,
     free: Vec<u32>,
     index: HashTable<u32>,
     urls: Urls,
@@ -107,7 +107,7 @@ impl Registry {
     pub fn recover(
         &mut self,
         revision: Revision,
-        records: impl IntoIterator<Item = Arc<Record>>,
+        records: impl IntoIterator<Item = Record>,
         known: impl IntoIterator<Item = (SmolStr, SmolStr, u64)>,
         documents: impl IntoIterator<Item = Arc<Document>>,
     ) {
@@ -213,12 +213,12 @@ impl Registry {
 
     /// The record in `slot`.
     #[must_use]
-    pub fn record(&self, slot: u32) -> Option<&Arc<Record>> {
+    pub fn record(&self, slot: u32) -> Option<&Record> {
         self.slots.get(slot as usize)?.as_ref()
     }
 
     /// Every slot in use with its record.
-    pub fn records(&self) -> impl Iterator<Item = (u32, &Arc<Record>)> {
+    pub fn records(&self) -> impl Iterator<Item = (u32, &Record)> {
         self.slots.iter().enumerate().filter_map(|(slot, record)| Some((slot as u32, record.as_ref()?)))
     }
 
@@ -240,7 +240,7 @@ impl Registry {
     }
 
     /// The records of a namespace that have this url, with their slots.
-    pub(super) fn at_url<'a>(&'a self, namespace: &str, url: &str) -> impl Iterator<Item = &'a Arc<Record>> + use<'a> {
+    pub(super) fn at_url<'a>(&'a self, namespace: &str, url: &str) -> impl Iterator<Item = &'a Record> + use<'a> {
         self.urls.at((namespace, url), |slot| place_of(&self.slots, slot)).filter_map(|slot| self.record(slot))
     }
 
@@ -342,8 +342,8 @@ impl Registry {
     }
 
     fn fold_put(&mut self, revision: Revision, place: u32, put: &Put) -> Event {
-        let record = Arc::new(put.record(revision, place));
-        let (slot, before) = self.hold(Arc::clone(&record));
+        let record = put.record(revision, place);
+        let (slot, before) = self.hold(record.clone());
         let cause = match &before {
             None => Cause::Registered,
             Some(before) if before.incarnation != record.incarnation => Cause::Replaced,
@@ -373,19 +373,19 @@ impl Registry {
     }
 
     /// Holds `record`, in place of the one with the same key.
-    fn hold(&mut self, record: Arc<Record>) -> (u32, Option<Arc<Record>>) {
+    fn hold(&mut self, record: Record) -> (u32, Option<Record>) {
         let (namespace, service, _) = record.names();
         let set = self.service_entry(namespace, service);
         let emptied_at = set.is_empty().then(|| set.emptied_at());
-        let moved = set.put(Arc::clone(&record));
+        let moved = set.put(record.clone());
         self.follow_partitions(namespace, service, moved);
         if let Some(at) = emptied_at {
             self.emptied.remove(&(at, SmolStr::new(namespace), SmolStr::new(service)));
         }
         let fingerprint = record.fingerprint;
         if let Some(slot) = self.find(fingerprint, |held| held.names() == record.names()) {
-            let before = self.slots[slot as usize].replace(Arc::clone(&record));
-            self.uses.follow(before.as_deref(), Some(&record));
+            let before = self.slots[slot as usize].replace(record.clone());
+            self.uses.follow(before.as_ref(), Some(&record));
             if let Some(before) = before.as_ref().filter(|before| place(before) != place(&record)) {
                 self.urls.remove(slot, place(before), |slot| place_of(&self.slots, slot));
                 self.urls.insert(slot, place(&record), |slot| place_of(&self.slots, slot));
@@ -397,7 +397,7 @@ impl Registry {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
         });
-        self.slots[slot as usize] = Some(Arc::clone(&record));
+        self.slots[slot as usize] = Some(record.clone());
         self.urls.insert(slot, place(&record), |slot| place_of(&self.slots, slot));
         let slots = &self.slots;
         self.index.insert_unique(fingerprint.0, slot, |slot| fingerprint_of(slots, *slot));
@@ -437,12 +437,12 @@ fn place(record: &Record) -> Place<'_> {
     (record.names().0, Outline::of(record.bytes()).url)
 }
 
-fn fingerprint_of(slots: &[Option<Arc<Record>>], slot: u32) -> u64 {
+fn fingerprint_of(slots: &[Option<Record>], slot: u32) -> u64 {
     slots.get(slot as usize).and_then(Option::as_ref).map_or(0, |record| record.fingerprint.0)
 }
 
-fn place_of(slots: &[Option<Arc<Record>>], slot: u32) -> Place<'_> {
-    slots.get(slot as usize).and_then(Option::as_ref).map_or(("", ""), |record| place(record))
+fn place_of(slots: &[Option<Record>], slot: u32) -> Place<'_> {
+    slots.get(slot as usize).and_then(Option::as_ref).map_or(("", ""), place)
 }
 
 #[cfg(test)]

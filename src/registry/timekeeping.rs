@@ -7,7 +7,7 @@
 //! A lease comes up twice: when it falls silent, which its zone counts (see `breaker`), and at its deadline. One that is
 //! beaten for as it should be comes up at two thirds of its TTL, and is only filed anew.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::{
     Status,
@@ -139,7 +139,7 @@ impl Timekeeping {
 
     /// Leases found at recovery, all good for `grace` milliseconds from now, or for their own TTL if that is longer. Who
     /// was SUSPECT has been held back once: the grace is as long as that would have been, and then it goes.
-    pub fn recover<'a>(&mut self, leases: impl Iterator<Item = (u32, &'a Arc<Record>)>, now: LeaseTime, grace: u32) {
+    pub fn recover<'a>(&mut self, leases: impl Iterator<Item = (u32, &'a Record)>, now: LeaseTime, grace: u32) {
         for (slot, record) in leases.filter(|(_, record)| !record.lease.is_own()) {
             let ttl = record.lease.ttl;
             self.arm_until(slot, ttl, LeaseTime(now.0 + u64::from(ttl.max(grace))));

@@ -14,6 +14,7 @@ use super::{
     deployment::Frontend,
     document::{DocumentEvent, DocumentKey, Kind},
     key::Revision,
+    record::Record,
     service::ServiceSet,
 };
 
@@ -169,11 +170,11 @@ fn undo(event: &Event, sets: &mut HashMap<(SmolStr, SmolStr), ServiceSet>) {
     if sets.is_empty() {
         return;
     }
-    let Some((namespace, service, id)) = event.any().map(|record| record.names()) else { return };
+    let Some((namespace, service, id)) = event.any().map(Record::names) else { return };
     let Some(set) = sets.get_mut(&(namespace.into(), service.into())) else { return };
     // Which partitions that makes unknown nobody asks of what was.
     let _ = match &event.before {
-        Some(before) => set.put(Arc::clone(before)),
+        Some(before) => set.put(before.clone()),
         None => set.remove(id, 0, 0),
     };
 }

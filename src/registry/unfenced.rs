@@ -2,8 +2,6 @@
 //! that registered it. Such a lease is so from birth: one that somebody holds a token of never becomes one, and nothing
 //! here touches it.
 
-use std::sync::Arc;
-
 use smol_str::SmolStr;
 use uuid::Uuid;
 
@@ -64,9 +62,9 @@ impl Registry {
     ///
     /// # Errors
     /// `Fenced`: somebody with a token is there. `KeyHeld`: another principal without one.
-    pub fn unfenced_at(&self, place: &Place, principal: &Principal) -> Result<Option<&Arc<Record>>, Error> {
+    pub fn unfenced_at(&self, place: &Place, principal: &Principal) -> Result<Option<&Record>, Error> {
         let held = |key: &Key| self.slot_of(key).and_then(|slot| self.record(slot));
-        let is_there = |record: &&Arc<Record>| !record.lease.unfenced && record.version() == place.version;
+        let is_there = |record: &&Record| !record.lease.unfenced && record.version() == place.version;
         if held(&place.fenced).is_some_and(|record| is_there(&record)) {
             return Err(Error::Fenced { key: place.fenced.to_string() });
         }
@@ -226,7 +224,7 @@ mod tests {
     fn what_was_given_up_for_lost_is_renewed_by_the_same() {
         let mut rig = rig();
         assert_eq!(rig.keep("1", "a", someone("me")), Ok(1));
-        let held = rig.registry.records().next().map(|(_, record)| Arc::clone(record)).unwrap();
+        let held = rig.registry.records().next().map(|(_, record)| record.clone()).unwrap();
         rig.revision += 1;
         let folded = rig.registry.fold(rig.revision, &[with_status(&held, Status::Suspect).change]);
         assert_eq!(folded.events.len(), 1);
@@ -296,7 +294,7 @@ mod tests {
     fn no_token_is_good_for_it() {
         let mut rig = rig();
         rig.keep("1", "", someone("me")).unwrap();
-        let (slot, record) = rig.registry.records().next().map(|(slot, record)| (slot, Arc::clone(record))).unwrap();
+        let (slot, record) = rig.registry.records().next().map(|(slot, record)| (slot, record.clone())).unwrap();
         assert!(record.lease.unfenced);
         let lease = LeaseId { revision: record.incarnation, ordinal: record.ordinal };
         for secret in [Secret([7; 16]), Secret([0; 16])] {

@@ -214,8 +214,7 @@ impl Waiting {
         let Some(service) = self.services.get(&(SmolStr::new(namespace), SmolStr::new(service))) else { return };
         for place in &service.wanted {
             let Some(wanted) = wanted_mut(&mut self.wanted, *place) else { continue };
-            let accepts =
-                |record: &Option<Arc<Record>>| record.as_ref().is_some_and(|record| wanted.need.accepts(record));
+            let accepts = |record: &Option<Record>| record.as_ref().is_some_and(|record| wanted.need.accepts(record));
             match (accepts(&event.before), accepts(&event.after)) {
                 (false, true) => {
                     wanted.online += 1;
@@ -235,7 +234,7 @@ impl Waiting {
             let set = registry.service(namespace, name);
             for place in &service.wanted {
                 let Some(wanted) = wanted_mut(&mut self.wanted, *place) else { continue };
-                let answers = |record: &&Arc<Record>| wanted.need.accepts(record);
+                let answers = |record: &&Record| wanted.need.accepts(record);
                 wanted.online = set.map_or(0, |set| set.iter().filter(answers).count());
             }
         }

@@ -180,7 +180,7 @@ impl Drain {
         scopes.extend(entry.iter().flat_map(|entry| entry.frontends.iter().cloned()));
         let of_it = |event: &&Event| event.after.as_ref().is_some_and(|after| after.fingerprint == record.fingerprint);
         let event = entry.as_ref().and_then(|entry| entry.events.iter().find(of_it));
-        let before = event.and_then(|event| event.before.as_deref());
+        let before = event.and_then(|event| event.before.as_ref());
         let readers = told(log, log.watches(&scopes, places), revision, |matcher| {
             matcher.matches(record) || before.is_some_and(|before| matcher.matches(before))
         });
@@ -347,7 +347,7 @@ mod tests {
         watch::{Listener, ONLY_PART},
     };
 
-    fn record(service: &str, status: Status, revision: Revision) -> Arc<Record> {
+    fn record(service: &str, status: Status, revision: Revision) -> Record {
         let instance = Instance {
             namespace: "default".into(),
             service: service.into(),
@@ -356,11 +356,11 @@ mod tests {
             ..Instance::default()
         };
         let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
-        Arc::new(Record::new(&instance.encode_to_vec(), lease, 1, 0, revision))
+        Record::new(&instance.encode_to_vec(), lease, 1, 0, revision)
     }
 
     /// A log in which `web/1` has become DRAINING at revision 2.
-    fn drained(log: &EventLog) -> Arc<Record> {
+    fn drained(log: &EventLog) -> Record {
         let (before, after) = (record("web", Status::Serving, 1), record("web", Status::Draining, 2));
         let event = Event { before: Some(before), after: Some(after.clone()), cause: Cause::Unspecified, slot: 0 };
         log.publish(2, vec![event]);
@@ -433,7 +433,7 @@ mod tests {
             .map(|revision| {
                 let (before, after) = (record("web", Status::Serving, 0), record("web", Status::Draining, revision));
                 let (before, cause) = (Some(before), Cause::Unspecified);
-                log.publish(revision, vec![Event { before, after: Some(Arc::clone(&after)), cause, slot: 0 }]);
+                log.publish(revision, vec![Event { before, after: Some(after.clone()), cause, slot: 0 }]);
                 Drain::begin(&log, &asks, &after, log.places()).expect("there is room")
             })
             .collect();

@@ -386,13 +386,13 @@ impl About<'_> {
     /// Who joined and left the partitions of what the filters mean.
     fn steps(&self, entry: &Entry) -> Vec<Step> {
         let of_event = |event: &Event| {
-            let before = event.before.as_deref().filter(|record| self.old.matches(record));
-            Step::between(before, event.after.as_deref().filter(|record| self.new.matches(record)))
+            let before = event.before.as_ref().filter(|record| self.old.matches(record));
+            Step::between(before, event.after.as_ref().filter(|record| self.new.matches(record)))
         };
         let mut steps: Vec<Step> = entry.events.iter().flat_map(of_event).collect();
         for seen in judge_turn(&self.old, &self.new, &self.turns, &entry.events) {
-            let joined = (seen.kind == EventType::Online).then_some(&*seen.record);
-            let left = (seen.kind == EventType::Offline).then_some(&*seen.record);
+            let joined = (seen.kind == EventType::Online).then_some(&seen.record);
+            let left = (seen.kind == EventType::Offline).then_some(&seen.record);
             steps.extend(Step::between(left, joined));
         }
         steps
@@ -425,10 +425,7 @@ mod tests {
         let instance = Instance { namespace, service, id, status, ..Instance::default() };
         let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let record = Record::new(&instance.encode_to_vec(), lease, revision, 0, revision);
-        log.publish(
-            revision,
-            vec![Event { before: None, after: Some(Arc::new(record)), cause: Cause::Registered, slot: 0 }],
-        );
+        log.publish(revision, vec![Event { before: None, after: Some(record), cause: Cause::Registered, slot: 0 }]);
     }
 
     fn read(feed: &Arc<Feed>, log: &EventLog, mut cursor: Revision) -> Vec<Revision> {

@@ -1,6 +1,6 @@
 //! What a committed event is to one watch: filters cross (promise 10).
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use smol_str::SmolStr;
 
@@ -14,16 +14,15 @@ pub struct Seen {
     /// Why.
     pub cause: Cause,
     /// The record that goes with it.
-    pub record: Arc<Record>,
+    pub record: Record,
 }
 
 /// What `event` is to a watch that meant `old` before its revision and means `new` after it (the same, unless a frontend
 /// turned in it): nothing, one step, or a replacement's two.
 #[must_use]
 pub fn judge(old: &Matcher, new: &Matcher, event: &Event) -> [Option<Seen>; 2] {
-    let matches = |matcher: &Matcher, record: &Option<Arc<Record>>| {
-        record.as_ref().filter(|record| matcher.matches(record)).cloned()
-    };
+    let matches =
+        |matcher: &Matcher, record: &Option<Record>| record.as_ref().filter(|record| matcher.matches(record)).cloned();
     let (was, is) = (matches(old, &event.before), matches(new, &event.after));
     let seen = |kind, cause, record| Some(Seen { kind, cause, record });
     let replaced = match (&event.before, &event.after) {
@@ -41,8 +40,8 @@ pub fn judge(old: &Matcher, new: &Matcher, event: &Event) -> [Option<Seen>; 2] {
         (None, Some(now), Some(_), _) => seen(EventType::Online, Cause::Matched, now),
         (Some(_), Some(now), ..) => seen(EventType::Updated, Cause::Unspecified, now),
         // It would still be there, had the frontend not turned.
-        (Some(_), None, _, Some(now)) if old.matches(now) => seen(EventType::Offline, Cause::Switched, Arc::clone(now)),
-        (Some(_), None, _, Some(now)) => seen(EventType::Offline, cause_of_leaving(now), Arc::clone(now)),
+        (Some(_), None, _, Some(now)) if old.matches(now) => seen(EventType::Offline, Cause::Switched, now.clone()),
+        (Some(_), None, _, Some(now)) => seen(EventType::Offline, cause_of_leaving(now), now.clone()),
         (Some(last), None, _, None) => seen(EventType::Offline, event.cause, last),
         (None, None, ..) => None,
     };
@@ -66,18 +65,10 @@ pub fn judge_turn(old: &Matcher, new: &Matcher, turns: &[&Turn], events: &[Event
             for record in set.iter().filter(|record| !told.contains(&record.names())) {
                 match (old.matches(record), new.matches(record)) {
                     (false, true) => {
-                        joined.push(Seen {
-                            kind: EventType::Online,
-                            cause: Cause::Matched,
-                            record: Arc::clone(record),
-                        });
+                        joined.push(Seen { kind: EventType::Online, cause: Cause::Matched, record: record.clone() });
                     }
                     (true, false) => {
-                        left.push(Seen {
-                            kind: EventType::Offline,
-                            cause: Cause::Switched,
-                            record: Arc::clone(record),
-                        });
+                        left.push(Seen { kind: EventType::Offline, cause: Cause::Switched, record: record.clone() });
                     }
                     (true, true) | (false, false) => {}
                 }

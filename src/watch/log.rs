@@ -12,7 +12,7 @@ use std::{
 use smol_str::SmolStr;
 
 use super::{feed::Pointing, listener::Listener, pointers::Pointers};
-use crate::registry::{Event, Folded, Frontend, Matcher, Revision, Scope, Turn};
+use crate::registry::{Event, Folded, Frontend, Matcher, Revision, Scope, Turn, make_room};
 
 /// What watchers may see of one revision.
 #[derive(Debug)]
@@ -317,12 +317,9 @@ impl EventLog {
         inner.next_listener += 1;
         let id = inner.next_listener;
         for scope in scopes {
-            let topic = inner.topic(scope);
-            if topic.listeners.is_empty() {
-                // Most topics have one reader; a vector's first growth would make room for four.
-                topic.listeners.reserve_exact(1);
-            }
-            topic.listeners.push(Place { number: id, listener: Arc::clone(listener), part, matcher: matcher.cloned() });
+            let listeners = &mut inner.topic(scope).listeners;
+            make_room(listeners);
+            listeners.push(Place { number: id, listener: Arc::clone(listener), part, matcher: matcher.cloned() });
         }
         id
     }
@@ -461,7 +458,7 @@ mod tests {
         let instance = Instance { namespace, service: service.into(), id, ..Instance::default() };
         let lease = Lease { ttl: 1, secret: SecretHash([0; 16]), request: 0, principal: None, unfenced: false };
         let record = Record::new(&instance.encode_to_vec(), lease, revision, 0, revision);
-        Event { before: None, after: Some(Arc::new(record)), cause: Cause::Registered, slot: 0 }
+        Event { before: None, after: Some(record), cause: Cause::Registered, slot: 0 }
     }
 
     fn scope(service: &str) -> Scope {

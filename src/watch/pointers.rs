@@ -8,7 +8,7 @@ use std::{
 
 use smol_str::SmolStr;
 
-use crate::registry::{Event, Frontend, Revision, Scope, Turn};
+use crate::registry::{Event, Frontend, Record, Revision, Scope, Turn};
 
 /// Namespace and name.
 type Name = (SmolStr, SmolStr);
@@ -56,7 +56,7 @@ impl Pointers {
     }
 
     fn behind(&self, event: &Event, scopes: &mut Vec<Scope>) {
-        let Some((namespace, service, _)) = event.any().map(|record| record.names()) else { return };
+        let Some((namespace, service, _)) = event.any().map(Record::names) else { return };
         let namespace = SmolStr::new(namespace);
         let users = self.users.get(&(namespace.clone(), SmolStr::new(service)));
         for user in users.into_iter().flatten() {

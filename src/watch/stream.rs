@@ -76,7 +76,7 @@ pub struct WatchStream {
     /// When a bookmark is.
     due: Due,
     /// What is published for those who asked.
-    published: Option<Letterbox>,
+    published: Option<Box<Letterbox>>,
     permit: WatchPermit,
 }
 
@@ -116,7 +116,8 @@ impl WatchStream {
             cursor,
             began,
             place: None,
-            queue: VecDeque::new(),
+            // Mostly there is one at a time, and a queue's first growth would make room for four.
+            queue: VecDeque::with_capacity(1),
             greet: true,
             due,
             published: None,
@@ -127,8 +128,13 @@ impl WatchStream {
     /// Also yields what is published for services that `filters` match, from now on; nothing if there are none.
     #[must_use]
     pub fn with_published(mut self, filters: Vec<Filter>) -> Self {
-        self.published = (!filters.is_empty()).then(|| self.hub.board().open(filters, &self.listener, ONLY_PART));
+        self.publish_to(filters);
         self
+    }
+
+    fn publish_to(&mut self, filters: Vec<Filter>) {
+        let is_any = !filters.is_empty();
+        self.published = is_any.then(|| Box::new(self.hub.board().open(filters, &self.listener, ONLY_PART)));
     }
 
     /// Tells drains how far it is. It has no way to acknowledge anything: what was handed over is all there is to know.
@@ -154,7 +160,7 @@ impl WatchStream {
         // Listening comes before looking, so that nothing falls between.
         self.listening = self.hub.log().follow(self.feed.matcher(), &self.listener, ONLY_PART);
         self.queue.clear();
-        self.published = (!published.is_empty()).then(|| self.hub.board().open(published, &self.listener, ONLY_PART));
+        self.publish_to(published);
         self.reset(ResetReason::SelectorsChanged, 0);
     }
 

@@ -61,7 +61,7 @@ pub(super) struct Subscription {
     /// A message of it was read and not queued yet.
     pub(super) waits: bool,
     /// What is published for those who asked.
-    pub(super) published: Option<Letterbox>,
+    pub(super) published: Option<Box<Letterbox>>,
     pub(super) permit: WatchPermit,
 }
 

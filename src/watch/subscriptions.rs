@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     framed::Framed,
-    registry::{Error, Filter, FilterSet, Principal, Revision},
+    registry::{Error, Filter, FilterSet, Principal, Revision, make_room},
 };
 
 mod quiet;
@@ -37,6 +37,8 @@ mod rights;
 
 /// Messages that wait for a reader before no more is read from its requests.
 const QUEUE_MAX: usize = 256;
+/// For how many of them room is kept while there is none.
+const QUEUE_KEPT: usize = 16;
 
 /// The subscriptions of one stream.
 #[derive(Debug)]
@@ -116,6 +118,7 @@ impl Subscriptions {
         };
         let feed = self.hub.feed_for_one_more(filters)?;
         let part = self.free.pop().unwrap_or_else(|| {
+            make_room(&mut self.parts);
             self.parts.push(None);
             (self.parts.len() - 1) as u32
         });
@@ -389,6 +392,16 @@ impl Subscriptions {
         true
     }
 
+    /// Keeps no room that a burst has taken: nothing waits.
+    fn let_go(&mut self) {
+        if self.queue.capacity() > QUEUE_KEPT {
+            self.queue = VecDeque::new();
+        }
+        if self.unready.capacity() > QUEUE_KEPT {
+            self.unready = VecDeque::new();
+        }
+    }
+
     /// The next message, or the end.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchItem>> {
         loop {
@@ -440,6 +453,7 @@ impl Subscriptions {
                 self.bookmark(head);
             } else if !woken {
                 self.account();
+                self.let_go();
                 return Poll::Pending;
             }
         }

@@ -1,6 +1,6 @@
 //! Promise 17, of quotas: what is refused, what never is, and when there is room again. Knows no front.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use onair::{
     actor::{BeatOutcome, Reply, anyone},
@@ -28,7 +28,7 @@ impl Rig {
         within(self.handle.write(write, None)).await.expect("it may be set");
     }
 
-    async fn register_as(&self, who: &Principal, id: &str) -> Result<Arc<Record>, Error> {
+    async fn register_as(&self, who: &Principal, id: &str) -> Result<Record, Error> {
         match within(self.handle.register(registration("web", id, LONG), None, who.clone(), None)).await? {
             Reply::Registered { record, .. } => Ok(record),
             other => panic!("a registration was answered as {other:?}"),

@@ -145,7 +145,7 @@ impl Rig {
     }
 
     /// Registers `default/SERVICE/ID`.
-    pub async fn register(&self, service: &str, id: &str, ttl: Duration) -> (Arc<Record>, LeaseToken) {
+    pub async fn register(&self, service: &str, id: &str, ttl: Duration) -> (Record, LeaseToken) {
         self.try_register(registration(service, id, ttl), None).await.expect("it can be registered")
     }
 
@@ -153,7 +153,7 @@ impl Rig {
         &self,
         registration: Registration,
         token: Option<LeaseToken>,
-    ) -> Result<(Arc<Record>, LeaseToken), Error> {
+    ) -> Result<(Record, LeaseToken), Error> {
         match within(self.handle.register(registration, token, anyone(), None)).await? {
             Reply::Registered { record, token, .. } => Ok((record, token)),
             other => panic!("a registration was answered as {other:?}"),

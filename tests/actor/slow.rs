@@ -1,6 +1,6 @@
 //! Promise 12: who does not read costs the others nothing, and the registry little. Knows no front.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use onair::{
     actor::ActorOptions,
@@ -24,7 +24,7 @@ fn large(id: usize) -> Instance {
 }
 
 /// A registry of large instances, and a watcher that stopped in the middle of its snapshot.
-async fn stopped(max_log_bytes: usize) -> (Rig, Vec<Arc<Record>>, Watching, Fold) {
+async fn stopped(max_log_bytes: usize) -> (Rig, Vec<Record>, Watching, Fold) {
     let hub = HubOptions { max_log_bytes, ..HubOptions::default() };
     let rig = Rig::with(ActorOptions { hub, ..ActorOptions::default() });
     let mut records = Vec::new();
@@ -59,12 +59,12 @@ async fn who_stops_in_the_middle_of_a_snapshot_keeps_it_for_a_minute() {
     let (rig, mut records, watching, fold) = stopped(1 << 30).await;
     let last = records.pop().expect("one");
     rig.deregister(Target::Key(last.key())).await.expect("removed");
-    let held = Arc::strong_count(&last);
+    let held = last.holders();
     pass(Duration::from_secs(50)).await;
-    assert_eq!(Arc::strong_count(&last), held);
+    assert_eq!(last.holders(), held);
     pass(Duration::from_secs(20)).await;
     // All but the log.
-    until(|| Arc::strong_count(&last) < held).await;
+    until(|| last.holders() < held).await;
     reads_on(watching, fold, MANY - 1).await;
 }
 
@@ -77,7 +77,7 @@ async fn a_snapshot_that_the_log_has_forgotten_is_given_up() {
     }
     pass(Duration::from_secs(10)).await;
     // All but the last, which the log has.
-    until(|| records.iter().take(MANY - 20).all(|record| Arc::strong_count(record) == 1)).await;
+    until(|| records.iter().take(MANY - 20).all(|record| record.holders() == 1)).await;
     reads_on(watching, fold, MANY).await;
 }
 

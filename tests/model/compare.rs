@@ -18,14 +18,14 @@ use super::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dump {
     pub revision: u64,
-    pub records: BTreeMap<Key, Arc<Record>>,
+    pub records: BTreeMap<Key, Record>,
     /// Instances, routable ones, and the second of the last removal if there is none.
     pub services: BTreeMap<(String, String), (u32, u32, Option<u64>)>,
     pub namespaces: Vec<String>,
 }
 
 pub fn dump(registry: &Registry) -> Dump {
-    let records: BTreeMap<_, _> = registry.records().map(|(_, record)| (record.key(), Arc::clone(record))).collect();
+    let records: BTreeMap<_, _> = registry.records().map(|(_, record)| (record.key(), record.clone())).collect();
     assert_eq!(records.len(), registry.records().count(), "a key is held twice");
     assert_eq!(records.len() as u64, registry.instances());
     let mut services = BTreeMap::new();
@@ -49,7 +49,7 @@ pub fn states(registry: &Registry, model: &Model, budget: &Arc<ReplyBudget>) -> 
         let record = &dump.records[key];
         same(record, held);
         let slot = registry.slot_of(key).expect("it is held");
-        assert!(registry.record(slot).is_some_and(|found| Arc::ptr_eq(found, record)), "{key} by its slot");
+        assert!(registry.record(slot).is_some_and(|found| found.is(record)), "{key} by its slot");
     }
     assert_eq!(dump.namespaces, model.namespaces());
     assert_eq!(dump.services.keys().collect::<Vec<_>>(), model.known.keys().collect::<Vec<_>>());
@@ -144,7 +144,7 @@ pub fn from_dump(dump: &Dump, (instances, services, namespaces): (u64, u64, u64)
     let mut registry = Registry::new(TAG, StateLimits { instances, services, namespaces });
     let stored = dump.records.values().rev().map(|record| {
         let lease = record.lease.clone();
-        Arc::new(Record::new(record.description(), lease, record.incarnation, record.ordinal, record.revision))
+        Record::new(record.description(), lease, record.incarnation, record.ordinal, record.revision)
     });
     // A store also remembers removals of services that have instances again.
     let known = dump.services.iter().map(|((namespace, service), (.., emptied))| {

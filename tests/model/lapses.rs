@@ -1,6 +1,6 @@
 //! The rig's leases as the promises describe them, kept in plain numbers, and what lapses. Knows no wheel.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use onair::registry::{Command, Key, Lapse, LeaseTime};
 
@@ -71,7 +71,7 @@ impl Rig {
                 continue;
             }
             self.leases.entry(key.clone()).or_default().expiring = true;
-            lapses.extend(self.registry.record(slot).map(|record| Lapse { slot, record: Arc::clone(record), hold }));
+            lapses.extend(self.registry.record(slot).map(|record| Lapse { slot, record: record.clone(), hold }));
             let edition = self.model.live[&key].edition;
             keys.push((key, edition, hold));
         }

@@ -1,6 +1,6 @@
 //! Services of thousands of instances, and readers of snapshots, against sorted lists.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use onair::registry::{
@@ -32,7 +32,7 @@ fn delete(namespace: &str, service: &str, id: &str) -> Change {
 
 fn read(mut reader: onair::registry::SnapshotReader) -> Vec<(Key, u64)> {
     let records = std::iter::from_fn(|| reader.next_record());
-    records.map(|record: Arc<Record>| (record.key(), record.revision)).collect()
+    records.map(|record: Record| (record.key(), record.revision)).collect()
 }
 
 type Sorted = BTreeMap<Key, (u64, Status)>;

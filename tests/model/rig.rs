@@ -69,7 +69,7 @@ pub struct Rig {
     held: BTreeSet<Fingerprint>,
     issued: Vec<(LeaseToken, Key)>,
     /// Every record that was held since the last restart, with its slot and edition.
-    records: Vec<(u32, Arc<Record>, Key, u64)>,
+    records: Vec<(u32, Record, Key, u64)>,
     drawn: u128,
 }
 
@@ -369,7 +369,7 @@ impl Rig {
             if let Some(record) = &event.after {
                 let key = record.key();
                 let edition = editions[&key];
-                self.records.push((event.slot, Arc::clone(record), key, edition));
+                self.records.push((event.slot, record.clone(), key, edition));
             }
         }
         compare::crossings(&events, &crossings);
@@ -445,16 +445,16 @@ impl Rig {
                 let verdict = self.registry.judge(Some(&token));
                 assert_eq!(compare::worth(verdict), self.model.worth(Some(&sent)), "{tamper:?} of {sent:?}");
                 if let Verdict::Live(slot) | Verdict::Superseded(slot) = verdict {
-                    assert_eq!(self.registry.record(slot).map(|record| record.key()), Some(sent.key));
+                    assert_eq!(self.registry.record(slot).map(Record::key), Some(sent.key));
                 }
             }
         }
     }
 }
 
-fn same(one: Option<&Arc<Record>>, other: Option<&Arc<Record>>) -> bool {
+fn same(one: Option<&Record>, other: Option<&Record>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (Some(one), Some(other)) => one.is(other),
         (None, None) => true,
         _ => false,
     }

@@ -8,7 +8,7 @@ use std::{
 
 use onair::{
     proto::{ServicePresence, WatchResponse},
-    registry::{EventType, Instance, Key, Matcher, Partition, Presence},
+    registry::{EventType, Instance, Key, Matcher, Partition, Presence, Record},
     watch::{Budget, Budgets, EventLog, Feed, Message, Next, Place, ResumeToken},
 };
 use prost::Message as _;
@@ -150,7 +150,7 @@ pub fn snapshot(step: &Committed, place: usize, matcher: &Matcher) -> BTreeMap<K
     let mut reader = step.snapshots[place].clone().reader();
     assert_eq!(reader.revision(), step.revision);
     let records: Vec<_> = std::iter::from_fn(|| reader.next_record()).collect();
-    let keys: Vec<_> = records.iter().map(|record| record.key()).collect();
+    let keys: Vec<_> = records.iter().map(Record::key).collect();
     assert!(keys.is_sorted_by(|one, next| one < next), "in order, each once: {keys:?}");
     let found = records.iter().filter(|record| matcher.matches(record));
     found.map(|record| (record.key(), record.instance())).collect()
@@ -192,7 +192,7 @@ pub fn judged(truth: &Truth, history: &[Committed]) {
     let (matcher, set) = (Matcher::new(truth.union.set()), truth.union.set());
     let mut seen = HashMap::new();
     for record in history.iter().flat_map(|step| step.dump.records.values()) {
-        seen.insert(Arc::as_ptr(record), Arc::clone(record));
+        seen.insert(std::ptr::from_ref(&**record), record.clone());
     }
     for record in seen.values() {
         let means = truth.union.means(&record.instance());

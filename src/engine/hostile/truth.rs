@@ -16,7 +16,7 @@ pub(super) struct Truth {
     registry_id: Uuid,
     pub(super) epochs: Vec<Epoch>,
     pub(super) revision: Revision,
-    records: BTreeMap<Key, Arc<Record>>,
+    records: BTreeMap<Key, Record>,
     known: BTreeMap<(SmolStr, SmolStr), u64>,
     documents: BTreeMap<DocumentKey, Arc<Document>>,
     log: Vec<TailEntry>,
@@ -40,7 +40,7 @@ impl Truth {
             }
             change => held(change) == guarded.before,
         };
-        let stands = |read: &Arc<Record>| self.records.get(&read.key()) == Some(read);
+        let stands = |read: &Record| self.records.get(&read.key()) == Some(read);
         proposal.changes.iter().all(holds) && proposal.reads.iter().all(stands)
     }
 
@@ -51,9 +51,9 @@ impl Truth {
         for (place, change) in changes.iter().enumerate() {
             match change {
                 Change::Put(put) => {
-                    let record = Arc::new(put.record(revision, place as u32));
-                    let before = self.records.insert(put.key(), Arc::clone(&record));
-                    let cause = put_cause(before.as_deref(), record.incarnation);
+                    let record = put.record(revision, place as u32);
+                    let before = self.records.insert(put.key(), record.clone());
+                    let cause = put_cause(before.as_ref(), record.incarnation);
                     events.push(Event { before, after: Some(record), cause, slot: 0 });
                 }
                 Change::Delete(delete) => {

@@ -296,7 +296,7 @@ impl Decoder {
 
     fn event(&mut self, stored: StoredEvent) -> Result<Event, Undecodable> {
         let cause = stored.cause();
-        let mut record = |bytes: Option<Bytes>| bytes.map(|bytes| self.record(bytes).map(Arc::new)).transpose();
+        let mut record = |bytes: Option<Bytes>| bytes.map(|bytes| self.record(bytes)).transpose();
         Ok(Event { before: record(stored.before)?, after: record(stored.after)?, cause, slot: 0 })
     }
 
@@ -317,7 +317,7 @@ impl LogEntry {
     pub(super) fn put(&mut self, guarded: &Guarded, put: &Put, commit: Revision, place: u32) -> (Vec<u8>, Bytes) {
         let stored = StoredRecord::of_put(put, commit, place);
         let value = stored.encoded();
-        let before = guarded.record().map(|record| &**record);
+        let before = guarded.record();
         if before.is_none_or(|before| before.revision != stored.revision) {
             let cause = put_cause(before, stored.incarnation);
             self.note(before, Some(value.clone()), cause);

@@ -29,13 +29,13 @@ pub(super) fn logged_bytes(value: usize) -> u64 {
 }
 
 /// Every instance of the `state` keyspace.
-pub(super) fn records(state: &Keyspace) -> Result<Vec<Arc<Record>>, StoreError> {
+pub(super) fn records(state: &Keyspace) -> Result<Vec<Record>, StoreError> {
     let (send, receive) = mpsc::sync_channel::<Vec<UserValue>>(PORTION.1);
     thread::scope(|scope| {
         let decoded = scope.spawn(move || {
             let (mut decoder, mut records) = (Decoder::default(), Vec::new());
             for value in receive.into_iter().flatten() {
-                records.push(Arc::new(decoder.record(Bytes::from_owner(value)).map_err(undecodable("state"))?));
+                records.push(decoder.record(Bytes::from_owner(value)).map_err(undecodable("state"))?);
             }
             Ok(records)
         });

@@ -249,7 +249,7 @@ impl FjallStore {
                 }
                 Change::Delete(delete) => {
                     let key = &delete.key;
-                    entry.delete(guarded.record().map(|record| &**record), delete.cause);
+                    entry.delete(guarded.record(), delete.cause);
                     batch.remove(&self.state, super::format::state_key(&key.namespace, &key.service, &key.id));
                 }
                 Change::Forget { .. } => {}

@@ -81,7 +81,7 @@ fn stood(stood: Stood) -> ApplicationStatus {
         internal: port.internal.into(),
         instances: number(*instances),
     });
-    let elsewhere = |record: &std::sync::Arc<Record>| {
+    let elsewhere = |record: &Record| {
         let instance = record.instance();
         UnexpectedInstance { id: instance.id, host: instance.host, port: instance.port }
     };

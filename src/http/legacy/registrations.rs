@@ -16,7 +16,7 @@ use crate::{
     access::Permission,
     actor::{LookupQuery, PickKind, RegistryHandle, Reply},
     http::problem::Refusal,
-    registry::{Context, Error, Filter, FilterSet, Instance, Place, Registration, Violation},
+    registry::{Context, Error, Filter, FilterSet, Instance, Place, Record, Registration, Violation},
 };
 
 /// How long a registration is good for, in seconds, as Thalassa's clients say it.
@@ -88,7 +88,7 @@ impl Listing {
         }
         let found = self.handle.lookup(self.query.clone()).await?;
         let mut part = if self.query.page_token.is_empty() { b"[".to_vec() } else { Vec::new() };
-        for instance in found.records.iter().map(|record| record.instance()) {
+        for instance in found.records.iter().map(Record::instance) {
             if !self.is_wanted(&instance) {
                 continue;
             }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 fn table() -> Table {
-    Table::of_api().unwrap()
+    Table::with_comments().unwrap()
 }
 
 fn json() -> Json {

@@ -34,7 +34,7 @@ pub struct Stood {
     /// How many of them are on each of its ports, in their order.
     pub by_port: Vec<u64>,
     /// Those that are on none, the first of them by id.
-    pub elsewhere: Vec<Arc<Record>>,
+    pub elsewhere: Vec<Record>,
     /// How many are on none.
     pub elsewhere_count: u64,
     /// Those that it needs and that have no routable instance.
@@ -122,7 +122,7 @@ impl<'a> Look<'a> {
 }
 
 impl Stood {
-    fn count(&mut self, record: &Arc<Record>) {
+    fn count(&mut self, record: &Record) {
         self.instances += 1;
         let instance = record.instance();
         let named: HashSet<u32> = instance.ports.values().copied().chain([instance.port]).collect();
@@ -136,7 +136,7 @@ impl Stood {
         if !expected {
             self.elsewhere_count += 1;
             if self.elsewhere.len() < ELSEWHERE_MAX {
-                self.elsewhere.push(Arc::clone(record));
+                self.elsewhere.push(record.clone());
             }
         }
         self.standing = if self.elsewhere_count > 0 { Standing::UnexpectedPort } else { Standing::Online };

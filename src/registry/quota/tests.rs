@@ -224,8 +224,7 @@ impl Rig {
                 self.decide(&Command::Deregister { target, principal: Principal::anyone(), at: 1 })
             }
             Op::Expire(nth) => {
-                let lapse =
-                    |(slot, record): (u32, &Arc<Record>)| Lapse { slot, record: Arc::clone(record), hold: false };
+                let lapse = |(slot, record): (u32, &Record)| Lapse { slot, record: record.clone(), hold: false };
                 let lapses = self.registry.records().nth(nth).map(lapse).into_iter().collect();
                 self.decide(&Command::Expire { lapses, at })
             }
@@ -251,7 +250,7 @@ impl Rig {
                 while !self.in_flight.is_empty() {
                     self.land(false);
                 }
-                let records: Vec<Arc<Record>> = self.registry.records().map(|(_, record)| Arc::clone(record)).collect();
+                let records: Vec<Record> = self.registry.records().map(|(_, record)| record.clone()).collect();
                 let documents: Vec<_> =
                     self.registry.settings().values().map(|held| Arc::clone(&held.document)).collect();
                 let mut registry = Registry::new(1, StateLimits::default());

@@ -20,7 +20,7 @@ impl Subscriptions {
     pub fn add_published(&mut self, id: &str, filters: Vec<Filter>) {
         let Some(part) = self.by_id.find(id, &self.parts).filter(|_| !filters.is_empty()) else { return };
         if let Some(Some(subscription)) = self.parts.get_mut(part as usize) {
-            subscription.published = Some(self.hub.board().open(filters, &self.listener, part));
+            subscription.published = Some(Box::new(self.hub.board().open(filters, &self.listener, part)));
         }
     }
 

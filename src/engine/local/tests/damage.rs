@@ -38,7 +38,7 @@ fn refused_or_whole(dir: &Path, model: &Model, what: &str) -> bool {
     match LocalEngine::open(dir, options(77)) {
         Ok((_engine, recovered)) => {
             assert_eq!(recovered.revision, model.revision, "{what}");
-            let found = recovered.records.iter().map(|record| (record.key(), Arc::clone(record))).collect();
+            let found = recovered.records.iter().map(|record| (record.key(), record.clone())).collect();
             assert_eq!(model.records, found, "{what}");
             true
         }
