@@ -17,6 +17,11 @@ use crate::registry::{Cause, EventType, Matcher, Partition, Presence, Record, Re
 
 /// A part is closed at this size, so that the largest possible record still fits into a message of 256 KiB.
 const PART_BYTES: usize = 190 * 1024;
+/// What the parts of all who are reading may take together: the more there are, the smaller their parts, since each part
+/// waits in memory until its reader takes it…
+const PARTS_BYTES: usize = 64 * 1024 * 1024;
+/// …but not smaller than this.
+const PART_BYTES_MIN: usize = 8 * 1024;
 
 /// The rest of a snapshot.
 #[derive(Debug)]
@@ -126,20 +131,21 @@ impl SnapshotPart {
     /// Reads the next part. None: it was given up.
     pub(super) fn read(&mut self, feed: &Feed) -> Option<Part> {
         let mut events = Vec::new();
-        while let Some(frontend) = self.pointing.get(self.told).filter(|_| events.len() <= PART_BYTES) {
+        let part_bytes = (PARTS_BYTES / self.pages.readers().max(1)).clamp(PART_BYTES_MIN, PART_BYTES);
+        while let Some(frontend) = self.pointing.get(self.told).filter(|_| events.len() <= part_bytes) {
             let (namespace, name) = &feed.matcher().frontends()[self.told];
             push_frontend(WATCH_FRONTENDS, (namespace, name), frontend.as_deref(), &mut events);
             self.told += 1;
         }
         // A selector that matches little must not hold its thread.
-        let max = if events.len() > PART_BYTES { 0 } else { SCAN_MAX };
+        let max = if events.len() > part_bytes { 0 } else { SCAN_MAX };
         let read = self.pages.read(max, |record| {
             if self.matcher.matches(record) {
                 push_event(EventType::Online, Cause::Snapshot, record, &mut events);
                 let first = self.summaries.as_mut().and_then(|summaries| summaries.first(record));
                 first.iter().for_each(|of| push_summary(of, true, &mut events));
             }
-            events.len() <= PART_BYTES
+            events.len() <= part_bytes
         })?;
         let end = read == Read::End;
         if end && let Some((presence, _claim)) = self.summaries.as_mut().and_then(|summaries| summaries.count.take()) {

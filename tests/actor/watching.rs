@@ -137,6 +137,38 @@ async fn what_is_large_comes_in_parts() {
     }
 }
 
+/// The more snapshots are read at once, the less of each waits for its reader: a thousand take no more than some hundred.
+#[tokio::test(start_paused = true)]
+async fn the_parts_of_many_snapshots_are_small() {
+    const READERS: usize = 1_000;
+    const METADATA: usize = 5_000;
+    let rig = Rig::new();
+    for number in 0..100 {
+        let text = prost_types::value::Kind::StringValue("x".repeat(METADATA));
+        let metadata = Some(prost_types::Value { kind: Some(text) });
+        let instance = Instance { metadata, ..instance("web", &format!("{number:03}")) };
+        rig.try_register(registration_of(instance, LONG, ""), None).await.expect("it is registered");
+    }
+    let mut alone = rig.watch(service("web"), "").await;
+    assert!(alone.next().await.encoded_len() > 128 * 1024);
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        readers.push(rig.watch(service("web"), "").await);
+    }
+    let (mut waiting, mut seen) = (0, 0);
+    for reader in &mut readers {
+        let first = reader.next().await;
+        (waiting, seen) = (waiting + first.encoded_len(), first.events.len());
+    }
+    // A part ends with the record that is beyond its size.
+    assert!(waiting <= (64 << 20) + READERS * 2 * METADATA, "{waiting} bytes");
+    let last = readers.last_mut().expect("there are many");
+    while seen < 100 {
+        seen += last.next().await.events.len();
+    }
+    assert_eq!(seen, 100);
+}
+
 /// Promise 9: whoever continues from any message's token gets exactly what came after it, here and in the next life.
 #[tokio::test(start_paused = true)]
 async fn a_watch_continues_from_any_token() {
