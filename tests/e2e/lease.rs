@@ -9,7 +9,7 @@ use onair::{
 };
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tonic::Status;
 use tonic_types::StatusExt as _;
@@ -20,53 +20,40 @@ use crate::{
     },
     history::{Client, Recorder, Settings},
     input::{is_invalid, refusal},
-    metrics::Scrape,
 };
 
-/// What a busy machine adds on the way to who watches. What is promised is judged by the server's own clock: `in_time`.
-const NOISE: Duration = Duration::from_secs(5);
-
-/// For how long the lease clock has stood still, as on a machine that had no time for it: by as much a lapse may be later.
-pub async fn stood_still(server: &Server) -> Duration {
-    let scrape = Scrape::of(server.address()).await;
-    Duration::from_secs_f64(scrape.get("onair_lease_clock_lag_seconds_total"))
-}
-
-/// So many lapsed, and by the lease clock no later than is promised.
-async fn in_time(server: &Server, lapsed: usize) {
-    let scrape = Scrape::of(server.address()).await;
-    let (sum, count) = (scrape.get("onair_lapse_delay_seconds_sum"), scrape.get("onair_lapse_delay_seconds_count"));
-    assert!(count >= lapsed as f64 && sum <= 0.1 * count, "{count} of {lapsed} lapses were {sum} s late in all");
-}
+/// What a busy machine adds to the 100 ms that are promised.
+const NOISE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn never_late_a_killed_join_is_offline_when_its_ttl_has_passed() {
-    const TTL: Duration = Duration::from_secs(2);
-    let server = Server::ephemeral(&[]).await;
+    const TTL: Duration = Duration::from_secs(3);
+    let server = Server::start(&[]).await;
     let recorder = Recorder::new(Settings::default());
     let mut follower = Follower::of_everything(&server, &recorder).await;
+    let (url, started) = (server.url(), Instant::now());
+    let mut killed = Vec::new();
     for (name, port) in [("web", "8000"), ("api", "8001"), ("db", "8002")] {
-        let (started, before) = (Instant::now(), stood_still(&server).await);
-        let join = Running::start(&["join", name, "--port", port, "--ttl", "2s", "--url", &server.url()]);
-        follower.event("ONLINE of a join", |event| event.r#type() == EventType::Online).await;
-        join.kill().await;
-        // By then it has beaten for the last time.
-        let killed = Instant::now();
+        let join = Running::start(&["join", name, "--port", port, "--ttl", "3s", "--url", &url]);
+        let is_it = |event: &onair::proto::Event| event.instance.as_ref().is_some_and(|one| one.service == name);
+        let (online, _) = follower.event("ONLINE of a join", is_it).await;
+        join.kill().await; // long before its first beat: the registration is what its TTL counts from
+        killed.push((name, online));
+    }
+    for (name, online) in killed {
         let (offline, event) = follower.event("OFFLINE", |event| event.r#type() == EventType::Offline).await;
         assert_eq!((event.cause(), event.instance.unwrap().service.as_str()), (Cause::Expired, name));
+        let late = millis_after(offline, online + TTL);
+        println!("{name}: OFFLINE {late:.1} ms after its TTL had passed");
         assert!(offline.duration_since(started) >= TTL, "{name} was early");
-        let still = stood_still(&server).await - before;
-        let late = millis_after(offline, killed + TTL);
-        println!("{name}: OFFLINE {late:.1} ms after its TTL had passed; the clock stood still for {still:?}");
-        assert!(late <= (NOISE + still).as_secs_f64() * 1_000.0, "{name} was {late} ms late");
+        assert!(late <= NOISE.as_secs_f64() * 1_000.0, "{name} was {late} ms late");
     }
-    in_time(&server, 3).await;
     recorder.assert_clean();
 }
 
 #[tokio::test]
 async fn never_late_and_never_early_whenever_a_client_falls_silent() {
-    let server = Server::ephemeral(&["--breaker", "off"]).await;
+    let server = Server::start(&["--breaker", "off"]).await;
     let recorder = Recorder::new(Settings { late: Some(NOISE), breaker: false, ..Settings::default() });
     let mut follower = Follower::of_everything(&server, &recorder).await;
     let client = server.client(&recorder).await;
@@ -86,8 +73,6 @@ async fn never_late_and_never_early_whenever_a_client_falls_silent() {
         follower.message().await;
     }
     assert!(follower.gone().iter().all(|event| event.cause() == Cause::Expired));
-    in_time(&server, 100).await;
-    recorder.stood_still(stood_still(&server).await);
     recorder.assert_clean();
 }
 
@@ -132,10 +117,9 @@ async fn register_many(client: &Client, count: usize, ttl: f64) -> Vec<String> {
 #[tokio::test]
 async fn never_early_a_frozen_server_expires_none_of_1000_who_keep_beating() {
     const CLIENTS: usize = 1_000;
-    // Far more than a second: whoever has no time to beat for that long is nobody whom the server lost.
-    const TTL: Duration = Duration::from_secs(7);
+    const TTL: Duration = Duration::from_secs(3);
     let _alone = alone().await;
-    let server = Server::ephemeral(&["--breaker", "off"]).await;
+    let server = Server::start(&["--breaker", "off"]).await;
     let recorder = Recorder::new(Settings { breaker: false, ..Settings::default() });
     let mut follower = Follower::of_everything(&server, &recorder).await;
     let client = server.client(&recorder).await;
@@ -147,15 +131,15 @@ async fn never_early_a_frozen_server_expires_none_of_1000_who_keep_beating() {
         clients.spawn(keep_one(client.clone(), token, number % 10 > 0, rounds.clone()));
     }
     drop(rounds);
-    let mut ticks = interval(Duration::from_secs(1));
+    let mut ticks = interval(TTL / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for tick in 0..=18_u64 {
         ticks.tick().await;
         round.send_replace(tick);
         match tick {
-            2 => server.signal("STOP"),
-            // Longer than a TTL; so is what is left then.
-            10 => server.signal("CONT"),
+            3 => server.signal("STOP"),
+            // Nine intervals are three TTLs.
+            12 => server.signal("CONT"),
             _ => {}
         }
     }
@@ -169,23 +153,19 @@ async fn never_early_a_frozen_server_expires_none_of_1000_who_keep_beating() {
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }
-    let (silent, before) = (Instant::now(), stood_still(&server).await);
+    let silent = Instant::now();
     while follower.gone().len() < CLIENTS {
         follower.message().await;
     }
     let late = millis_after(Instant::now(), silent + TTL);
-    let still = stood_still(&server).await - before;
-    println!(
-        "{CLIENTS} who fell silent were offline {late:.0} ms after their TTL; the clock stood still for {still:?}"
-    );
-    assert!(late <= (NOISE + still).as_secs_f64() * 1_000.0);
-    in_time(&server, CLIENTS).await;
+    println!("{CLIENTS} who fell silent were offline {late:.0} ms after their TTL");
+    assert!(late <= NOISE.as_secs_f64() * 1_000.0 + 250.0);
     recorder.assert_clean();
 }
 
 #[tokio::test]
 async fn never_early_a_suspend_of_server_and_clients_expires_nobody() {
-    const TTL: Duration = Duration::from_secs(6);
+    const TTL: Duration = Duration::from_secs(2);
     let server = Server::start(&[]).await;
     let recorder = Recorder::new(Settings::default());
     let mut follower = Follower::of_everything(&server, &recorder).await;
@@ -193,10 +173,10 @@ async fn never_early_a_suspend_of_server_and_clients_expires_nobody() {
     let tokens = register_many(&client, 50, TTL.as_secs_f64()).await;
     // Nobody sends anything: no beat waits in a socket when the server wakes up.
     server.signal("STOP");
-    pass(TTL * 3 / 2).await;
+    pass(TTL * 3).await;
     server.signal("CONT");
-    let mut ticks = interval(TTL / 6);
-    for _ in 0..8 {
+    let mut ticks = interval(TTL / 4);
+    for _ in 0..10 {
         ticks.tick().await;
         let answer = client.heartbeat(beat(&tokens)).await.unwrap();
         assert!(answer.results.iter().all(|one| one.state() == BeatState::Renewed), "{:?}", answer.results);
@@ -308,13 +288,13 @@ async fn the_end_of_a_heartbeat_stream_expires_nothing() {
     let client = server.client(&recorder).await;
     let token = client.register(register_with("web", "a", 2.0, |_| {})).await.unwrap().lease.unwrap().token;
     let mut beating = client.heartbeat_stream().await.unwrap();
-    let beaten = Instant::now();
     beating.beat(beat([token])).await;
     assert_eq!(beating.next().await.unwrap().unwrap().results[0].state(), BeatState::Renewed);
     drop(beating);
-    let (offline, event) = follower.event("OFFLINE", |one| one.r#type() == EventType::Offline).await;
+    let early =
+        timeout(Duration::from_millis(1_500), follower.event("OFFLINE", |one| one.r#type() == EventType::Offline));
+    assert!(early.await.is_err(), "it went with its stream");
+    let (_, event) = follower.event("OFFLINE", |one| one.r#type() == EventType::Offline).await;
     assert_eq!(event.cause(), Cause::Expired);
-    assert!(offline.duration_since(beaten) >= Duration::from_secs(2), "it went with its stream");
-    recorder.stood_still(stood_still(&server).await);
     recorder.assert_clean();
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use onair::{
-    proto::{DeregisterRequest, Event, LookupRequest, ResetReason, WatchRequest},
+    proto::{DeregisterRequest, LookupRequest, ResetReason, WatchRequest},
     registry::{Cause, EventType},
 };
 use tonic::Code;
@@ -28,18 +28,15 @@ fn with_cuts() -> Settings {
 
 #[tokio::test]
 async fn exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline() {
-    // Whoever has no time to beat for that long is nobody whom the server lost.
-    const TTL: f64 = 6.0;
     let mut server = Server::start(&["--restart-grace", "3s"]).await;
     let recorder = Recorder::new(with_cuts());
     let mut follower = Follower::of_everything(&server, &recorder).await;
-    let fleet = (0..20).map(|number| register("fleet", &format!("i{number}"), TTL)).collect();
+    let fleet = (0..20).map(|number| register("fleet", &format!("i{number}"), 2.0)).collect();
     let mut keeper = Keeper::start(&server, &recorder, fleet).await;
     for life in 0..3 {
         let client = server.client(&recorder).await;
         let name = format!("of-life-{life}");
         let granted = client.register(register("web", &name, 60.0)).await.unwrap();
-        client.register(register("web", "dead", TTL)).await.unwrap();
         let passing = client.register(register("web", "passing", 60.0)).await.unwrap().lease.unwrap().token;
         server.kill().await;
         server.again().await;
@@ -52,18 +49,16 @@ async fn exact_resume_over_kill_9_and_nobody_who_keeps_beating_goes_offline() {
         assert!(web.instances.contains(&granted.instance.unwrap()));
         keeper.beats().await;
     }
-    // With it everybody would go who was not heard of in this life.
-    let is_dead = |event: &Event| event.instance.as_ref().is_some_and(|one| one.id == "dead");
-    let ended = |event: &Event| is_dead(event) && event.cause() == Cause::Expired;
-    follower.event("the lapse of who is dead", ended).await;
-    keeper.beats().await;
+    // Whoever died meanwhile would be taken offline now.
+    let grace = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < grace {
+        keeper.beats().await;
+    }
     keeper.stop().await;
     let found = server.client(&recorder).await.lookup(lookup("fleet")).await.unwrap();
     follower.reach(found.revision).await;
     assert_eq!(found.instances.len(), 20);
-    let strange: Vec<_> =
-        follower.gone().iter().filter(|event| event.cause() != Cause::Deregistered && !is_dead(event)).collect();
-    assert!(strange.is_empty(), "{strange:?}");
+    assert!(follower.gone().iter().all(|event| event.cause() == Cause::Deregistered), "{:?}", follower.gone());
     assert_eq!(follower.resets(), []);
     recorder.assert_clean();
 }

@@ -64,8 +64,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        // As long as no busy machine takes, and still less than until the first bookmark; and less than two of them.
-        let (first_message, silence) = (Duration::from_secs(10), Duration::from_secs(29));
+        let (first_message, silence) = (Duration::from_secs(2), Duration::from_secs(20));
         Self { first_message, silence, late: None, breaker: true, resets: true, cuts: false }
     }
 }

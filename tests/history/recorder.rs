@@ -98,13 +98,6 @@ impl Recorder {
         history.streams[id.0].end.get_or_insert((at, end));
     }
 
-    /// The lease clock stood still for so long meanwhile: no lapse is late by that.
-    pub fn stood_still(&self, time: Duration) {
-        if let Some(late) = &mut self.lock().settings.late {
-            *late += time;
-        }
-    }
-
     /// What was recorded so far.
     pub fn history(&self) -> History {
         let mut history = self.lock().clone();

@@ -58,8 +58,7 @@ pub const ALL: &[(u8, &str, &str, Plant)] = &[
     }),
     (7, "the first message does not come at once", "silent at first", |h| {
         h.streams[WEB_TOO].opened = Duration::ZERO;
-        let late = h.settings.first_message + Duration::from_secs(1);
-        h.streams[WEB_TOO].messages.iter_mut().for_each(|(at, _)| *at += late);
+        h.streams[WEB_TOO].messages.iter_mut().for_each(|(at, _)| *at += Duration::from_secs(3));
     }),
     (7, "a drop is not answered", "is not answered", |h| {
         for (_, message) in &mut h.streams[MANY].messages {
@@ -200,7 +199,7 @@ pub const ALL: &[(u8, &str, &str, Plant)] = &[
         h.streams[TRUTH].messages.pop();
         h.streams[TRUTH].messages.pop();
         h.streams[TRUTH].end = None;
-        h.end += h.settings.silence;
+        h.end += Duration::from_secs(20);
     }),
     (11, "a bookmark that forgets a subscription", "silent for", |h| {
         for (_, message) in &mut h.streams[MANY].messages {
