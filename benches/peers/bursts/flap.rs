@@ -166,7 +166,9 @@ async fn one(
     token: &mut Option<String>,
 ) -> std::result::Result<u64, Refusal> {
     let mut client = stage.client.clone();
-    if let Some(lease_token) = token.take().filter(|_| shape.flaps) {
+    if shape.flaps
+        && let Some(lease_token) = token.take()
+    {
         let request = DeregisterRequest { lease_token, ..DeregisterRequest::default() };
         let reply = client.deregister(request).await.map_err(|status| Refusal::of(&status))?;
         return Ok(reply.into_inner().revision);
