@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, Request, Response, uri::PathAndQuery};
+use http::{HeaderName, Request, Response, uri::PathAndQuery};
 use http_body::Frame;
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
@@ -230,12 +230,11 @@ impl<B: http_body::Body<Data = Bytes, Error = Status> + Unpin> http_body::Body f
         while let Poll::Ready(judged) = self.tenure.poll(context) {
             let Err(error) = judged.and_then(|who| who.passes(self.rule)) else { continue };
             self.ended = true;
-            let (status, mut trailers) = (Status::from(error), HeaderMap::new());
+            let status = Status::from(error);
             if let Some(entry) = self.entry.take() {
                 entered::refused(entry, &status);
             }
-            // What a status says of ours can stand in headers.
-            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+            return Poll::Ready(Some(status::trailers(&status)));
         }
         Pin::new(&mut self.body).poll_frame(context)
     }

@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::Frame;
 use prost::Message as _;
 use tokio_stream::{Once, Stream};
@@ -71,8 +70,7 @@ impl http_body::Body for Replies {
             None => Status::ok(""),
         };
         *self = Self::Ended;
-        let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+        Poll::Ready(Some(status::trailers(&status)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -2,6 +2,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
 use tonic::{
     Code, Status,
     metadata::{MetadataMap, MetadataValue},
@@ -32,6 +35,12 @@ const RETRY_SOON: Duration = Duration::from_millis(250);
 const RETRY_STORE: Duration = Duration::from_secs(1);
 /// When a call makes sense again that is refused for what somebody has, which is not a matter of time.
 const RETRY_QUOTA: Duration = Duration::from_secs(5);
+
+/// How a call ends, behind its messages. What a status says of ours can stand in headers.
+pub(super) fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
+}
 
 /// The reason as it stands in `ErrorInfo`: without the enum's prefix.
 #[must_use]

@@ -5,7 +5,6 @@
 use std::{
     array,
     convert::Infallible,
-    future::poll_fn,
     mem,
     pin::Pin,
     sync::Arc,
@@ -13,9 +12,10 @@ use std::{
     vec::IntoIter,
 };
 
-use bytes::{BufMut as _, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE, request::Parts};
 use http_body::{Body as _, Frame};
+use http_body_util::BodyExt as _;
 use prost::Message;
 use tonic::{Status, body::Body, metadata::MetadataMap, server::NamedService};
 use tower::Service;
@@ -23,8 +23,12 @@ use tower::Service;
 use super::{
     Answering, RegistryService, codec, raw,
     server::registry_server::{Registry, RegistryServer},
+    status,
 };
-use crate::{framed::HEAD, metrics::Front};
+use crate::{
+    framed::{self, Framed},
+    metrics::Front,
+};
 
 /// How the paths of its calls begin.
 const SERVICE: &str = "/onair.v1.Registry/";
@@ -119,7 +123,7 @@ impl Inner {
             return Err(Vec::new());
         }
         let mut only: Option<(Read, Bytes)> = None;
-        while let Some(read) = next(body).await {
+        while let Some(read) = body.frame().await {
             let data = read.as_ref().ok().and_then(Frame::data_ref);
             // Many clients end with a frame that has nothing in it.
             if data.is_none_or(|data| !data.is_empty()) {
@@ -137,17 +141,11 @@ impl Inner {
 
     /// The message that some data are, and nothing more.
     fn message(&self, data: &Bytes) -> Option<Bytes> {
-        let (&[compressed, ref length @ ..], message) = data.split_first_chunk::<HEAD>()?;
-        let is_whole = u32::from_be_bytes(*length) as usize == message.len();
-        (compressed == 0 && is_whole && message.len() <= self.max_message_bytes).then(|| data.slice(HEAD..))
+        framed::only(data).filter(|message| message.len() <= self.max_message_bytes)
     }
 }
 
 type Read = Result<Frame<Bytes>, Status>;
-
-async fn next(body: &mut Body) -> Option<Read> {
-    poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
-}
 
 /// A body of which something was read already.
 struct Replayed {
@@ -182,9 +180,7 @@ type Pieces = [Bytes; 3];
 /// A reply in one piece.
 #[expect(clippy::needless_pass_by_value, reason = "as the others")]
 fn whole<T: Message>(reply: T, _: bool) -> Pieces {
-    let mut piece = head(reply.encoded_len(), reply.encoded_len());
-    reply.encode_raw(&mut piece);
-    [piece.into(), Bytes::new(), Bytes::new()]
+    [Framed::encoded(&reply).into_bytes(), Bytes::new(), Bytes::new()]
 }
 
 /// A reply of which others may have the same.
@@ -192,15 +188,7 @@ fn shared(reply: raw::LookupResponse, to_wire: bool) -> Pieces {
     if !to_wire || reply.shared.len() < SHARED_MIN {
         return whole(reply, to_wire);
     }
-    [head(reply.encoded_len(), 0).into(), reply.shared, reply.own.into()]
-}
-
-/// What stands before a message of so many bytes, and room for those of them that follow it.
-fn head(length: usize, room: usize) -> Vec<u8> {
-    let mut head = Vec::with_capacity(HEAD + room);
-    head.put_u8(0);
-    head.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    head
+    [framed::head(reply.encoded_len()).to_vec().into(), reply.shared, reply.own.into()]
 }
 
 /// An answer with its reply.
@@ -231,8 +219,7 @@ impl http_body::Body for Reply {
         if mem::replace(&mut self.is_ended, true) {
             return Poll::Ready(None);
         }
-        let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(Status::ok("").add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+        Poll::Ready(Some(status::trailers(&Status::ok(""))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -244,7 +231,7 @@ impl http_body::Body for Reply {
 mod tests {
     use std::time::Duration;
 
-    use http_body_util::{BodyExt as _, StreamBody};
+    use http_body_util::StreamBody;
     use uuid::Uuid;
 
     use super::*;
@@ -272,9 +259,7 @@ mod tests {
     }
 
     fn framed(message: &impl Message) -> Bytes {
-        let mut framed = head(message.encoded_len(), 0);
-        message.encode(&mut framed).expect("room");
-        framed.into()
+        Framed::encoded(message).into_bytes()
     }
 
     /// Its headers, its pieces, and its trailers.
@@ -381,7 +366,7 @@ mod tests {
         translated.extensions_mut().insert(Front::GrpcWeb);
         let (_, whole, _) = answer(unary, translated).await;
         assert_eq!(whole, [Bytes::from(one.concat())]);
-        let reply = proto::LookupResponse::decode(&whole[0][HEAD..]).expect("a reply");
+        let reply = proto::LookupResponse::decode(&whole[0][framed::HEAD..]).expect("a reply");
         assert_eq!(reply.instances.len(), 20);
     }
 }

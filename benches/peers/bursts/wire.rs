@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest};
 use http::{HeaderMap, Request};
+use onair::framed::{Framed, HEAD};
 use prost::{Message, encoding::decode_varint};
 use tokio::{net::TcpStream, sync::watch, task::spawn_local};
 use tonic::{Code, Status};
@@ -128,30 +129,23 @@ impl Line {
         counted: u64,
     ) -> Result<(u64, u64), Refusal> {
         self.open.set(self.open.get() + 1);
-        let answer = self.answer(path, message, timeout, counted).await;
+        let answer = async {
+            let mut body = self.call(path, message, timeout).await?;
+            let (mut fields, mut found, mut bytes) = (Fields::default(), 0, 0);
+            while let Some(data) = next(&mut body).await? {
+                bytes += data.len() as u64;
+                fields.feed(&data, &mut |field| {
+                    found += u64::from(matches!(field, Field::Bytes(number, _) if number == counted));
+                });
+            }
+            if let Some(trailers) = body.trailers().await.map_err(Refusal::broken)? {
+                refused(&trailers)?;
+            }
+            Ok((found, bytes))
+        };
+        let answer = answer.await;
         self.open.set(self.open.get() - 1);
         answer
-    }
-
-    async fn answer(
-        &self,
-        path: &str,
-        message: Bytes,
-        timeout: Option<&str>,
-        counted: u64,
-    ) -> Result<(u64, u64), Refusal> {
-        let mut body = self.call(path, message, timeout).await?;
-        let (mut fields, mut found, mut bytes) = (Fields::default(), 0, 0);
-        while let Some(data) = next(&mut body).await? {
-            bytes += data.len() as u64;
-            fields.feed(&data, &mut |field| {
-                found += u64::from(matches!(field, Field::Bytes(number, _) if number == counted));
-            });
-        }
-        if let Some(trailers) = body.trailers().await.map_err(Refusal::broken)? {
-            refused(&trailers)?;
-        }
-        Ok((found, bytes))
     }
 }
 
@@ -173,11 +167,7 @@ pub fn refused(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// A message as it goes on the wire.
 pub fn framed(message: &impl Message) -> Bytes {
-    let body = message.encode_to_vec();
-    let mut bytes = vec![0];
-    bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
-    bytes.extend_from_slice(&body);
-    bytes.into()
+    Framed::encoded(message).into_bytes()
 }
 
 /// What a message consists of.
@@ -219,9 +209,9 @@ impl Fields {
         loop {
             let rest = &data[used..];
             if self.left == 0 {
-                let Some(&[_, a, b, c, d]) = rest.first_chunk::<5>() else { return used };
+                let Some(&[_, a, b, c, d]) = rest.first_chunk::<HEAD>() else { return used };
                 self.left = u32::from_be_bytes([a, b, c, d]) as usize;
-                used += 5;
+                used += HEAD;
             } else {
                 let Some((field, length)) = field(&rest[..rest.len().min(self.left)]) else { return used };
                 each(field);

@@ -2,20 +2,17 @@
 
 use prost::Message;
 
-use crate::{cli::bench::Error, framed::HEAD};
+use crate::{
+    cli::bench::Error,
+    framed::{Framed, HEAD},
+};
 
 /// The longest message that is put together: the longest reply anything sends here.
 const MESSAGE_MAX: usize = 8 << 20;
 
 /// A message as it goes on the wire.
 pub(in crate::cli::bench) fn framed(message: &impl Message) -> Vec<u8> {
-    let len = message.encoded_len();
-    let mut bytes = Vec::with_capacity(HEAD + len);
-    bytes.push(0);
-    bytes.extend_from_slice(&(len as u32).to_be_bytes());
-    // A `Vec` grows, so encoding into it cannot fail.
-    let _ = message.encode(&mut bytes);
-    bytes
+    Framed::encoded(message).into_bytes().into()
 }
 
 /// Puts together the messages of one stream. Whole ones are handed on in place, without a copy.
