@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
-use super::{Deployment, RegistryHandle, Reply, handle::wall_clock, lookup::end_of};
+use super::{Deployment, RegistryHandle, handle::wall_clock, lookup::end_of};
 use crate::{
     registry::{
         Command, Error, Principal, Revision,
@@ -30,19 +30,7 @@ impl RegistryHandle {
     ) -> Result<Deployment, Error> {
         let wanted = CatalogCommand { namespace, action, expected, principal, at: wall_clock() };
         let command = Command::Catalog(Box::new(wanted));
-        self.charge(&command)?;
-        self.take_change(command, deadline).await
-    }
-
-    /// As `change_catalog`, of what was charged.
-    pub(super) async fn take_change(&self, command: Command, deadline: Option<Instant>) -> Result<Deployment, Error> {
-        match self.run(command, deadline).await? {
-            Reply::Deployed { deployed, before, revision } => Ok(Deployment { deployed, before, revision }),
-            // The actor answers a command with what goes with it.
-            Reply::Registered { .. } | Reply::Kept { .. } | Reply::Removed { .. } | Reply::Drained { .. } => {
-                Err(Error::Deadline)
-            }
-        }
+        Deployment::of(self.command(command, deadline).await?)
     }
 
     /// The catalog of a namespace as it stands. It costs no more than a few pointers.

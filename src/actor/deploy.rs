@@ -38,6 +38,18 @@ pub struct Deployment {
     pub revision: Revision,
 }
 
+impl Deployment {
+    pub(super) fn of(reply: Reply) -> Result<Self, Error> {
+        match reply {
+            Reply::Deployed { deployed, before, revision } => Ok(Self { deployed, before, revision }),
+            // The actor answers a command with what goes with it.
+            Reply::Registered { .. } | Reply::Removed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {
+                Err(Error::Deadline)
+            }
+        }
+    }
+}
+
 /// A page of backends or frontends.
 #[derive(Debug)]
 pub struct DeployedPage<T> {
@@ -61,13 +73,7 @@ impl RegistryHandle {
         deadline: Option<Instant>,
     ) -> Result<Deployment, Error> {
         let deploy = Deploy { namespace, action, principal, at: wall_clock() };
-        match self.command(Command::Deploy(Box::new(deploy)), deadline).await? {
-            Reply::Deployed { deployed, before, revision } => Ok(Deployment { deployed, before, revision }),
-            // The actor answers a command with what goes with it.
-            Reply::Registered { .. } | Reply::Removed { .. } | Reply::Kept { .. } | Reply::Drained { .. } => {
-                Err(Error::Deadline)
-            }
-        }
+        Deployment::of(self.command(Command::Deploy(Box::new(deploy)), deadline).await?)
     }
 
     /// What a switch would come to: the frontend as it is, where it would point, and whom it concerns.

@@ -24,7 +24,7 @@ use super::{
     lookup::end_of,
     publish::Pace,
     request::{Beat, BeatReply, Lane, Reply, Request},
-    toll::Tolls,
+    toll::{Charged, Paid, Tolls},
     waiting::{Call, WaitingRoom},
 };
 use crate::{
@@ -227,17 +227,17 @@ impl RegistryHandle {
         if !waits {
             return self.command(Command::Register(Box::new(register)), deadline).await;
         }
+        let place = self.place()?;
         let command = Command::Register(Box::new(register));
-        let paid = self.charge(&command)?;
+        let (answer, answered) = Charged::new(self.charge(&command)?);
         let Command::Register(register) = command else { return Err(Error::Deadline) };
-        let (answer, answered) = oneshot::channel();
         let id = self.waits.next.fetch_add(1, Ordering::Relaxed);
         let mut attendance = Attendance { waits: &self.waits, id, answered: false };
         let until = end_of(register.registration.needs.wait, deadline);
-        self.send(Request::Wait(Box::new(Call { id, register: Arc::from(register), until, answer })))?;
+        place.send(Request::Wait(Box::new(Call { id, register: Arc::from(register), until, answer })));
         let reply = answered.await;
         attendance.answered = true;
-        self.settled(&paid, reply.map_err(|_| Error::ShuttingDown)?)
+        reply.map_err(|_| Error::ShuttingDown)?
     }
 
     /// Takes instances away.
@@ -281,7 +281,7 @@ impl RegistryHandle {
         principal: Principal,
     ) -> Result<WatchStream, Error> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Watch { filters, resume_token, principal, answer, since: Instant::now() })?;
+        self.place()?.send(Request::Watch { filters, resume_token, principal, answer, since: Instant::now() });
         answered.await.map_err(|_| Error::ShuttingDown)?
     }
 
@@ -296,24 +296,27 @@ impl RegistryHandle {
 
     /// A change that somebody wants, as fast as they may.
     pub(super) async fn command(&self, command: Command, deadline: Option<Instant>) -> Result<Reply, Error> {
-        let paid = self.charge(&command)?;
-        self.settled(&paid, self.run(command, deadline).await)
+        // Who finds no room has paid nothing.
+        let place = self.place()?;
+        let (answer, answered) = Charged::new(self.charge(&command)?);
+        place.send(Request::Command { command, deadline, answer, since: Instant::now() });
+        answered.await.map_err(|_| Error::ShuttingDown)?
     }
 
     /// A change that is a part of one that was charged.
     pub(super) async fn run(&self, command: Command, deadline: Option<Instant>) -> Result<Reply, Error> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Request::Command { command, deadline, answer, since: Instant::now() })?;
+        let (answer, answered) = Charged::new(Paid::Free);
+        self.place()?.send(Request::Command { command, deadline, answer, since: Instant::now() });
         answered.await.map_err(|_| Error::ShuttingDown)?
     }
 
-    /// Refused at once when there is no room, never queued silently.
-    pub(super) fn send(&self, request: Request) -> Result<(), Error> {
-        self.inbox.try_send(request).map_err(|refused| refusal(&refused, &self.inbox))
+    /// A place in the inbox. Refused at once when there is no room, never queued silently.
+    fn place(&self) -> Result<mpsc::Permit<'_, Request>, Error> {
+        self.inbox.try_reserve().map_err(|refused| refusal(&refused, &self.inbox))
     }
 }
 
-pub(super) fn refusal<T>(refused: &mpsc::error::TrySendError<T>, lane: &mpsc::Sender<T>) -> Error {
+pub(super) fn refusal<S, T>(refused: &mpsc::error::TrySendError<S>, lane: &mpsc::Sender<T>) -> Error {
     match refused {
         mpsc::error::TrySendError::Full(_) => Error::Overloaded { maximum: lane.max_capacity() as u64 },
         mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,

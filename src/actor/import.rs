@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    RegistryHandle,
+    Deployment, RegistryHandle,
     handle::wall_clock,
     lookup::{page_start, page_token},
 };
@@ -204,7 +204,7 @@ impl RegistryHandle {
             let action = CatalogAction::Import { types, applications, after };
             let (namespace, principal) = (import.namespace.clone(), import.principal.clone());
             let wanted = CatalogCommand { namespace, action, expected: 0, principal, at: wall_clock() };
-            let made = self.take_change(Command::Catalog(Box::new(wanted)), import.deadline).await?;
+            let made = Deployment::of(self.run(Command::Catalog(Box::new(wanted)), import.deadline).await?)?;
             after += versions;
             result.revision = result.revision.max(made.revision);
             result.count(piece);

@@ -49,9 +49,10 @@ use self::{
     expiry::Breaker,
     latch::Latches,
     leases::{LeaseCount, LeaseTable, Leases},
-    request::{Answer, Lane, Request},
+    request::{Lane, Request},
     sweep::Sweeps,
     together::Member,
+    toll::Charged,
     waiting::{Call, WaitingRoom},
 };
 pub use self::{
@@ -87,7 +88,7 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 enum Recipient {
     /// A caller.
-    Caller { answer: Answer<Reply>, deadline: Option<Instant> },
+    Caller { answer: Charged, deadline: Option<Instant> },
     /// Callers that waited, and were admitted together.
     Admitted(Vec<Call>),
     /// Callers whose changes of a catalog were decided together.
@@ -223,7 +224,7 @@ impl<E: Engine> Actor<E> {
             match item {
                 Lane::Beats { beats, answer } => self.beats(beats, answer),
                 Lane::Mark { runtime, at } => self.mark(runtime, at),
-                Lane::Keep { keep, refused, answer, since } => self.keep(keep, refused, answer, since),
+                Lane::Keep { keep, answer, since } => self.keep(keep, answer, since),
                 // Whoever asked may be gone.
                 Lane::Turn { answer } => _ = answer.send(()),
             }
@@ -243,14 +244,14 @@ impl<E: Engine> Actor<E> {
     fn request(&mut self, request: Request) {
         match request {
             Request::Command { answer, .. } if self.stopping.is_some() => {
-                let _ = answer.send(Err(Error::ShuttingDown));
+                answer.send(Err(Error::ShuttingDown));
             }
             // What waits for the store or for a latch waits for the state, as what is in the inbox does.
             Request::Command { answer, .. }
                 if self.in_flight.len() + self.latches.waiting() + self.sweeps.waiting()
                     >= self.inbox.max_capacity() =>
             {
-                let _ = answer.send(Err(Error::Overloaded { maximum: self.inbox.max_capacity() as u64 }));
+                answer.send(Err(Error::Overloaded { maximum: self.inbox.max_capacity() as u64 }));
             }
             Request::Command { command, deadline, answer, since } => {
                 self.came_through(since);
@@ -287,6 +288,9 @@ impl<E: Engine> Actor<E> {
         }
         if let Some(key) = command.fingerprints().into_iter().find(|key| self.latches.is_held(*key)) {
             return self.latches.wait(key, Waiting::Command(command, recipient).into());
+        }
+        if let Some(error) = self.too_fast(&command, &recipient) {
+            return self.reply(&command, recipient, Err(error));
         }
         match self.decide(&command) {
             Decision::Reply(outcome) => self.reply(&command, recipient, outcome),

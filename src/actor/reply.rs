@@ -21,9 +21,7 @@ impl<E: Engine> Actor<E> {
             Recipient::Together(members) => self.reply_together(members, &outcome),
             Recipient::Beat { batch, place } => self.beat_done(batch, place, command, outcome),
             Recipient::Caller { answer, .. } => {
-                let reply = outcome.and_then(|outcome| self.reply_of(outcome));
-                // A caller that left has its answer in the state.
-                let _ = answer.send(reply);
+                answer.send(outcome.and_then(|outcome| self.reply_of(outcome)));
             }
         }
     }
@@ -46,11 +44,11 @@ impl<E: Engine> Actor<E> {
                 let dependencies = resolved.into_iter().map(|found| (found.service, found.url)).collect();
                 Ok(Reply::Registered { record, token, dependencies, revision })
             }
-            Outcome::Kept { key, is_change } => {
+            Outcome::Kept { key, says_otherwise, is_change } => {
                 let found = registry.slot_of(&key).and_then(|slot| Some((slot, registry.record(slot)?.clone())));
                 let Some((slot, record)) = found else { return Err(Error::Deadline) };
                 self.leases.lock().time.hear(slot);
-                Ok(Reply::Kept { record, is_change })
+                Ok(Reply::Kept { record, says_otherwise, changed_at: is_change.then_some(revision) })
             }
             Outcome::Drained { key, by_lease } => {
                 let found = registry.slot_of(&key).and_then(|slot| Some((slot, registry.record(slot)?.clone())));

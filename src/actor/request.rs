@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::waiting::Call;
+use super::{toll::Charged, waiting::Call};
 use crate::{
     metrics::BeatState,
     registry::{
@@ -29,7 +29,7 @@ pub enum Request {
         /// Not to be run after this.
         deadline: Option<Instant>,
         /// To whom.
-        answer: Answer<Reply>,
+        answer: Charged,
         /// When it was put in.
         since: Instant,
     },
@@ -74,7 +74,9 @@ pub enum Reply {
         /// The record.
         record: Record,
         /// It is not only what was said before.
-        is_change: bool,
+        says_otherwise: bool,
+        /// At which revision something was stored for it, if anything was.
+        changed_at: Option<Revision>,
     },
     /// The backend or frontend as it stands.
     Deployed {
@@ -200,10 +202,8 @@ pub enum Lane {
     Keep {
         /// Which.
         keep: Box<Keep>,
-        /// Why what it says otherwise than before is not taken, if it is not; it is heard all the same.
-        refused: Option<Error>,
-        /// To whom.
-        answer: Answer<Reply>,
+        /// To whom; it is heard also if what it says otherwise than before is refused them.
+        answer: Charged,
         /// When it was put in.
         since: Instant,
     },

@@ -1,15 +1,18 @@
 //! How fast somebody may write who has a quota of that: as many changes a second as it says, and as many at once after a
-//! second without any. What is refused here never comes to the actor. Renewals and what takes away cost nothing. A bucket
-//! never has more in it than a second's, however much comes back.
+//! second without any. What is refused here never comes to the actor, but for what is to be heard all the same. Renewals and
+//! what takes away cost nothing. A bucket never has more in it than a second's, however much comes back.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::time::Instant;
+use tokio::{
+    sync::oneshot::{self, Receiver},
+    time::Instant,
+};
 
-use super::{RegistryHandle, Reply};
+use super::{RegistryHandle, Reply, request::Answer};
 use crate::registry::{Command, Error, Exceeded, Principal, Resource, Whose};
 
 /// A second, in which a bucket that is empty becomes full.
@@ -121,12 +124,66 @@ impl Tolls {
     }
 }
 
-/// Whose buckets a change is to be taken out of, and when it was: what it really comes to, is known later.
-#[derive(Debug, Default)]
-pub(super) struct Paid {
+/// What was paid for a change before it is known what it really comes to.
+#[derive(Debug)]
+pub(super) enum Paid {
+    /// Nothing: nobody bounds how fast they write.
+    Free,
+    /// Nothing yet: it looked like a renewal.
+    Later(Box<Purses>),
+    /// One change, at this time.
+    At(u64, Box<Purses>),
+    /// Nothing: there was none left. If it is a renewal in the end, none is needed.
+    Refused(Box<Error>),
+}
+
+/// Whose buckets a change is to be taken out of.
+#[derive(Debug)]
+pub(super) struct Purses {
+    tolls: Arc<Tolls>,
     bounds: Vec<(Whose, u64)>,
-    /// None: it is a renewal, as far as was known then.
-    at: Option<u64>,
+}
+
+/// The way back to who wants a change, and what they paid for it. Whether that was due is seen by the answer, which is made
+/// also for who does not wait for it any more.
+#[derive(Debug)]
+pub struct Charged {
+    answer: Answer<Reply>,
+    paid: Paid,
+}
+
+impl Charged {
+    pub(super) fn new(paid: Paid) -> (Self, Receiver<Result<Reply, Error>>) {
+        let (answer, answered) = oneshot::channel();
+        (Self { answer, paid }, answered)
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    /// Why it is refused, unless it is a renewal.
+    pub(super) fn refused(&self) -> Option<&Error> {
+        if let Paid::Refused(error) = &self.paid { Some(error) } else { None }
+    }
+
+    /// Answers. Who is refused by another quota, or for want of room, has paid nothing; and of several who say something
+    /// without a token at once, those have paid who changed something.
+    pub(super) fn send(self, reply: Result<Reply, Error>) {
+        let is_due = match &reply {
+            Err(Error::Quota(_) | Error::Overloaded { .. }) => false,
+            Ok(Reply::Kept { says_otherwise, .. }) => *says_otherwise,
+            _ => matches!(self.paid, Paid::At(..)),
+        };
+        match &self.paid {
+            Paid::At(at, of) if !is_due => of.tolls.lock().give_back(&of.bounds, *at),
+            Paid::Later(of) if is_due => of.tolls.lock().take_at_once(&of.bounds, of.tolls.now()),
+            Paid::Free | Paid::Later(_) | Paid::At(..) | Paid::Refused(_) => {}
+        }
+        // Who left has their answer in the state.
+        let _ = self.answer.send(reply);
+    }
 }
 
 /// In whose name a command changes something, and where; none: nobody is refused it for want of speed.
@@ -154,36 +211,21 @@ impl RegistryHandle {
     /// # Errors
     /// `Quota`: with all that it exceeds, and not counted.
     pub(super) fn charge(&self, command: &Command) -> Result<Paid, Error> {
-        let Some((namespace, principal)) = payer(command) else { return Ok(Paid::default()) };
-        let Some(bounds) = self.bounds(namespace, principal) else { return Ok(Paid::default()) };
+        let Some((namespace, principal)) = payer(command) else { return Ok(Paid::Free) };
+        let Some(bounds) = self.bounds(namespace, principal) else { return Ok(Paid::Free) };
+        let of = Box::new(Purses { tolls: Arc::clone(&self.tolls), bounds });
         if let Command::Keep(keep) = command
             && self.hub().registry().is_renewal(keep)
         {
-            return Ok(Paid { bounds, at: None });
+            return Ok(Paid::Later(of));
         }
-        match self.pay(&bounds) {
-            Ok(at) => Ok(Paid { bounds, at: Some(at) }),
+        match self.pay(&of.bounds) {
+            Ok(at) => Ok(Paid::At(at, of)),
             Err(mut exceeded) => {
                 exceeded.extend(self.hub().registry().foreseen(command));
                 Err(Error::Quota(exceeded))
             }
         }
-    }
-
-    /// An answer as it is. Who is refused by another quota has paid nothing of this one; and of several who say something
-    /// without a token at once, those have paid who changed something.
-    pub(super) fn settled(&self, paid: &Paid, answer: Result<Reply, Error>) -> Result<Reply, Error> {
-        let is_due = match &answer {
-            Err(Error::Quota(_)) => false,
-            Ok(Reply::Kept { is_change, .. }) => *is_change,
-            _ => paid.at.is_some(),
-        };
-        match paid.at {
-            Some(at) if !is_due => self.tolls.lock().give_back(&paid.bounds, at),
-            None if is_due => self.tolls.lock().take_at_once(&paid.bounds, self.tolls.now()),
-            _ => {}
-        }
-        answer
     }
 
     /// As `charge`, of what many commands together do for one caller.

@@ -11,11 +11,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    Actor, Recipient, Waiting as Latched,
-    request::{Answer, Reply},
-    unix_seconds,
-};
+use super::{Actor, Recipient, Waiting as Latched, toll::Charged, unix_seconds};
 use crate::{
     engine::{Engine, REVISION_COMMANDS_MAX},
     registry::{
@@ -39,13 +35,12 @@ pub struct Call {
     /// When waiting ends.
     pub until: Instant,
     /// The way back.
-    pub answer: Answer<Reply>,
+    pub answer: Charged,
 }
 
 impl Call {
     fn refuse(self, error: Error) {
-        // Who left needs no answer.
-        let _ = self.answer.send(Err(error));
+        self.answer.send(Err(error));
     }
 
     fn key(&self) -> Fingerprint {
@@ -370,9 +365,7 @@ impl<E: Engine> Actor<E> {
             other => calls.iter().map(|_| other.clone()).collect(),
         };
         for (call, outcome) in calls.into_iter().zip(outcomes) {
-            let reply = outcome.and_then(|outcome| self.reply_of(outcome));
-            // A caller that left has its answer in the state.
-            let _ = call.answer.send(reply);
+            call.answer.send(outcome.and_then(|outcome| self.reply_of(outcome)));
         }
     }
 

@@ -190,6 +190,8 @@ pub enum Outcome {
         /// The key.
         key: Key,
         /// It is not only what was said before: to whom it is bound from then on is told to nobody.
+        says_otherwise: bool,
+        /// Something is stored for it.
         is_change: bool,
     },
     /// Each of those who were to be admitted is registered.

@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 use super::{
     Registry,
     change::{Change, Guarded},
-    command::{Command, Decision, Principal, Register},
+    command::{Command, Decision, Outcome, Principal, Register},
     error::Error,
     key::Fingerprint,
     record::Record,
@@ -327,7 +327,7 @@ impl Registry {
     /// A decision, unless it exceeds a quota; `pledged` is about to be there. Who has none is not looked for.
     #[must_use]
     pub fn within_quotas(&self, command: &Command, decision: Decision, pledged: &Uses) -> Decision {
-        let Decision::Propose(changes, outcome) = &decision else { return decision };
+        let Decision::Propose(changes, _) = &decision else { return decision };
         if !self.has_quotas() && !command.has_quota() {
             return decision;
         }
@@ -335,7 +335,10 @@ impl Registry {
             (None, _) => decision,
             (Some((member, error)), Command::Admit { .. }) => Decision::Unfit { member, error },
             // No quota refuses a renewal: it stays nobody's.
-            (Some(_), Command::Keep(keep)) if self.is_renewal(keep) => Decision::Reply(Ok(outcome.clone())),
+            (Some(_), Command::Keep(keep)) if self.is_renewal(keep) => {
+                let key = keep.place.key.clone();
+                Decision::Reply(Ok(Outcome::Kept { key, says_otherwise: false, is_change: false }))
+            }
             (Some((_, error)), _) => Decision::Reply(Err(error)),
         }
     }

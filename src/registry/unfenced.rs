@@ -83,19 +83,19 @@ impl Registry {
     /// The registration, or its renewal: only another description is a change.
     pub(super) fn keep(&self, keep: &Keep, in_flight: u64) -> Decision {
         let Keep { register, place } = keep;
-        let (changed, is_change) = match self.unfenced_at(place, &register.principal) {
+        let (changed, says_otherwise) = match self.unfenced_at(place, &register.principal) {
             Err(error) => return Decision::Reply(Err(error)),
             Ok(Some(current)) => {
                 let changed = renewed(register, current);
-                let is_change = changed.as_ref().is_some_and(|changed| says_otherwise(changed, current));
-                (changed, is_change)
+                let says_otherwise = changed.as_ref().is_some_and(|changed| says_otherwise(changed, current));
+                (changed, says_otherwise)
             }
             Ok(None) => match self.check_room(&place.key, in_flight) {
                 Err(error) => return Decision::Reply(Err(error)),
                 Ok(()) => (Some(fresh(register, None, true)), true),
             },
         };
-        let outcome = Outcome::Kept { key: place.key.clone(), is_change };
+        let outcome = Outcome::Kept { key: place.key.clone(), says_otherwise, is_change: changed.is_some() };
         match changed {
             None => Decision::Reply(Ok(outcome)),
             Some(changed) => Decision::Propose(vec![changed], outcome),
@@ -188,9 +188,11 @@ mod tests {
         fn keep(&mut self, version: &str, zone: &str, principal: Principal) -> Result<usize, Error> {
             let keep = keep(version, zone, principal);
             let is_renewal = self.registry.is_renewal(&keep);
+            let before = self.revision;
             let (outcome, events) = self.run(&Command::Keep(Box::new(keep)))?;
-            let Outcome::Kept { is_change, .. } = outcome else { panic!("{outcome:?}") };
-            assert_ne!(is_change, is_renewal, "it comes to what was foreseen");
+            let Outcome::Kept { says_otherwise, is_change, .. } = outcome else { panic!("{outcome:?}") };
+            assert_ne!(says_otherwise, is_renewal, "it comes to what was foreseen");
+            assert_eq!(is_change, self.revision > before, "whatever is stored is a change");
             Ok(events)
         }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use onair::{
-    actor::{BeatOutcome, Reply, anyone},
+    actor::{ActorOptions, BeatOutcome, Reply, anyone},
     engine::hostile::{Delay, Manners},
     registry::{
         Error, Exceeded, Filter, FilterSet, IfMissing, Needs, Principal, Quota, Record, Resource, Settings, Target,
@@ -141,11 +141,78 @@ async fn who_changes_something_pays_for_it_and_nobody_else() {
     assert_eq!(used(), 0);
     // The second looked like a renewal.
     let (one, other) = tokio::join!(keep("y"), keep("x"));
-    assert_eq!((one.expect("there is room").1, other.expect("it is one").1, used()), (true, true, 2));
+    assert!(one.expect("there is room").1.is_some() && other.expect("it is one").1.is_some());
+    assert_eq!(used(), 2);
     // The second looked like a change.
     pass(ms(1_000)).await;
     let (one, other) = tokio::join!(keep("y"), keep("y"));
-    assert_eq!((one.expect("there is room").1, other.expect("there is room").1, used()), (true, false, 1));
+    assert!(one.expect("there is room").1.is_some() && other.expect("there is room").1.is_none());
+    assert_eq!(used(), 1);
+}
+
+/// While what somebody says is on its way, to say it again is no more than a renewal, and who says nothing else is heard and
+/// not refused, however few writes they have.
+#[tokio::test(start_paused = true)]
+async fn who_says_again_what_is_on_its_way_is_refused_by_no_quota() {
+    let (rig, hostile) = Rig::hostile(Manners::default());
+    let me = principal("token:me", Quota { writes: Some(1), ..Quota::default() });
+    let keep = |zone: &str| {
+        let (handle, me, mut registration) = (rig.handle.clone(), me.clone(), registration("web", "1", LONG));
+        registration.instance.zone = zone.into();
+        tokio::spawn(async move { handle.keep(registration, me).await })
+    };
+    within(keep("x")).await.expect("no panic").expect("there is room");
+    pass(ms(1_000)).await;
+    hostile.behave(Manners { delay: Delay::Held, ..Manners::default() });
+    let said = keep("y");
+    settle().await;
+    let (again, other) = (keep("y"), keep("z"));
+    settle().await;
+    assert!(!again.is_finished() && !other.is_finished(), "what they come to is not known yet");
+    hostile.release(1);
+    let (_, changed_at) = within(said).await.expect("no panic").expect("it is paid for");
+    let (record, renewed_at) = within(again).await.expect("no panic").expect("a renewal");
+    assert_eq!((Some(record.revision), renewed_at), (changed_at, None));
+    assert_eq!(exceeded(within(other).await.expect("no panic"))[0].resource, Resource::Writes);
+    assert_eq!(rig.handle.writes_used(&Whose::Principal("token:me".into()), 1), 1);
+}
+
+/// Who leaves before the answer pays for what is changed all the same.
+#[tokio::test(start_paused = true)]
+async fn who_leaves_pays_for_what_they_changed() {
+    let (rig, hostile) = Rig::hostile(Manners::default());
+    let me = principal("token:me", Quota { writes: Some(4), ..Quota::default() });
+    let keep = |zone: &str| {
+        let (handle, me, mut registration) = (rig.handle.clone(), me.clone(), registration("web", "1", LONG));
+        registration.instance.zone = zone.into();
+        tokio::spawn(async move { handle.keep(registration, me).await })
+    };
+    within(keep("x")).await.expect("no panic").expect("there is room");
+    pass(ms(1_000)).await;
+    hostile.behave(Manners { delay: Delay::Held, ..Manners::default() });
+    // The second looks like a renewal, and is on its way when its caller leaves.
+    let (one, other) = (keep("y"), keep("x"));
+    settle().await;
+    hostile.release(1);
+    within(one).await.expect("no panic").expect("it is paid for");
+    settle().await;
+    assert_eq!(hostile.in_flight(), 1);
+    other.abort();
+    settle().await;
+    hostile.release(1);
+    settle().await;
+    assert_eq!((hostile.in_flight(), rig.handle.writes_used(&Whose::Principal("token:me".into()), 4)), (0, 2));
+}
+
+/// A full inbox takes nobody's writes.
+#[tokio::test(start_paused = true)]
+async fn who_finds_no_room_has_paid_no_write() {
+    let rig = Rig::with(ActorOptions { max_inbox: 1, ..ActorOptions::default() });
+    let me = principal("token:me", Quota { writes: Some(2), ..Quota::default() });
+    let (one, other) = tokio::join!(rig.register_as(&me, "1"), rig.register_as(&me, "2"));
+    one.expect("there is room");
+    assert!(matches!(other, Err(Error::Overloaded { .. })), "{other:?}");
+    assert_eq!(rig.handle.writes_used(&Whose::Principal("token:me".into()), 2), 1);
 }
 
 /// What was registered while nobody was asked who they are is renewed by who may have nothing: it stays nobody's.
@@ -160,9 +227,21 @@ async fn what_says_the_same_again_is_a_renewal_whoever_says_it() {
         (Quota { writes: Some(0), ..Quota::default() }, Some("token:me")),
     ] {
         let me = principal("token:me", quota);
-        let (record, is_change) = within(keep("1", &me)).await.expect("a renewal");
-        assert_eq!((record.lease.principal.as_deref(), is_change), (bound, false));
+        let (record, changed_at) = within(keep("1", &me)).await.expect("a renewal");
+        assert_eq!((record.lease.principal.as_deref(), changed_at.is_some()), (bound, bound.is_some()));
         assert_eq!(exceeded(within(keep("2", &me)).await).len(), 1, "another is none");
+    }
+}
+
+/// What a renewal changes is told with the revision that it has, though the record may be as old as before.
+#[tokio::test(start_paused = true)]
+async fn what_a_renewal_changes_has_a_revision() {
+    let rig = Rig::new();
+    for (ttl, is_change) in [(LONG, true), (LONG, false), (LONG / 2, true), (LONG / 2, false)] {
+        let before = rig.handle.hub().registry().revision();
+        let (record, changed_at) =
+            within(rig.handle.keep(registration("web", "1", ttl), anyone())).await.expect("taken");
+        assert_eq!((changed_at, record.revision), (is_change.then_some(before + 1), 1), "{ttl:?}");
     }
 }
 

@@ -184,8 +184,8 @@ async fn register(legacy: &Legacy, asked: &mut Asked) -> Result<Response<Body>, 
     let (namespace, service) = (&registration.instance.namespace, &registration.instance.service);
     asked.who.need(Permission::Register, namespace, service).map_err(refusal::of)?;
     let principal = asked.who.principal(namespace, service, false);
-    let (record, is_change) = legacy.handle.keep(registration, principal).await.map_err(refusal::of)?;
-    asked.who.came_to(is_change.then_some(record.revision));
+    let (record, changed_at) = legacy.handle.keep(registration, principal).await.map_err(refusal::of)?;
+    asked.who.came_to(changed_at);
     legacy.rate.count();
     let instance = record.instance();
     let port = instance.port.to_string();
