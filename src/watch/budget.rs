@@ -41,6 +41,12 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// How much more that may be.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.max.saturating_sub(self.used())
+    }
+
     /// How much that may be.
     #[must_use]
     pub fn max(&self) -> usize {

@@ -25,7 +25,7 @@ use super::{
     partitions::{Counting, Place, Turn},
     resume::{ResetReason, ResumeToken},
     seats::Seats,
-    snapshot::{pages, summary_bytes},
+    snapshot::{PARTS_BYTES, pages, summary_bytes},
 };
 use crate::{
     engine::{Epoch, Recovered, TailEntry},
@@ -80,6 +80,8 @@ pub struct Hub {
     feeds: Mutex<Feeds>,
     feed_budgets: Budgets,
     snapshots: Arc<Snapshots>,
+    /// Parts of them that wait for their readers.
+    parts: Arc<Budget>,
     id: Uuid,
     epochs: RwLock<Vec<Epoch>>,
     /// Grows when the state was replaced as a whole: every watch begins anew.
@@ -147,6 +149,7 @@ impl Hub {
             feeds: Mutex::default(),
             feed_budgets: Budgets { messages, summaries },
             snapshots: Arc::default(),
+            parts: Budget::new(PARTS_BYTES),
             id,
             epochs: RwLock::default(),
             generation: AtomicU64::new(0),
@@ -440,6 +443,11 @@ impl Hub {
 
     pub(super) fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
+    }
+
+    /// What waits of them for their readers.
+    pub(super) fn parts(&self) -> &Arc<Budget> {
+        &self.parts
     }
 
     /// Gives up the snapshots that nobody reads any more: their readers begin anew. And what is kept of drains that began

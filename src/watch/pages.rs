@@ -54,11 +54,6 @@ impl Pages {
         self.revision
     }
 
-    /// How many are being read now, this one too.
-    pub(super) fn readers(&self) -> usize {
-        self.snapshots.lock().by_number.len()
-    }
-
     /// The oldest revision from which what comes after it could be read, if that is beyond it.
     pub(super) fn forgotten(&self, log: &EventLog) -> Option<Revision> {
         log.read(&self.scopes, self.revision, 0).err().map(|gone| gone.oldest)

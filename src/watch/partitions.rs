@@ -324,7 +324,7 @@ mod tests {
     fn who_reads_a_snapshot_counts_for_all() {
         let hub = hub(10_000, HubOptions::default());
         let feed = hub.feed(everywhere(""));
-        let read = |mut part: SnapshotPart| while !part.read(&feed).expect("nobody gives it up").end {};
+        let read = |mut part: SnapshotPart| while !part.read(&hub, &feed).expect("nobody gives it up").end {};
         let (first, second) = (SnapshotPart::new(&hub, &feed, None), SnapshotPart::new(&hub, &feed, None));
         commit(&hub, 2, &[put(10_000)]);
         read(second);
@@ -348,7 +348,7 @@ mod tests {
         assert!(hub.feed_for_one_more(everywhere("zone!=y").with_summaries(false)).is_ok());
         // A reader that is far behind begins anew where it may not count for itself.
         let mut part = SnapshotPart::new(&hub, &feeds[0], None);
-        while !part.read(&feeds[0]).expect("nobody gives it up").end {}
+        while !part.read(&hub, &feeds[0]).expect("nobody gives it up").end {}
         (2..9).for_each(|revision| commit(&hub, revision, &[put(revision as usize)]));
         let mut cursor = 1;
         while let Ok(Next::Message(message)) = hub.next(&feeds[0], cursor, &mut None) {

@@ -6,6 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 use smol_str::SmolStr;
 
 use super::{
+    budget::Charge,
     feed::{Claim, Feed, Pointing},
     frame::{WATCH_FRONTENDS, push_event, push_frontend, push_summary},
     hub::Hub,
@@ -17,10 +18,11 @@ use crate::registry::{Cause, EventType, Matcher, Partition, Presence, Record, Re
 
 /// A part is closed at this size, so that the largest possible record still fits into a message of 256 KiB.
 const PART_BYTES: usize = 190 * 1024;
-/// What the parts of all who are reading may take together: the more there are, the smaller their parts, since each part
-/// waits in memory until its reader takes it…
-const PARTS_BYTES: usize = 64 * 1024 * 1024;
-/// …but not smaller than this.
+/// What the parts that wait for their readers take together. A part may be as large as this share of what is left of it, so
+/// that whoever begins last finds some…
+pub(super) const PARTS_BYTES: usize = 64 * 1024 * 1024;
+const PART_SHARE: usize = 128;
+/// …but need not be smaller than this.
 const PART_BYTES_MIN: usize = 8 * 1024;
 
 /// The rest of a snapshot.
@@ -76,6 +78,8 @@ pub(super) struct Part {
     pub(super) reset: Option<(ResetReason, Revision)>,
     /// The snapshot is complete with it.
     pub(super) end: bool,
+    /// It waits in memory until its reader asks for more. Boxed: most streams have none.
+    pub(super) waits: Box<Charge>,
 }
 
 /// The committed state as `feed` sees it: where its frontends point, what its filters mean, and what they may match.
@@ -129,9 +133,10 @@ impl SnapshotPart {
     }
 
     /// Reads the next part. None: it was given up.
-    pub(super) fn read(&mut self, feed: &Feed) -> Option<Part> {
+    pub(super) fn read(&mut self, hub: &Hub, feed: &Feed) -> Option<Part> {
         let mut events = Vec::new();
-        let part_bytes = (PARTS_BYTES / self.pages.readers().max(1)).clamp(PART_BYTES_MIN, PART_BYTES);
+        let waiting = hub.parts();
+        let part_bytes = (waiting.left() / PART_SHARE).clamp(PART_BYTES_MIN, PART_BYTES);
         while let Some(frontend) = self.pointing.get(self.told).filter(|_| events.len() <= part_bytes) {
             let (namespace, name) = &feed.matcher().frontends()[self.told];
             push_frontend(WATCH_FRONTENDS, (namespace, name), frontend.as_deref(), &mut events);
@@ -154,6 +159,7 @@ impl SnapshotPart {
         let sent = end || !events.is_empty();
         self.begun |= sent;
         let reset = if sent { self.reset.take() } else { None };
-        Some(Part { events, reset, end })
+        let waits = Box::new(waiting.charge(events.len()));
+        Some(Part { events, reset, end, waits })
     }
 }

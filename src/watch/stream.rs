@@ -12,6 +12,7 @@ use tokio_stream::Stream;
 
 use super::{
     board::Letterbox,
+    budget::Charge,
     drain::Standing,
     due::Due,
     feed::{Feed, Next},
@@ -71,6 +72,8 @@ pub struct WatchStream {
     /// What is there at it, while it is far behind.
     place: Option<Place>,
     queue: VecDeque<Framed>,
+    /// Of the part of a snapshot that is queued, or was taken last.
+    waits: Option<Box<Charge>>,
     /// Something has to be said at once, even if there is nothing.
     greet: bool,
     /// When a bookmark is.
@@ -118,6 +121,7 @@ impl WatchStream {
             place: None,
             // Mostly there is one at a time, and a queue's first growth would make room for four.
             queue: VecDeque::with_capacity(1),
+            waits: None,
             greet: true,
             due,
             published: None,
@@ -192,7 +196,7 @@ impl WatchStream {
     /// Queues the next part of the snapshot. False: it has to be asked again, on another turn.
     fn read_snapshot(&mut self) -> bool {
         let Phase::Snapshot(snapshot) = &mut self.phase else { return true };
-        let Some(Part { events, reset, end }) = snapshot.read(&self.feed) else {
+        let Some(Part { events, reset, end, waits }) = snapshot.read(&self.hub, &self.feed) else {
             self.phase = Phase::Snapshot(Box::new(snapshot.again(&self.hub, &self.feed)));
             return true;
         };
@@ -203,6 +207,7 @@ impl WatchStream {
         let token = if end { self.feed.token(revision) } else { String::new() };
         let trailer = Trailer { revision, token: &token, more: !end, snapshot_end: end, reset };
         self.queue.push_back(watch_response(&events, trailer));
+        self.waits = Some(waits);
         self.listener.has_read(revision);
         if end {
             (self.phase, self.cursor) = (Phase::Live, revision);
@@ -271,6 +276,7 @@ impl Stream for WatchStream {
                 this.hub.metrics().sent(frame.len());
                 return Poll::Ready(Some(WatchItem::Frame(frame)));
             }
+            this.waits = None;
             match this.phase {
                 Phase::Ended => return Poll::Ready(None),
                 Phase::Closing => {

@@ -14,6 +14,7 @@ use std::{
 use fixedbitset::FixedBitSet;
 
 use super::{
+    budget::Charge,
     drain::{Ask, Standing},
     due::Due,
     feed::{Message, Next},
@@ -64,6 +65,8 @@ pub struct Subscriptions {
     /// What was read and not queued yet: at most one message of each part.
     pending: BTreeMap<Revision, Vec<(u32, Arc<Message>)>>,
     queue: VecDeque<Framed>,
+    /// Of the part of a snapshot that is queued, or was taken last.
+    waits: Option<Box<Charge>>,
     generation: u64,
     /// The last revision that was queued.
     given: Revision,
@@ -93,6 +96,7 @@ impl Subscriptions {
             awaited: BTreeSet::new(),
             pending: BTreeMap::new(),
             queue: VecDeque::new(),
+            waits: None,
             generation: hub.generation(),
             given: 0,
             acknowledged: None,
@@ -360,7 +364,7 @@ impl Subscriptions {
     fn make_ready(&mut self, part: u32) -> bool {
         let Some(Some(subscription)) = self.parts.get_mut(part as usize) else { return true };
         let Phase::Snapshot(snapshot) = &mut subscription.phase else { return self.count(part) };
-        let Some(Part { events, reset, end }) = snapshot.read(&subscription.feed) else {
+        let Some(Part { events, reset, end, waits }) = snapshot.read(&self.hub, &subscription.feed) else {
             **snapshot = snapshot.again(&self.hub, &subscription.feed);
             self.unready.push_back(part);
             return true;
@@ -382,6 +386,7 @@ impl Subscriptions {
         };
         push_group(group, &mut groups);
         self.queue.push_back(subscribe_response(revision, &groups, false));
+        self.waits = Some(waits);
         if end {
             self.given = self.given.max(revision);
             (subscription.phase, subscription.cursor, subscription.greet) = (Phase::Live, revision, false);
@@ -410,6 +415,7 @@ impl Subscriptions {
                 self.hub.metrics().sent(frame.len());
                 return Poll::Ready(Some(WatchItem::Frame(frame)));
             }
+            self.waits = None;
             match self.state {
                 State::Ended => return Poll::Ready(None),
                 State::Closing => {

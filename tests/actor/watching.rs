@@ -1,13 +1,13 @@
 //! Promises 7 to 9 and 11 to 13: what a watch is told, when, and how it ends.
 
-use std::time::Duration;
+use std::{future::poll_fn, time::Duration};
 
 use onair::{
     actor::{ActorOptions, BeatOutcome},
     engine::hostile::{Delay, Fate, Manners},
     proto::{ResetReason, WatchResponse},
     registry::{Cause, Error, EventType, Filter, FilterSet, Instance, Target},
-    watch::{Ending, HubOptions, ResumeToken},
+    watch::{Ending, HubOptions, ResumeToken, Subscriptions},
 };
 use prost::Message as _;
 use tokio::time::Instant;
@@ -137,36 +137,56 @@ async fn what_is_large_comes_in_parts() {
     }
 }
 
-/// The more snapshots are read at once, the less of each waits for its reader: a thousand take no more than some hundred.
-#[tokio::test(start_paused = true)]
-async fn the_parts_of_many_snapshots_are_small() {
-    const READERS: usize = 1_000;
-    const METADATA: usize = 5_000;
-    let rig = Rig::new();
+/// Bytes of metadata of each of a hundred instances.
+const METADATA: usize = 5_000;
+
+/// A hundred instances that are more than two messages.
+async fn many(rig: &Rig) {
     for number in 0..100 {
         let text = prost_types::value::Kind::StringValue("x".repeat(METADATA));
         let metadata = Some(prost_types::Value { kind: Some(text) });
         let instance = Instance { metadata, ..instance("web", &format!("{number:03}")) };
         rig.try_register(registration_of(instance, LONG, ""), None).await.expect("it is registered");
     }
-    let mut alone = rig.watch(service("web"), "").await;
-    assert!(alone.next().await.encoded_len() > 128 * 1024);
-    let mut readers = Vec::new();
+}
+
+/// The more of snapshots waits for its readers, the less of the next does, whenever they come: a thousand take no more than
+/// some hundred.
+#[tokio::test(start_paused = true)]
+async fn the_parts_of_many_snapshots_are_small() {
+    const READERS: usize = 1_000;
+    let rig = Rig::new();
+    many(&rig).await;
+    let (mut readers, mut waiting, mut seen) = (Vec::new(), 0, 0);
     for _ in 0..READERS {
-        readers.push(rig.watch(service("web"), "").await);
-    }
-    let (mut waiting, mut seen) = (0, 0);
-    for reader in &mut readers {
+        let mut reader = rig.watch(service("web"), "").await;
         let first = reader.next().await;
         (waiting, seen) = (waiting + first.encoded_len(), first.events.len());
+        readers.push(reader);
     }
     // A part ends with the record that is beyond its size.
     assert!(waiting <= (64 << 20) + READERS * 2 * METADATA, "{waiting} bytes");
-    let last = readers.last_mut().expect("there are many");
+    let mut last = readers.pop().expect("there are many");
     while seen < 100 {
         seen += last.next().await.events.len();
     }
     assert_eq!(seen, 100);
+    // What was taken, and what nobody takes any more, does not wait.
+    drop(readers);
+    assert!(rig.watch(service("web"), "").await.next().await.encoded_len() > 128 * 1024);
+}
+
+/// Snapshots of which nothing waits yet make nobody's parts small: one stream may have thousands of them.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_leaves_others_their_parts() {
+    let rig = Rig::new();
+    many(&rig).await;
+    let mut stream = Subscriptions::new(rig.handle.hub(), 2_000);
+    for id in 0..2_000 {
+        stream.add(&id.to_string(), service("web"), "").expect("there is room");
+    }
+    poll_fn(|turn| stream.poll_next(turn)).await.expect("its first message");
+    assert!(rig.watch(service("web"), "").await.next().await.encoded_len() > 128 * 1024);
 }
 
 /// Promise 9: whoever continues from any message's token gets exactly what came after it, here and in the next life.
