@@ -54,25 +54,34 @@ impl Private {
     /// # Errors
     /// As the file system says; what was there before is there still.
     #[cfg(feature = "server")]
-    pub(crate) fn fill(self, text: &str) -> io::Result<()> {
-        self.fill_as_of(SystemTime::now(), text.as_bytes()).map(drop)
+    pub(crate) fn fill(mut self, text: &str) -> io::Result<()> {
+        self.file.write_all(text.as_bytes())?;
+        #[cfg(unix)]
+        let directory = {
+            let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))?
+        };
+        self.put()?;
+        // So that no crash takes it back.
+        #[cfg(unix)]
+        directory.sync_all()?;
+        Ok(())
     }
 
-    /// The same, as if it had been written at that time; and the file.
+    /// The same, as if it had been written at that time; and the file. What a crash takes back can be written anew.
     ///
     /// # Errors
     /// As of `fill`.
     pub(crate) fn fill_as_of(mut self, time: SystemTime, bytes: &[u8]) -> io::Result<File> {
         self.file.write_all(bytes)?;
         self.file.set_modified(time)?;
-        self.file.sync_all()?;
-        fs::rename(&self.new, &self.path)?;
-        #[cfg(unix)]
-        {
-            let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
-        }
+        self.put()?;
         self.file.try_clone()
+    }
+
+    fn put(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.new, &self.path)
     }
 }
 

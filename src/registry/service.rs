@@ -306,6 +306,8 @@ impl ServiceSet {
                 page.insert(index, record);
                 if page.len() > PAGE_MAX {
                     let upper = page.split_off(PAGE_MAX / 2);
+                    page.shrink_to_fit();
+                    make_room(pages);
                     pages.insert(at + 1, Arc::new(upper));
                 }
                 self.instances += 1;
@@ -388,6 +390,17 @@ mod tests {
         assert_eq!(ids(&set, &budget), ["b"]);
         drop((set, before));
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn pages_that_were_full_leave_little_empty() {
+        let mut set = ServiceSet::default();
+        for number in 0..10_000 {
+            set.put(record(&format!("{number:05}"), Status::Serving));
+        }
+        let room: usize = set.members.pages.iter().map(|page| page.capacity()).sum();
+        assert!(set.len() == 10_000 && room <= 10_000 + PAGE_MAX, "{room}");
+        assert!(set.members.pages.capacity() <= set.pages() * 5 / 4 + 1, "{}", set.members.pages.capacity());
     }
 
     #[test]
