@@ -92,7 +92,7 @@ fn judge(bencher: Bencher<'_, '_>, size: u32) {
 fn lookup_kept(bencher: Bencher<'_, '_>, size: u32) {
     let (registry, budget) = (filled(size), ReplyBudget::new(1 << 20));
     let name = format!("service-{}", size / SERVICE / 2);
-    bencher.bench_local(|| registry.service("default", black_box(&name)).map(|set| set.routable_bytes(&budget)));
+    bencher.bench_local(|| registry.service("default", black_box(&name)).map(|set| set.first_page(&budget)));
 }
 
 /// A lookup of ten by version, whose records are decoded.

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::{
     ListQuery, RegistryHandle, Reply, Standing,
     handle::wall_clock,
-    lookup::{PAGE_MAX, page_start, page_token},
+    lookup::{page_start, page_token},
 };
 use crate::registry::{
-    Action, Backend, Command, Deploy, Deployed, Document, Error, Frontend, Principal, Registry, Revision, ServiceSet,
-    Split, Unmoved,
+    Action, Backend, Command, Deploy, Deployed, Document, Error, Frontend, LOOKUP_MAX, Principal, Registry, Revision,
+    ServiceSet, Split, Unmoved,
 };
 
 /// What a switch means for those who are there.
@@ -178,7 +178,7 @@ impl RegistryHandle {
         of: impl Fn(&Deployed) -> &imbl::OrdMap<SmolStr, Arc<T>>,
     ) -> Result<DeployedPage<T>, Error> {
         let after = page_start(&query.page_token)?.map(|[namespace, name, _]| (namespace, name));
-        let limit = if query.limit == 0 { PAGE_MAX } else { query.limit.min(PAGE_MAX) };
+        let limit = if query.limit == 0 { LOOKUP_MAX } else { query.limit.min(LOOKUP_MAX) };
         let (namespaces, revision) = {
             let registry = self.hub.registry();
             (registry.deployments().namespaces().clone(), registry.revision())

@@ -23,16 +23,12 @@ use super::{
     sleeper::{Sleeper, may_match},
 };
 use crate::registry::{
-    Candidate, Choice, Error, Filter, FilterSet, Frontend, Key, Matcher, Namespace, Record, Registry, Revision, Scope,
-    ServiceSet, Share, Split, Status,
+    Candidate, Choice, Error, Filter, FilterSet, FirstPage, Frontend, Key, LOOKUP_BYTES, LOOKUP_MAX, Matcher,
+    Namespace, Record, Registry, Revision, Scope, ServiceSet, Share, Split, Status,
     catalog::{Application, Entry},
     pick, pick_behind,
 };
 
-/// Most instances in a page.
-pub const PAGE_MAX: usize = 1_000;
-/// A page is closed at this many bytes of instances, so that the largest record still fits into 1 MiB.
-const PAGE_BYTES: usize = 960 * 1024;
 /// How long a `min_revision` is waited for when no wait is asked for.
 const REVISION_WAIT: Duration = Duration::from_secs(1);
 /// Most records looked at in one turn of a thread: what matches little must not hold it.
@@ -162,19 +158,21 @@ pub(super) fn end_of(wait: Duration, deadline: Option<Instant>) -> Instant {
 }
 
 impl RegistryHandle {
-    /// The routable instances of one service, if it has any and no more than fit into a page: encoded as a
-    /// `LookupResponse` has them, once for each state of the service, with the revision that they show.
+    /// The first page of the routable instances of one service, if it has any: made once for each state of the service,
+    /// with the page token that goes on and the revision that they show.
     #[must_use]
-    pub fn lookup_service(&self, namespace: &str, service: &str) -> Option<(Bytes, Revision)> {
+    pub fn lookup_service(&self, namespace: &str, service: &str) -> Option<(Bytes, String, Revision)> {
         let (set, revision) = {
             let registry = self.hub.registry();
             (registry.service(namespace, service)?.clone(), registry.revision())
         };
-        if set.routable() == 0 || set.routable() as usize > PAGE_MAX {
+        // To look for few among very many takes a search that lets others go on.
+        if set.routable() == 0 || (set.len() - set.routable()) as usize > SCAN_MAX {
             return None;
         }
-        let bytes = set.routable_bytes(self.hub.replies());
-        (bytes.len() <= PAGE_BYTES).then_some((bytes, revision))
+        let FirstPage { instances, go_on_after } = set.first_page(self.hub.replies());
+        let next_page_token = go_on_after.map_or_else(String::new, |id| page_token(namespace, service, &id));
+        Some((instances, next_page_token, revision))
     }
 
     /// The instance of a key, whatever its status, with the revision that it shows.
@@ -230,7 +228,7 @@ impl RegistryHandle {
     /// `Invalid` page token.
     pub fn list_services(&self, query: &ListQuery) -> Result<Listed, Error> {
         let after = page_start(&query.page_token)?.map(|[namespace, service, _]| (namespace, service));
-        let limit = if query.limit == 0 { PAGE_MAX } else { query.limit.min(PAGE_MAX) };
+        let limit = if query.limit == 0 { LOOKUP_MAX } else { query.limit.min(LOOKUP_MAX) };
         let registry = self.hub.registry();
         let mut services = Vec::new();
         let first = match (&query.namespace, &after) {
@@ -305,8 +303,8 @@ impl RegistryHandle {
         let mut records = Vec::new();
         let mut next_page_token = String::new();
         let limit = match (query.pick, query.limit) {
-            (PickKind::All, 0) => PAGE_MAX,
-            (PickKind::All, limit) => limit.min(PAGE_MAX),
+            (PickKind::All, 0) => LOOKUP_MAX,
+            (PickKind::All, limit) => limit.min(LOOKUP_MAX),
             _ => usize::MAX,
         };
         let (mut bytes, mut seen) = (0, 0);
@@ -318,7 +316,7 @@ impl RegistryHandle {
             if !meant.matches(&record) {
                 continue;
             }
-            let full = records.len() >= limit || (query.pick == PickKind::All && bytes > PAGE_BYTES);
+            let full = records.len() >= limit || (query.pick == PickKind::All && bytes > LOOKUP_BYTES);
             if let Some(last) = records.last().filter(|_| full) {
                 let last: &Record = last;
                 let (namespace, service, id) = last.names();
@@ -370,7 +368,7 @@ impl RegistryHandle {
             PickKind::Weighted => Choice::Weighted,
             PickKind::Rendezvous => Choice::Rendezvous { key: &query.pick_key },
         };
-        let (n, zone, random) = (query.limit.clamp(1, PAGE_MAX), &query.prefer_zone, &mut || self.turns.random());
+        let (n, zone, random) = (query.limit.clamp(1, LOOKUP_MAX), &query.prefer_zone, &mut || self.turns.random());
         let picked = match behind.and_then(|behind| behind.frontend.as_ref()) {
             None => pick(choice, &candidates, n, zone, random),
             Some(frontend) => {
@@ -384,7 +382,7 @@ impl RegistryHandle {
         let mut bytes = 0;
         let fits = |record: &Record| {
             bytes += record.bytes().len() + 4;
-            bytes <= PAGE_BYTES
+            bytes <= LOOKUP_BYTES
         };
         picked.into_iter().filter_map(|place| records.get(place).cloned()).filter(fits).collect()
     }

@@ -105,9 +105,9 @@ impl RegistryService {
         let who = self.who(&request)?;
         if let Some((namespace, service)) = convert::plain_lookup(request.get_ref())
             && who.may(Permission::Read, namespace, service)
-            && let Some((instances, revision)) = self.handle.lookup_service(namespace, service)
+            && let Some((instances, next_page_token, revision)) = self.handle.lookup_service(namespace, service)
         {
-            return Ok(Response::new(convert::plain_response(instances, revision)));
+            return Ok(Response::new(convert::plain_response(instances, &next_page_token, revision)));
         }
         let deadline = deadline::of(&request);
         let mut query = convert::lookup(request.into_inner(), deadline)?;

@@ -76,7 +76,7 @@ pub use record::{Lease, Record, names};
 pub use registration::{Context, LeaseTtl, METADATA_BYTES_MAX, METADATA_DEPTH_MAX, Registration, publish_only};
 pub use room::make_room;
 pub use selector::{MAX_SELECTOR_BYTES, Selector};
-pub use service::{Replicas, ReplyBudget, ServiceSet};
+pub use service::{FirstPage, LOOKUP_BYTES, LOOKUP_MAX, Replicas, ReplyBudget, ServiceSet};
 pub use settings::Settings;
 pub use snapshot::{Snapshot, SnapshotReader, disjoint};
 pub use state::{KNOWN_SECONDS, Registry, StateLimits};

@@ -18,8 +18,13 @@ const PAGE_MAX: usize = 256;
 /// Fewer partitions of a service than this are kept, past or not.
 const PRUNE_MIN: usize = 64;
 
-/// A larger reply is not kept.
-const REPLY_MAX: usize = 64 * 1024;
+/// Most instances in a page of a lookup.
+pub const LOOKUP_MAX: usize = 1_000;
+/// A page of a lookup is closed at this many bytes of instances, so that the largest record still fits into 1 MiB.
+pub const LOOKUP_BYTES: usize = 960 * 1024;
+
+/// A reply is kept if it takes no more than this part of what is left: a few large ones leave room for many small ones.
+const REPLY_PART: usize = 16;
 
 /// How many bytes of ready replies are kept in all.
 #[derive(Debug)]
@@ -36,16 +41,25 @@ impl ReplyBudget {
     }
 }
 
+/// What a lookup by name alone is answered.
+#[derive(Clone, Debug)]
+pub struct FirstPage {
+    /// Routable instances as elements of field 1 of a message: what a `LookupResponse` has of them.
+    pub instances: Bytes,
+    /// The id of the last of them. None: there are no more.
+    pub go_on_after: Option<SmolStr>,
+}
+
 /// A reply that is kept until its service changes.
 #[derive(Debug)]
 struct KeptReply {
-    bytes: Bytes,
+    page: FirstPage,
     budget: Arc<ReplyBudget>,
 }
 
 impl Drop for KeptReply {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.budget.used.fetch_sub(self.page.instances.len(), Ordering::Relaxed);
     }
 }
 
@@ -242,27 +256,38 @@ impl ServiceSet {
         self.members.pages.iter().flat_map(|page| page.iter())
     }
 
-    /// The routable instances as elements of field 1 of a message: what a `LookupResponse` has of them. Made once for
-    /// each state of the service, as long as `budget` lasts.
+    /// The first page of the routable instances. Made once for each state of the service, as long as `budget` lasts.
     #[must_use]
-    pub fn routable_bytes(&self, budget: &Arc<ReplyBudget>) -> Bytes {
+    pub fn first_page(&self, budget: &Arc<ReplyBudget>) -> FirstPage {
         if let Some(kept) = self.members.reply.get() {
-            return kept.bytes.clone();
+            return kept.page.clone();
         }
-        let mut buffer = Vec::new();
-        for record in self.iter().filter(|record| record.is_routable()) {
+        let page = self.make_first_page();
+        let (size, used) = (page.instances.len(), budget.used.load(Ordering::Relaxed));
+        if size <= budget.max.saturating_sub(used) / REPLY_PART {
+            budget.used.fetch_add(size, Ordering::Relaxed);
+            // Another reader may have been first; then this one is dropped and gives its bytes back.
+            let kept = KeptReply { page: page.clone(), budget: Arc::clone(budget) };
+            let _ = self.members.reply.set(Box::new(kept));
+        }
+        page
+    }
+
+    fn make_first_page(&self) -> FirstPage {
+        let (mut buffer, mut last) = (Vec::new(), None::<&Record>);
+        for (count, record) in self.iter().filter(|record| record.is_routable()).enumerate() {
+            if let Some(last) = last.filter(|_| count >= LOOKUP_MAX || buffer.len() > LOOKUP_BYTES) {
+                buffer.shrink_to_fit();
+                return FirstPage { instances: buffer.into(), go_on_after: Some(last.names().2.into()) };
+            }
             buffer.push(1 << 3 | 2);
             encode_varint(record.bytes().len() as u64, &mut buffer);
             buffer.extend_from_slice(record.bytes());
+            last = Some(record);
         }
-        let bytes = Bytes::from(buffer);
-        if bytes.len() <= REPLY_MAX && budget.used.load(Ordering::Relaxed) + bytes.len() <= budget.max {
-            budget.used.fetch_add(bytes.len(), Ordering::Relaxed);
-            // Another reader may have been first; then this one is dropped and gives its bytes back.
-            let kept = KeptReply { bytes: bytes.clone(), budget: Arc::clone(budget) };
-            let _ = self.members.reply.set(Box::new(kept));
-        }
-        bytes
+        // It may be kept.
+        buffer.shrink_to_fit();
+        FirstPage { instances: buffer.into(), go_on_after: None }
     }
 
     /// The pages, which are about to be others: what was made of them is no longer so.
@@ -370,7 +395,7 @@ mod tests {
     }
 
     fn ids(set: &ServiceSet, budget: &Arc<ReplyBudget>) -> Vec<String> {
-        let response = Reply::decode(set.routable_bytes(budget)).expect("a reply");
+        let response = Reply::decode(set.first_page(budget).instances).expect("a reply");
         response.instances.into_iter().map(|instance| instance.id).collect()
     }
 
@@ -401,6 +426,27 @@ mod tests {
         let room: usize = set.members.pages.iter().map(|page| page.capacity()).sum();
         assert!(set.len() == 10_000 && room <= 10_000 + PAGE_MAX, "{room}");
         assert!(set.members.pages.capacity() <= set.pages() * 5 / 4 + 1, "{}", set.members.pages.capacity());
+    }
+
+    #[test]
+    fn of_a_large_service_the_first_page_is_kept_with_where_it_ends() {
+        let (large, small) = (ReplyBudget::new(1 << 20), ReplyBudget::new(1 << 12));
+        let mut set = ServiceSet::default();
+        for number in 0..LOOKUP_MAX {
+            assert_eq!(set.first_page(&small).go_on_after, None, "{number}");
+            set.put(record(&format!("{number:04}"), Status::Serving));
+        }
+        // Who is not routable is not in a page, and is no reason for another.
+        set.put(record("0000-a", Status::Draining));
+        set.put(record("9999", Status::Draining));
+        assert_eq!(set.first_page(&small).go_on_after, None);
+        set.put(record("1000", Status::Serving));
+        let page = set.first_page(&small);
+        assert_eq!(small.used.load(Ordering::Relaxed), 0, "it is too large to be kept");
+        assert_eq!(page.go_on_after.as_deref(), Some("0999"));
+        assert_eq!(ids(&set, &large).len(), LOOKUP_MAX);
+        assert_eq!(large.used.load(Ordering::Relaxed), page.instances.len());
+        assert_eq!(set.first_page(&large).instances, page.instances);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn states(registry: &Registry, model: &Model, budget: &Arc<ReplyBudget>) -> 
         let set = registry.service(namespace, service).expect("it is known");
         let ids: Vec<_> = set.iter().map(|record| record.names().2).collect();
         assert_eq!(ids, within.iter().map(|(key, _)| key.id.as_str()).collect::<Vec<_>>(), "in order of id");
-        let reply = LookupResponse::decode(set.routable_bytes(budget)).expect("a response");
+        let reply = LookupResponse::decode(set.first_page(budget).instances).expect("a response");
         let found = within.iter().map(|(_, held)| &held.instance).filter(|instance| instance.status().is_routable());
         assert!(reply.instances.iter().eq(found), "the ready reply of {namespace}/{service}");
         let newest = within.iter().map(|(_, held)| held.instance.revision).max();

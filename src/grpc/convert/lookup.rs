@@ -100,10 +100,19 @@ pub(in crate::grpc) fn plain_lookup(request: &proto::LookupRequest) -> Option<(&
 }
 
 /// The answer to a plain lookup.
-pub(in crate::grpc) fn plain_response(instances: Bytes, revision: u64) -> raw::LookupResponse {
-    let mut rest = Vec::with_capacity(12);
+pub(in crate::grpc) fn plain_response(instances: Bytes, next_page_token: &str, revision: u64) -> raw::LookupResponse {
+    let mut rest = Vec::with_capacity(next_page_token.len() + 16);
+    push_page_token(next_page_token, &mut rest);
     push_revision(5, revision, &mut rest);
     raw::LookupResponse { shared: instances, own: rest }
+}
+
+fn push_page_token(token: &str, buffer: &mut Vec<u8>) {
+    if !token.is_empty() {
+        buffer.push(4 << 3 | 2);
+        encode_varint(token.len() as u64, buffer);
+        buffer.extend_from_slice(token.as_bytes());
+    }
 }
 
 /// A `LookupResponse`: the instances are encoded already.
@@ -128,11 +137,7 @@ pub(in crate::grpc) fn lookup_response(found: &Found) -> raw::LookupResponse {
         rest.push(3 << 3);
         encode_varint(emptiness as u64, &mut rest);
     }
-    if !found.next_page_token.is_empty() {
-        rest.push(4 << 3 | 2);
-        encode_varint(found.next_page_token.len() as u64, &mut rest);
-        rest.extend_from_slice(found.next_page_token.as_bytes());
-    }
+    push_page_token(&found.next_page_token, &mut rest);
     push_revision(5, found.revision, &mut rest);
     if let Some(declared) = &found.declared {
         let namespace = &declared.document.key.namespace;
