@@ -10,6 +10,7 @@
 //! - [`export`]: the catalog as texts that other programs read.
 //! - [`framed`]: a message of gRPC, and the bytes before it.
 //! - [`grpc`]: the gRPC front.
+//! - [`laps`]: who goes when more is asked for than can be done.
 //! - [`http`]: what a port answers, and the fronts that are not gRPC.
 //! - [`tls`]: certificates, and what they say.
 //! - [`server`]: binds every listener and stops them in order.
@@ -40,6 +41,8 @@ pub mod framed;
 pub mod grpc;
 #[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
+pub mod laps;
 #[cfg(feature = "server")]
 pub mod metrics;
 mod private;

@@ -18,6 +18,7 @@ use onair::{
         server::registry_server::RegistryServer,
     },
     http::ApiOptions,
+    laps::Laps,
     proto::{
         AddSubscription, Beat, DeregisterRequest, DropSubscription, HeartbeatRequest, IfMissing, Limits, LookupRequest,
         RegisterRequest, Selector, SubscribeRequest, WatchRequest, subscribe_request::Command,
@@ -61,7 +62,7 @@ async fn serve() -> (Channel, SocketAddr, RegistryHandle) {
     let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
     tokio::spawn(actor.run());
     let marking = handle.clone();
-    tokio::spawn(async move { marking.keep_marking(0).await });
+    tokio::spawn(async move { marking.keep_marking(0, &Laps::default()).await });
     let limits = Limits {
         max_watches: 1_000,
         max_subscriptions: 100,

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     engine::{Engine, Recovered},
+    laps::Laps,
     metrics::{BeatState, Metrics},
     registry::{
         Command, Error, FilterSet, IfMissing, LeaseToken, Principal, Register, Registration, Secret, Target, Uses,
@@ -43,6 +44,21 @@ const LANE_ROOM: usize = 4;
 /// reads, a call reads and sends; one more for a call that is new. That is HTTP/2's way, of gRPC, gRPC-Web and JSON; a
 /// connection of HTTP/1 runs its calls itself. No way takes more than two, as the connections' tests count.
 pub(crate) const TURNS_TO_LANE: usize = 4;
+
+/// Completes when the beats that wait in the sockets of this runtime, whose connections go in `laps`, are in the lane.
+pub(crate) async fn all_read(laps: &Laps) {
+    turns_to_lane().await;
+    // On connections that have to wait for their turn, beats may have come.
+    if laps.all_read().await {
+        turns_to_lane().await;
+    }
+}
+
+async fn turns_to_lane() {
+    for _ in 0..TURNS_TO_LANE {
+        yield_now().await;
+    }
+}
 
 /// How the actor is set up.
 #[derive(Clone, Debug)]
@@ -184,9 +200,9 @@ impl RegistryHandle {
         self.lane.max_capacity() - self.lane.capacity()
     }
 
-    /// Sends marks on behalf of `runtime` for ever, while there are leases. Has to run on that runtime: the lease clock
-    /// moves only as long as this does.
-    pub async fn keep_marking(&self, runtime: usize) {
+    /// Sends marks on behalf of `runtime` for ever, while there are leases. Has to run on that runtime, whose connections go
+    /// in `laps`: the lease clock moves only as long as this does.
+    pub async fn keep_marking(&self, runtime: usize, laps: &Laps) {
         let mut ticks = interval(MARK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -199,9 +215,7 @@ impl RegistryHandle {
                 continue;
             }
             let at = Instant::now();
-            for _ in 0..TURNS_TO_LANE {
-                yield_now().await;
-            }
+            all_read(laps).await;
             // A full lane stops the clock, as it should: beats are waiting.
             if self.lane.try_send(Lane::Mark { runtime, at }).is_err() && self.lane.is_closed() {
                 return;

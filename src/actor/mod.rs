@@ -43,7 +43,7 @@ use tokio::{
 };
 
 #[cfg(test)]
-pub(crate) use self::handle::TURNS_TO_LANE;
+pub(crate) use self::handle::{TURNS_TO_LANE, all_read};
 use self::{
     beats::{OpenBeats, WaitingBeat},
     expiry::Breaker,

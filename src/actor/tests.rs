@@ -10,6 +10,7 @@ use tokio::{
 use super::*;
 use crate::{
     engine::hostile::{HostileEngine, HostileHandle, Manners},
+    laps::Laps,
     registry::{Context, FilterSet, Instance, LeaseToken, Put, Record, Registration, Stamp, Status, Target},
 };
 
@@ -21,7 +22,7 @@ fn start(manners: Manners, options: ActorOptions) -> (RegistryHandle, HostileHan
     let (handle, actor) = RegistryHandle::new(engine, recovered, options);
     tokio::spawn(actor.run());
     let marking = handle.clone();
-    tokio::spawn(async move { marking.keep_marking(0).await });
+    tokio::spawn(async move { marking.keep_marking(0, &Laps::default()).await });
     (handle, hostile)
 }
 
@@ -137,7 +138,7 @@ async fn by_hand() -> (RegistryHandle, Actor<HostileEngine>, LeaseToken) {
 async fn a_short_stall_of_the_task_expires_nobody_who_was_in_time() {
     let (handle, mut actor, token) = by_hand().await;
     let marking = handle.clone();
-    tokio::spawn(async move { marking.keep_marking(0).await });
+    tokio::spawn(async move { marking.keep_marking(0, &Laps::default()).await });
     let hear = |actor: &mut Actor<HostileEngine>| {
         while let Ok(item) = actor.lane.try_recv() {
             actor.serve_lane(item);

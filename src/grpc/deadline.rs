@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 use tonic::Request;
 
@@ -23,9 +23,19 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
+/// Among the extensions of a request whose caller waits no longer than until then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Until(pub Instant);
+
 /// When the caller of `request` stops waiting.
 pub(super) fn of<T>(request: &Request<T>) -> Option<Instant> {
-    Instant::now().checked_add(timeout(request.metadata().as_ref())?)
+    until(request.extensions(), request.metadata().as_ref())
+}
+
+/// When the caller of a request with these stops waiting.
+pub(super) fn until(extensions: &Extensions, headers: &HeaderMap) -> Option<Instant> {
+    // What was said when the request came holds.
+    extensions.get().map(|Until(end)| *end).or_else(|| Instant::now().checked_add(timeout(headers)?))
 }
 
 #[cfg(test)]

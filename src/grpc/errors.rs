@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     access::{self, Gate, Reach, Rule, Tenure, Who, audit},
+    laps::Laps,
     metrics::{Metrics, Rpc},
     registry::Error,
 };
@@ -40,18 +41,25 @@ pub struct CanonicalErrors<S> {
     max_message_bytes: u64,
     metrics: Arc<Metrics>,
     gate: Gate,
+    laps: Option<Laps>,
 }
 
 impl<S> CanonicalErrors<S> {
     /// Wraps `inner`, whose requests are limited to `max_message_bytes`.
     pub fn new(inner: S, max_message_bytes: u64, metrics: Arc<Metrics>) -> Self {
-        Self { inner, max_message_bytes, metrics, gate: Gate::open() }
+        Self { inner, max_message_bytes, metrics, gate: Gate::open(), laps: None }
     }
 
     /// For those whom the gate lets in.
     #[must_use]
     pub fn behind(self, gate: Gate) -> Self {
         Self { gate, ..self }
+    }
+
+    /// Of which all go in these laps but those that go first.
+    #[must_use]
+    pub fn paced(self, laps: Laps) -> Self {
+        Self { laps: Some(laps), ..self }
     }
 
     /// Lets a request in, with who sends it, or refuses it. A stream may go on as long as its caller may.
@@ -105,10 +113,17 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>,
 {
     async fn answer(mut self, mut request: Request<Body>) -> Result<Response<Body>, Infallible> {
-        let measured = Call::begin(&self.metrics, &request);
+        let mut measured = Call::begin(&self.metrics, &request);
+        let laps = self.laps.take().filter(|_| !measured.goes_first());
+        if let Some(laps) = &laps {
+            match measured.turn(laps).await {
+                Ok(call) => measured = call,
+                Err(too_late) => return Ok(too_late),
+            }
+        }
         let Admitted { tenure, held, entry } = match self.admit(&mut request) {
             Ok(admitted) => admitted,
-            Err(refused) => return Ok(measured.answer::<Body>(refused.into_http())),
+            Err(refused) => return Ok(measured.answer::<Body>(refused.into_http(), None)),
         };
         let path = request.uri().path_and_query().cloned();
         let method = move || path.as_ref().map_or("", PathAndQuery::path).to_owned();
@@ -125,19 +140,19 @@ where
                     if let Some(entry) = entry {
                         entered::refused(entry, &status);
                     }
-                    return Ok(measured.answer::<Body>(status.into_http()));
+                    return Ok(measured.answer::<Body>(status.into_http(), None));
                 }
             },
         };
         let Ok(response) = answered else {
             tracing::error!(method = method(), "a handler panicked; its call failed, nothing else did");
             let fault = status::plain(Reason::Internal, "a fault of the server; it is in its log");
-            return Ok(measured.answer::<Body>(fault.into_http()));
+            return Ok(measured.answer::<Body>(fault.into_http(), None));
         };
         let mut response = response?;
         // A stream that is framed already: its body is what was handed over.
         if let Some(replies) = Replies::of(&mut response) {
-            return Ok(answer(measured, response.map(|_| replies), tenure, entry));
+            return Ok(answer(measured, response.map(|_| replies), tenure, entry, laps));
         }
         let (response, entry) = match entry {
             Some(entry) => entered::of_answer(response, entry, &method()),
@@ -149,10 +164,10 @@ where
                 explained(&told, &response)
             }
             Some(told) if told.code() == Code::Internal => status::of_transport(told).into_http(),
-            None => return Ok(answer(measured, response, tenure, entry)),
+            None => return Ok(answer(measured, response, tenure, entry, laps)),
             Some(_) => response,
         };
-        Ok(measured.answer(response))
+        Ok(measured.answer(response, None))
     }
 }
 
@@ -197,15 +212,16 @@ fn answer<B>(
     response: Response<B>,
     tenure: Option<(Tenure, &'static Rule)>,
     entry: Option<audit::Request>,
+    laps: Option<Laps>,
 ) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
 {
     match tenure {
         Some((tenure, rule)) => {
-            measured.answer(response.map(|body| Tenured { body, tenure, rule, entry, ended: false }))
+            measured.answer(response.map(|body| Tenured { body, tenure, rule, entry, ended: false }), laps)
         }
-        None => measured.answer(response),
+        None => measured.answer(response, laps),
     }
 }
 

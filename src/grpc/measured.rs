@@ -2,23 +2,34 @@
 //! counts as CANCELLED, or as DEADLINE_EXCEEDED if its time was up. Two looks at the clock and three additions, whatever the call.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
+use tokio::time::Instant as Deadline;
 use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt as _;
 
-use super::{deadline, status::Reason};
-use crate::metrics::{Bounded, Front, Limit, Metrics, QuotaOf, Rpc};
+use super::{
+    deadline,
+    status::{self, Reason},
+};
+use crate::{
+    laps::{Kind, Laps, Place},
+    metrics::{Bounded, Front, Limit, Metrics, QuotaOf, Rpc},
+};
+
+/// After a message of so many bytes a stream goes on at once; after a larger one, as a snapshot has them, in its turn.
+const LIGHT: usize = 8 << 10;
 
 /// Among the extensions of a request whose replies somebody may stop reading when there were enough: to leave then is to
 /// end the call, not to cancel it.
@@ -43,8 +54,8 @@ pub(super) struct Call {
     front: Front,
     rpc: Rpc,
     begun: Instant,
-    /// How long its caller waits.
-    timeout: Option<Duration>,
+    /// When its caller stops waiting.
+    until: Option<Deadline>,
     enough: Option<Enough>,
     /// Counted already.
     ended: bool,
@@ -55,13 +66,44 @@ impl Call {
     pub(super) fn begin(metrics: &Arc<Metrics>, request: &Request<Body>) -> Self {
         let front = request.extensions().get().copied().unwrap_or(Front::Grpc);
         let rpc = Rpc::of_path(request.uri().path());
-        let timeout = deadline::timeout(request.headers());
+        let until = deadline::until(request.extensions(), request.headers());
         let enough = request.extensions().get().cloned();
-        Self { metrics: Arc::clone(metrics), front, rpc, begun: Instant::now(), timeout, enough, ended: false }
+        Self { metrics: Arc::clone(metrics), front, rpc, begun: Instant::now(), until, enough, ended: false }
     }
 
-    /// Its answer is ready, or the beginning of it.
-    pub(super) fn answer<B>(mut self, response: Response<B>) -> Response<Body>
+    /// Whether it goes before all others.
+    pub(super) fn goes_first(&self) -> bool {
+        self.rpc.goes_first()
+    }
+
+    /// Completes when it is its turn in these laps, if it has one answer. A stream goes part by part.
+    ///
+    /// # Errors
+    /// The answer to a caller who waits no longer. Nothing was begun.
+    pub(super) async fn turn(self, laps: &Laps) -> Result<Self, Response<Body>> {
+        if self.rpc.is_stream() {
+            return Ok(self);
+        }
+        let mut place = Place::default();
+        let turn = |context: &mut Context<'_>| match self.is_late() {
+            true => Poll::Ready(false),
+            false => laps.poll(&mut place, Kind::Call, context).map(|()| true),
+        };
+        if poll_fn(turn).await { Ok(self) } else { Err(self.too_late()) }
+    }
+
+    fn too_late(mut self) -> Response<Body> {
+        self.metrics.refusals.of((Reason::Deadline,)).inc();
+        self.end(Code::DeadlineExceeded);
+        status::too_late()
+    }
+
+    fn is_late(&self) -> bool {
+        self.until.is_some_and(|until| until <= Deadline::now())
+    }
+
+    /// Its answer is ready, or the beginning of it, of which the rest goes in these laps.
+    pub(super) fn answer<B>(mut self, response: Response<B>, laps: Option<Laps>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes, Error = Status> + Send + Unpin + 'static,
     {
@@ -75,7 +117,7 @@ impl Call {
             return response.map(Body::new);
         }
         self.metrics.streams.of((self.front, self.rpc)).inc();
-        response.map(|body| Body::new(Streaming { body, call: self }))
+        response.map(|body| Body::new(Streaming { body, call: self, laps, place: Place::default(), is_heavy: true }))
     }
 
     fn end_with(&mut self, headers: &HeaderMap) {
@@ -103,7 +145,7 @@ impl Drop for Call {
         if self.enough.as_ref().is_some_and(Enough::is_said) {
             return self.end(Code::Ok);
         }
-        if self.timeout.is_some_and(|timeout| self.begun.elapsed() >= timeout) {
+        if self.is_late() {
             self.metrics.refusals.of((Reason::Deadline,)).inc();
             return self.end(Code::DeadlineExceeded);
         }
@@ -137,6 +179,10 @@ pub(crate) fn count_refusal(metrics: &Metrics, status: &Status) {
 struct Streaming<B> {
     body: B,
     call: Call,
+    laps: Option<Laps>,
+    place: Place,
+    /// The next message needs a place: there was none before it, or a large one. What many read is made once, and small.
+    is_heavy: bool,
 }
 
 impl<B: http_body::Body<Data = Bytes, Error = Status> + Unpin> http_body::Body for Streaming<B> {
@@ -144,11 +190,17 @@ impl<B: http_body::Body<Data = Bytes, Error = Status> + Unpin> http_body::Body f
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            self.call.end_with(trailers);
+        let this = &mut *self;
+        let laps = this.laps.as_ref().filter(|_| this.is_heavy);
+        if let Some(laps) = laps {
+            ready!(laps.poll(&mut this.place, Kind::Part, context));
+        }
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            this.is_heavy = frame.data_ref().is_some_and(|message| message.len() > LIGHT);
+            if let Some(trailers) = frame.trailers_ref() {
+                this.call.end_with(trailers);
+            }
         }
         Poll::Ready(frame)
     }
@@ -170,6 +222,8 @@ impl<B> Drop for Streaming<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::{pin::pin, time::Duration};
+
     use prost::Message as _;
     use tokio_stream::StreamExt as _;
     use tonic::client::Grpc;
@@ -187,6 +241,10 @@ mod tests {
     type Client = Grpc<CanonicalErrors<registry_server::RegistryServer<RegistryService>>>;
 
     fn start() -> (RegistryHandle, Arc<Metrics>, Client) {
+        start_in(Laps::default())
+    }
+
+    fn start_in(laps: Laps) -> (RegistryHandle, Arc<Metrics>, Client) {
         let recovered = MemoryEngine::recovered(Uuid::nil(), 1);
         let (handle, actor) = RegistryHandle::new(MemoryEngine::default(), recovered, ActorOptions::default());
         tokio::spawn(actor.run());
@@ -194,7 +252,7 @@ mod tests {
         let options = ServiceOptions { limits, restart_grace: Default::default(), durable: false, members: Vec::new() };
         let service = registry_server::RegistryServer::new(RegistryService::new(handle.clone(), options));
         let metrics = Arc::clone(handle.metrics());
-        let client = Grpc::new(CanonicalErrors::new(service, 1 << 20, Arc::clone(&metrics)));
+        let client = Grpc::new(CanonicalErrors::new(service, 1 << 20, Arc::clone(&metrics)).paced(laps));
         (handle, metrics, client)
     }
 
@@ -224,6 +282,30 @@ mod tests {
         assert_eq!(metrics.call_duration.of((Front::Grpc, Rpc::Register)).count(), 2);
         assert_eq!(metrics.refusals.of((Reason::Invalid,)).get(), 1);
         assert_eq!(metrics.inbox_wait.of((crate::metrics::Lane::Commands,)).count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_waits_beyond_its_deadline_is_not_begun() {
+        let laps = Laps::default();
+        let (_handle, metrics, mut client) = start_in(laps.clone());
+        let instance = proto::Instance { service: "web".into(), port: 80, ..Default::default() };
+        for (passes, code) in [(99, Code::Ok), (100, Code::DeadlineExceeded)] {
+            let mut request =
+                tonic::Request::new(RegisterRequest { instance: Some(instance.clone()), ..Default::default() });
+            request.set_timeout(Duration::from_millis(100));
+            let path = http::uri::PathAndQuery::from_static("/onair.v1.Registry/Register");
+            client.ready().await.expect("ready");
+            let mut nobody = Context::from_waker(std::task::Waker::noop());
+            while laps.poll(&mut Place::default(), Kind::Call, &nobody).is_ready() {}
+            let mut call = pin!(client.unary::<_, RegisterResponse, _>(request, path, ProstCodec::default()));
+            assert!(call.as_mut().poll(&mut nobody).is_pending(), "there is no place");
+            tokio::time::advance(Duration::from_millis(passes)).await;
+            let answered = call.await;
+            assert_eq!(answered.map_or_else(|status| status.code(), |_| Code::Ok), code, "after {passes} ms");
+        }
+        assert_eq!(metrics.inbox_wait.of((crate::metrics::Lane::Commands,)).count(), 1, "commands");
+        assert_eq!(metrics.calls.of((Front::Grpc, Rpc::Register, Code::DeadlineExceeded)).get(), 1);
+        assert_eq!(metrics.refusals.of((Reason::Deadline,)).get(), 1);
     }
 
     #[tokio::test]

@@ -1,12 +1,13 @@
 //! Refusals as gRPC statuses: a canonical code, a sentence, and `google.rpc` details for programs.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Response};
 use http_body::Frame;
 use tonic::{
     Code, Status,
+    body::Body,
     metadata::{MetadataMap, MetadataValue},
 };
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
@@ -117,6 +118,17 @@ pub fn origin_not_allowed(origin: &str) -> Status {
 pub fn out_of_time() -> Status {
     let sentence = "the call's deadline passed while it was under way: what it asked for may still come to be";
     refusal(Reason::Deadline, sentence, deadline_details(true))
+}
+
+/// A call whose time was up before it was begun. Its headers are made once: of these there are most when there is least time.
+pub(super) fn too_late() -> Response<Body> {
+    static HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
+        let (headers, _) = Status::from(Error::Deadline).into_http::<Body>().into_parts();
+        headers.headers
+    });
+    let mut response = Response::new(Body::empty());
+    *response.headers_mut() = HEADERS.clone();
+    response
 }
 
 fn deadline_details(outcome_unknown: bool) -> ErrorDetails {

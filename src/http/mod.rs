@@ -49,7 +49,7 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Version,
     header::{ALLOW, CONNECTION, CONTENT_TYPE, ORIGIN},
 };
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Status, body::Body};
 use tower::{Layer as _, Service};
 use tower_http::cors::CorsLayer;
@@ -105,7 +105,7 @@ impl Front {
     }
 
     /// Gives a request to whom it is for.
-    pub fn call<B>(&self, request: Request<B>) -> Answer
+    pub fn call<B>(&self, mut request: Request<B>) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -118,7 +118,11 @@ impl Front {
             return self.refuse(&request, is_grpc, &refused);
         }
         if is_grpc {
-            let time = deadline::timeout(request.headers()).map(|time| Box::pin(sleep(time)));
+            let end = deadline::timeout(request.headers()).and_then(|time| Instant::now().checked_add(time));
+            let time = end.map(|end| Box::pin(sleep_until(end)));
+            if let Some(end) = end {
+                request.extensions_mut().insert(deadline::Until(end));
+            }
             let is_awaited = Rpc::of_path(request.uri().path()).has_one_request();
             let request = request.map(|body| Timely::new(body, is_awaited));
             return Answer(Kind::Grpc { call: self.grpc.clone().call(request), time });
@@ -311,7 +315,6 @@ mod tests {
 
     use http::{StatusCode, header::HOST};
     use http_body_util::BodyExt as _;
-    use tokio::time::Instant;
     use tonic::Code;
 
     use super::*;

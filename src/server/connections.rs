@@ -27,12 +27,14 @@ use super::{
     greeting::{Greeted, Spoken, greet},
     handshake::Handshakes,
     listen::{self, Admitted, Seldom},
+    paced::{Beats, Paced},
     stream::Stream,
 };
 use crate::{
     config::ServeSettings,
     http::{Answer, Front},
-    metrics::{Connection, Metrics, Protocol},
+    laps::Laps,
+    metrics::{Connection, Metrics, Protocol, Rpc},
     tls::PeerCertificate,
 };
 
@@ -89,9 +91,10 @@ impl Protocols {
     }
 }
 
-/// Serves every connection that comes until the server stops, and then until the last of them has ended.
+/// Serves every connection that comes until the server stops, and then until the last of them has ended. Those of HTTP/2 go
+/// in these laps.
 pub(super) async fn serve(
-    front: Front,
+    (front, laps): (Front, Laps),
     protocols: Protocols,
     mut connections: mpsc::Receiver<Admitted>,
     mut stopping: watch::Receiver<bool>,
@@ -112,9 +115,10 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let (front, protocols, stopping, open) = (front.clone(), protocols.clone(), stopping.clone(), open.clone());
+        let (served, protocols) = ((front.clone(), laps.clone()), protocols.clone());
+        let (stopping, open) = (stopping.clone(), open.clone());
         tokio::spawn(async move {
-            if let Err(error) = serve_one(connection, front, &protocols, stopping).await {
+            if let Err(error) = serve_one(connection, served, &protocols, stopping).await {
                 tracing::debug!(%error, "a connection failed");
             }
             drop((open, place));
@@ -133,7 +137,7 @@ async fn told(stopping: &mut watch::Receiver<bool>) {
 
 async fn serve_one(
     connection: TcpStream,
-    front: Front,
+    (front, laps): (Front, Laps),
     protocols: &Protocols,
     mut stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -150,7 +154,8 @@ async fn serve_one(
         },
     );
     let expires = certificate.as_ref().map(|certificate| certificate.expires);
-    let calls = Calls { front, peer: connection.peer(), certificate };
+    let beats = Beats::default();
+    let calls = Calls { front, peer: connection.peer(), certificate, beats: beats.clone() };
     match spoken {
         // It gathers by itself, and has to know when an answer is really sent: from then on it waits for the next request.
         Spoken::Http1 => {
@@ -161,8 +166,8 @@ async fn serve_one(
             let stream = Gathering::new(connection);
             let written = stream.share();
             let connection = protocols.http2.serve_connection(TokioIo::new(stream), calls);
-            let turns = pin!(Turns::new(connection, written));
-            drive(turns, |turns| turns.connection().graceful_shutdown(), stopping, expires).await
+            let paced = pin!(Paced::new(Turns::new(connection, written), laps, beats));
+            drive(paced, |paced| paced.connection().graceful_shutdown(), stopping, expires).await
         }
     }
     .map_err(io::Error::other)
@@ -217,6 +222,7 @@ struct Calls {
     peer: TcpConnectInfo,
     /// The client's, if it has proved to hold one.
     certificate: Option<PeerCertificate>,
+    beats: Beats,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Calls {
@@ -225,12 +231,21 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     type Future = Answer;
 
     fn call(&self, mut request: Request<Incoming>) -> Answer {
+        if !self.beats.may_come() && may_bring_beats(request.uri().path()) {
+            self.beats.expect();
+        }
         request.extensions_mut().insert(self.peer.clone());
         if let Some(certificate) = &self.certificate {
             request.extensions_mut().insert(certificate.clone());
         }
         self.front.call(request)
     }
+}
+
+/// Whether a request to this path may bring beats: of one that is not to a service of gRPC only its route knows.
+fn may_bring_beats(path: &str) -> bool {
+    let is_grpc = path.starts_with("/onair.") || path.starts_with("/grpc.");
+    !is_grpc || Rpc::of_path(path).brings_beats()
 }
 
 #[cfg(test)]

@@ -39,6 +39,10 @@ struct Inner<S> {
     is_behind: bool,
     /// What went wrong after a turn; the connection is told at the next.
     failed: Option<io::Error>,
+    /// So many bytes may still be read in this turn, and somewhat more.
+    to_read: usize,
+    /// More may have come than that.
+    is_cut: bool,
 }
 
 /// A connection and its stream: after each of its turns what it wrote is sent.
@@ -49,7 +53,15 @@ pub(super) struct Turns<C, S> {
 
 impl<S> Gathering<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self(Arc::new(Mutex::new(Inner { stream, gathered: Vec::new(), written: 0, is_behind: false, failed: None })))
+        Self(Arc::new(Mutex::new(Inner {
+            stream,
+            gathered: Vec::new(),
+            written: 0,
+            is_behind: false,
+            failed: None,
+            to_read: 0,
+            is_cut: false,
+        })))
     }
 
     /// The same stream.
@@ -124,7 +136,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
         if let Some(failed) = inner.failed.take() {
             return Poll::Ready(Err(failed));
         }
-        Pin::new(&mut inner.stream).poll_read(context, buffer)
+        if inner.to_read == 0 {
+            // Whoever gave it this turn sees to the next.
+            inner.is_cut = true;
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut inner.stream).poll_read(context, buffer);
+        inner.to_read = inner.to_read.saturating_sub(buffer.filled().len() - before);
+        read
     }
 }
 
@@ -183,14 +203,17 @@ impl<C, S> Turns<C, S> {
     }
 }
 
-impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for Turns<C, S> {
-    type Output = C::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
+impl<C: Future + Unpin, S: AsyncWrite + Unpin> Turns<C, S> {
+    /// A turn, in which no more is read than about `most` bytes. With it: whether that was not all, and it needs another
+    /// turn, for which nobody wakes it.
+    pub(super) fn turn(&mut self, most: usize, context: &mut Context<'_>) -> (Poll<C::Output>, bool) {
+        (self.stream.inner().to_read, self.stream.inner().is_cut) = (most, false);
         let ended = Pin::new(&mut self.connection).poll(context);
+        let mut stream = self.stream.inner();
         // One that has ended has mostly shut its stream down, with all that was written before it.
-        self.stream.inner().send(context);
-        ended
+        stream.send(context);
+        let is_cut = stream.is_cut && ended.is_pending();
+        (ended, is_cut)
     }
 }
 
@@ -231,6 +254,10 @@ mod tests {
         }
     }
 
+    async fn ended(mut turns: Turns<Writer, DuplexStream>) -> io::Result<()> {
+        poll_fn(|context| turns.turn(usize::MAX, context).0).await
+    }
+
     fn scene(room: usize, left: usize, rests: bool) -> (Turns<Writer, DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(room);
         let stream = Gathering::new(ours);
@@ -242,11 +269,11 @@ mod tests {
         let (mut turns, mut theirs) = scene(1 << 20, 3, true);
         let mut read = [0; 100];
         for _ in 0..3 {
-            let turn = poll_fn(|context| Poll::Ready(Pin::new(&mut turns).poll(context).is_pending())).await;
+            let turn = poll_fn(|context| Poll::Ready(turns.turn(usize::MAX, context).0.is_pending())).await;
             assert!(turn);
             assert_eq!(theirs.read(&mut read).await.expect("bytes"), 20);
         }
-        turns.await.expect("it is shut down");
+        ended(turns).await.expect("it is shut down");
         assert_eq!(theirs.read(&mut read).await.expect("the end"), 0);
     }
 
@@ -254,7 +281,7 @@ mod tests {
     async fn nothing_is_lost_however_slowly_it_is_taken_and_what_waits_is_bounded() {
         let (turns, mut theirs) = scene(100, 50_000, false);
         let stream = turns.stream.share();
-        let writing = tokio::spawn(turns);
+        let writing = tokio::spawn(ended(turns));
         let mut all = Vec::new();
         let mut read = [0; 4_096];
         loop {
@@ -289,7 +316,7 @@ mod tests {
     async fn a_connection_is_told_at_its_next_turn_that_nobody_is_there() {
         let (turns, theirs) = scene(1 << 20, 10, true);
         drop(theirs);
-        let error = turns.await.expect_err("nobody reads");
+        let error = ended(turns).await.expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

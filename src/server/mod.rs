@@ -16,6 +16,7 @@ mod lobby;
 mod logging;
 mod operator;
 mod ops;
+mod paced;
 #[cfg(test)]
 mod rights;
 mod stream;
@@ -55,6 +56,7 @@ use crate::{
         server::{admin_server::AdminServer, catalog_server::CatalogServer, deployments_server::DeploymentsServer},
     },
     http::{self, ApiOptions, Front, Guard, legacy::Legacy},
+    laps::Laps,
     metrics::Metrics,
     proto::{self, bench::floor_server::FloorServer},
     registry::StateLimits,
@@ -375,13 +377,13 @@ struct Services {
 }
 
 impl Services {
-    /// A service whose calls are counted, and made by those alone whom the gate lets in.
-    fn judged<S>(&self, service: S, gate: &Gate) -> CanonicalErrors<S> {
+    /// A service whose calls are counted, go in these laps, and are made by those alone whom the gate lets in.
+    fn judged<S>(&self, service: S, gate: &Gate, laps: &Laps) -> CanonicalErrors<S> {
         let (max_message_bytes, metrics) = (self.settings.max_message_bytes as u64, self.handle.metrics());
-        CanonicalErrors::new(service, max_message_bytes, Arc::clone(metrics)).behind(gate.clone())
+        CanonicalErrors::new(service, max_message_bytes, Arc::clone(metrics)).behind(gate.clone()).paced(laps.clone())
     }
 
-    fn front(&self) -> Result<Front, ServeError> {
+    fn front(&self, laps: &Laps) -> Result<Front, ServeError> {
         let settings = &self.settings;
         let limits = proto::Limits {
             max_instances: settings.max_instances as u64,
@@ -427,11 +429,11 @@ impl Services {
         let admin = AdminServer::new(AdminService::new(self.handle.clone(), gate.clone()))
             .max_decoding_message_size(settings.max_message_bytes);
         let mut grpc = Dispatch::default()
-            .and(self.judged(registry, &gate))
-            .and(self.judged(deployments, &gate))
-            .and(self.judged(catalog, &gate))
-            .and(self.judged(admin, &gate))
-            .and(self.judged(health, &gate))
+            .and(self.judged(registry, &gate, laps))
+            .and(self.judged(deployments, &gate, laps))
+            .and(self.judged(catalog, &gate, laps))
+            .and(self.judged(admin, &gate, laps))
+            .and(self.judged(health, &gate, laps))
             .and(reflection().build_v1().map_err(unreadable)?)
             .and(reflection().build_v1alpha().map_err(unreadable)?);
         if settings.bench_floor {

@@ -19,6 +19,7 @@ use crate::{
     config::ServeSettings,
     grpc::Dispatch,
     http::{self, Front, Guard, ops::Ops},
+    laps::Laps,
     metrics::Metrics,
     tls::Live,
 };
@@ -64,7 +65,7 @@ impl OpsServer {
                 tokio::spawn(listen::accept(listener, door.clone(), vec![input.clone()], stopping.clone()));
             }
             drop(input);
-            connections::serve(front, protocols, connections, stopping).await;
+            connections::serve((front, Laps::default()), protocols, connections, stopping).await;
         };
         let thread = thread::Builder::new().name("onair-ops".to_owned());
         thread.spawn(move || runtime.block_on(serve)).map_err(ServeError::system("a thread"))?;

@@ -20,6 +20,7 @@ use crate::{
         token::{self, HeldSecret, Secret, Token},
     },
     http::{ops::Ops, routes::Table},
+    laps::Laps,
     registry::Write,
 };
 
@@ -48,7 +49,7 @@ impl Rig {
             audit: None,
             settings,
         };
-        let front = services.front().expect("a front");
+        let front = services.front(&Laps::default()).expect("a front");
         Self { handle, front }
     }
 

@@ -13,7 +13,7 @@ use super::{
     connections::{self, Protocols},
     listen::Admitted,
 };
-use crate::watch::Relay;
+use crate::{laps::Laps, watch::Relay};
 
 /// Connections that wait to be taken over by a thread.
 const ACCEPTED_MAX: usize = 1_024;
@@ -32,12 +32,14 @@ pub(super) fn start(
         let (input, connections) = mpsc::channel(ACCEPTED_MAX);
         inputs.push(input);
         let stopping = stopping.clone();
-        let (front, protocols) = (services.front()?, protocols.clone());
+        let laps = Laps::default();
+        let (front, protocols) = (services.front(&laps)?, protocols.clone());
         let handle = services.handle.clone();
         let work = async move {
-            let marks = tokio::spawn(async move { handle.keep_marking(worker).await });
+            let marked = laps.clone();
+            let marks = tokio::spawn(async move { handle.keep_marking(worker, &marked).await });
             let relay = tokio::spawn(Relay::default());
-            connections::serve(front, protocols, connections, stopping).await;
+            connections::serve((front, laps), protocols, connections, stopping).await;
             marks.abort();
             relay.abort();
         };

@@ -18,6 +18,7 @@ use onair::{
         hostile::{HostileEngine, HostileHandle, Manners},
         memory::MemoryEngine,
     },
+    laps::Laps,
     proto::WatchResponse,
     registry::{
         Cause, Context, Error, EventType, Filter, FilterSet, Instance, LeaseToken, Record, Registration, Status, Target,
@@ -119,7 +120,7 @@ impl Rig {
             let from = Instant::now() + ms(7) * number as u32;
             stall.run(async move {
                 sleep_until(from).await;
-                marking.keep_marking(number).await;
+                marking.keep_marking(number, &Laps::default()).await;
             });
         }
         Self { handle, actor, stall, runtimes: runtimes.to_vec() }

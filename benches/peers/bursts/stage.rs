@@ -34,7 +34,7 @@ const POINTS: f64 = 240.0;
 /// Faults that are told one by one.
 const TOLD: usize = 8;
 /// Counters of the server that explain what happened.
-const COUNTERS: [&str; 8] = [
+const COUNTERS: [&str; 10] = [
     "onair_lease_clock_late_rounds_total",
     "onair_lease_clock_lag_seconds_total",
     "onair_watch_resets_total",
@@ -43,6 +43,8 @@ const COUNTERS: [&str; 8] = [
     "onair_limit_refusals_total",
     "onair_lapses_total",
     "onair_connections_refused_total",
+    "onair_calls_total{front=\"grpc\",rpc=\"Lookup\"",
+    "onair_calls_total{front=\"grpc\",rpc=\"Register\"",
 ];
 
 /// A server with a burst to come.

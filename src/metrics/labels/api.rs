@@ -91,6 +91,14 @@ impl Rpc {
         matches!(self, Self::Heartbeat | Self::HeartbeatStream)
     }
 
+    /// Whether it goes before all others: what keeps instances there, what takes them away in order, and what tells whether
+    /// the server is there.
+    #[must_use]
+    pub fn goes_first(self) -> bool {
+        let is_health = matches!(self, Self::HealthCheck | Self::HealthList | Self::HealthWatch);
+        self.brings_beats() || is_health || matches!(self, Self::Deregister | Self::Drain)
+    }
+
     /// Whether it is known, and its request is a single message.
     #[must_use]
     pub fn has_one_request(self) -> bool {
