@@ -206,6 +206,40 @@ async fn a_beat_is_in_the_lane_within_the_turns_that_a_mark_waits() {
     }
 }
 
+/// A beat that came behind much else on its connection is heard before the mark, whatever the connection reads in a turn.
+#[tokio::test]
+async fn a_mark_waits_until_connections_that_read_in_turns_have_read_everything() {
+    // Nearly as much as a stream may send before it is answered.
+    let bulk = vec![0; 15 << 10];
+    let before: Vec<u8> = (0..2)
+        .flat_map(|nth| {
+            let stream = 2 * nth + 1;
+            let parts = (0..4).flat_map(|_| frame(0, 0, stream, &bulk));
+            head(stream, "/onair.v1.Registry/Register", "application/grpc").into_iter().chain(parts).collect::<Vec<_>>()
+        })
+        .collect();
+    let call = [head(99, "/onair.v1.Registry/Heartbeat", "application/grpc"), frame(0, 1, 99, &beat())].concat();
+    for crowd in [1, 2, 3, 40] {
+        let rig = Rig::start();
+        // All of it has reached the server before it is looked for.
+        socket2::SockRef::from(&rig.sockets.listener).set_recv_buffer_size(4 << 20).unwrap();
+        let mut clients: Vec<_> = (0..crowd).map(|_| rig.sockets.connect()).collect();
+        clients.iter_mut().for_each(|client| client.write_all(PREFACE).unwrap());
+        rig.settle().await;
+        for client in &mut clients {
+            client.write_all(&before).unwrap();
+            client.write_all(&call).unwrap();
+        }
+        let (handle, laps) = (rig.handle.clone(), rig.sockets.laps.clone());
+        // As the task that sends marks does.
+        let heard = tokio::spawn(async move {
+            all_read(&laps).await;
+            handle.in_lane()
+        });
+        assert_eq!(heard.await.unwrap(), crowd, "of {crowd}");
+    }
+}
+
 #[tokio::test]
 async fn by_tls_a_beat_takes_no_more_turns() {
     let mint = Mint::new(1).unwrap();
