@@ -1,7 +1,7 @@
 //! Who goes when more is asked for than one thread can do: beats at once, and everything else in laps. A lap has a few
 //! places; between two of them the sockets are looked at, and the beats in them are answered. Whoever finds no place in a
-//! lap waits for a later one, connections, calls and streams each for themselves: thousands of snapshots hold up no lookup,
-//! and thousands of callers who come back no snapshot. While there is little to do nobody waits, and it costs a lock that
+//! lap waits for a later one, connections, calls and parts of streams each for themselves: thousands of snapshots hold up no
+//! lookup, and thousands of callers who come back no snapshot. While there is little to do nobody waits, and it costs a lock that
 //! nobody else holds. Knows nothing of what is done in a turn.
 
 use std::{
@@ -37,7 +37,7 @@ pub enum Kind {
 const ALL: [Kind; 4] = [Kind::Connection, Kind::Backlog, Kind::Call, Kind::Part];
 
 impl Kind {
-    /// How many may go between two looks at the sockets while nobody waits.
+    /// How many may go between two looks at the sockets while nobody waits, of whatever kind.
     fn free(self) -> u32 {
         match self {
             Self::Call => 256,
@@ -45,7 +45,7 @@ impl Kind {
         }
     }
 
-    /// How many of those who wait go in a lap. A connection with a backlog has a hundred calls in each turn, others mostly
+    /// How many go in a lap while somebody waits. A connection with a backlog has a hundred calls in each turn, others mostly
     /// one, and a part may have 190 KiB.
     fn places(self) -> usize {
         match self {
@@ -141,8 +141,8 @@ impl Queue {
             };
             next.map(|(_, (_, waker))| waker)
         }));
-        let gone = (woken.len() - before) as u32;
-        self.left = if self.waiting.is_empty() { kind.free() - gone } else { 0 };
+        // Of these there are some for who comes in this lap.
+        self.left = (kind.places() + before - woken.len()) as u32;
     }
 }
 
@@ -154,11 +154,12 @@ impl Lap {
             queue.go(kind, now, &mut woken);
         }
         self.rushing = !woken.is_empty();
+        if !self.rushing {
+            self.queues.iter_mut().zip(ALL).for_each(|(queue, kind)| queue.left = kind.free());
+        }
         woken
     }
-}
 
-impl Lap {
     fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number - 1
@@ -205,7 +206,7 @@ impl Laps {
         if self.wait(place, kind, context) { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Waits for a turn, although there may be one at once. False: without a runtime there is none to wait for.
+    /// Begins to wait for a turn, although there may be one at once. False: without a runtime there is none to wait for.
     pub fn wait(&self, place: &mut Place, kind: Kind, context: &Context<'_>) -> bool {
         let mut lap = self.lock();
         if !self.0.rush(&mut lap) {
