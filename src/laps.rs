@@ -283,16 +283,29 @@ async fn keep_going(shared: Arc<Shared>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::UnixStream,
-        task::JoinSet,
+        task::{JoinHandle, JoinSet},
     };
 
     use super::*;
+
+    /// Two who talk over sockets as long as those are looked at, and how often.
+    pub(crate) fn talk() -> (JoinHandle<()>, Arc<AtomicUsize>) {
+        let (mut near, mut far) = UnixStream::pair().expect("sockets");
+        let heard = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&heard);
+        let talk = tokio::spawn(async move {
+            while near.write_all(b"?").await.is_ok() && far.read_exact(&mut [0]).await.is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        (talk, heard)
+    }
 
     async fn turn(laps: &Laps, kind: Kind) {
         let mut place = Place::default();
@@ -365,14 +378,7 @@ mod tests {
     #[tokio::test]
     async fn sockets_are_looked_at_between_laps_and_everybody_has_a_turn() {
         let laps = Laps::default();
-        let (mut near, mut far) = UnixStream::pair().expect("sockets");
-        let heard = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&heard);
-        let talk = tokio::spawn(async move {
-            while near.write_all(b"?").await.is_ok() && far.read_exact(&mut [0]).await.is_ok() {
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+        let (talk, heard) = talk();
         let mut all = JoinSet::new();
         for number in 0..3_000 {
             let laps = laps.clone();

@@ -32,31 +32,14 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        future::poll_fn,
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
-    };
-
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::UnixStream,
-    };
+    use std::{future::poll_fn, sync::atomic::Ordering};
 
     use super::*;
+    use crate::laps::tests::talk;
 
     #[tokio::test]
     async fn sockets_are_read_between_turns() {
-        let (mut near, mut far) = UnixStream::pair().expect("sockets");
-        let heard = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&heard);
-        let talk = tokio::spawn(async move {
-            while near.write_all(b"?").await.is_ok() && far.read_exact(&mut [0]).await.is_ok() {
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+        let (talk, heard) = talk();
         let writes = tokio::spawn(async move {
             let mut turn = Turn::default();
             for _ in 0..100 {

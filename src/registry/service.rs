@@ -274,11 +274,11 @@ impl ServiceSet {
     }
 
     fn make_first_page(&self) -> FirstPage {
-        let (mut buffer, mut last) = (Vec::new(), None::<&Record>);
+        let (mut buffer, mut last, mut go_on_after) = (Vec::new(), None::<&Record>, None);
         for (count, record) in self.iter().filter(|record| record.is_routable()).enumerate() {
             if let Some(last) = last.filter(|_| count >= LOOKUP_MAX || buffer.len() > LOOKUP_BYTES) {
-                buffer.shrink_to_fit();
-                return FirstPage { instances: buffer.into(), go_on_after: Some(last.names().2.into()) };
+                go_on_after = Some(last.names().2.into());
+                break;
             }
             buffer.push(1 << 3 | 2);
             encode_varint(record.bytes().len() as u64, &mut buffer);
@@ -287,7 +287,7 @@ impl ServiceSet {
         }
         // It may be kept.
         buffer.shrink_to_fit();
-        FirstPage { instances: buffer.into(), go_on_after: None }
+        FirstPage { instances: buffer.into(), go_on_after }
     }
 
     /// The pages, which are about to be others: what was made of them is no longer so.

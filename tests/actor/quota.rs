@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use onair::{
     actor::{ActorOptions, BeatOutcome, Reply, anyone},
-    engine::hostile::{Delay, Manners},
+    engine::hostile::{Delay, HostileHandle, Manners},
     registry::{
-        Error, Exceeded, Filter, FilterSet, IfMissing, Needs, Principal, Quota, Record, Resource, Settings, Target,
-        Whose, Write,
+        Error, Exceeded, Filter, FilterSet, IfMissing, Needs, Principal, Quota, Record, Resource, Revision, Settings,
+        Target, Whose, Write,
     },
     watch::{Subscriptions, WatchStream},
 };
+use tokio::task::JoinHandle;
 
 use super::rig::{Rig, ms, pass, registration, service, settle, within};
 
@@ -33,6 +34,13 @@ impl Rig {
             Reply::Registered { record, .. } => Ok(record),
             other => panic!("a registration was answered as {other:?}"),
         }
+    }
+
+    /// An instance without a token, in this zone.
+    fn keep_as(&self, who: &Principal, zone: &str) -> JoinHandle<Result<(Record, Option<Revision>), Error>> {
+        let (handle, who, mut registration) = (self.handle.clone(), who.clone(), registration("web", "1", LONG));
+        registration.instance.zone = zone.into();
+        tokio::spawn(async move { handle.keep(registration, who).await })
     }
 
     async fn watch_as(&self, who: &Principal) -> Result<WatchStream, Error> {
@@ -150,20 +158,22 @@ async fn who_changes_something_pays_for_it_and_nobody_else() {
     assert_eq!(used(), 1);
 }
 
+/// Somebody who has so many writes a second keeps an instance in zone x; then the store does not answer any more.
+async fn kept_while_nothing_is_stored(writes: u64) -> (Rig, HostileHandle, Principal) {
+    let (rig, hostile) = Rig::hostile(Manners::default());
+    let me = principal("token:me", Quota { writes: Some(writes), ..Quota::default() });
+    within(rig.keep_as(&me, "x")).await.expect("no panic").expect("there is room");
+    pass(ms(1_000)).await;
+    hostile.behave(Manners { delay: Delay::Held, ..Manners::default() });
+    (rig, hostile, me)
+}
+
 /// While what somebody says is on its way, to say it again is no more than a renewal, and who says nothing else is heard and
 /// not refused, however few writes they have.
 #[tokio::test(start_paused = true)]
 async fn who_says_again_what_is_on_its_way_is_refused_by_no_quota() {
-    let (rig, hostile) = Rig::hostile(Manners::default());
-    let me = principal("token:me", Quota { writes: Some(1), ..Quota::default() });
-    let keep = |zone: &str| {
-        let (handle, me, mut registration) = (rig.handle.clone(), me.clone(), registration("web", "1", LONG));
-        registration.instance.zone = zone.into();
-        tokio::spawn(async move { handle.keep(registration, me).await })
-    };
-    within(keep("x")).await.expect("no panic").expect("there is room");
-    pass(ms(1_000)).await;
-    hostile.behave(Manners { delay: Delay::Held, ..Manners::default() });
+    let (rig, hostile, me) = kept_while_nothing_is_stored(1).await;
+    let keep = |zone| rig.keep_as(&me, zone);
     let said = keep("y");
     settle().await;
     let (again, other) = (keep("y"), keep("z"));
@@ -180,16 +190,8 @@ async fn who_says_again_what_is_on_its_way_is_refused_by_no_quota() {
 /// Who leaves before the answer pays for what is changed all the same.
 #[tokio::test(start_paused = true)]
 async fn who_leaves_pays_for_what_they_changed() {
-    let (rig, hostile) = Rig::hostile(Manners::default());
-    let me = principal("token:me", Quota { writes: Some(4), ..Quota::default() });
-    let keep = |zone: &str| {
-        let (handle, me, mut registration) = (rig.handle.clone(), me.clone(), registration("web", "1", LONG));
-        registration.instance.zone = zone.into();
-        tokio::spawn(async move { handle.keep(registration, me).await })
-    };
-    within(keep("x")).await.expect("no panic").expect("there is room");
-    pass(ms(1_000)).await;
-    hostile.behave(Manners { delay: Delay::Held, ..Manners::default() });
+    let (rig, hostile, me) = kept_while_nothing_is_stored(4).await;
+    let keep = |zone| rig.keep_as(&me, zone);
     // The second looks like a renewal, and is on its way when its caller leaves.
     let (one, other) = (keep("y"), keep("x"));
     settle().await;
